@@ -1,0 +1,50 @@
+//go:build linux
+
+package fdtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// helperEnv names the helper that a test binary is started as.
+const helperEnv = "FDTEST_HELPER"
+
+// Main runs a package's tests, or, in a process that [Helper] started, the
+// helper of that name, whose result is the exit status. Call it from TestMain.
+func Main(m *testing.M, helpers map[string]func(args []string) int) {
+	name := os.Getenv(helperEnv)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	helper, ok := helpers[name]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "fdtest: no helper is called %q\n", name)
+		os.Exit(2)
+	}
+	_ = os.Unsetenv(helperEnv)
+	os.Exit(helper(os.Args[1:]))
+}
+
+// Helper returns a command that runs the named helper of this test binary. The
+// test's end kills it if it still runs, and waits for it.
+func Helper(t testing.TB, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	// Without it, each child built with -race lingers for a second at its end.
+	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0")
+	cmd.Stderr = os.Stderr
+	t.Cleanup(func() {
+		if cmd.Process != nil && cmd.ProcessState == nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	return cmd
+}
