@@ -1,0 +1,142 @@
+//go:build linux
+
+package protocol
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+const smallBuffer = 512 // what an idle connection keeps; nearly every call fits
+
+// Message is one message, without its NUL, and the descriptors that came with it.
+type Message struct {
+	Bytes []byte          // valid until the next Fill
+	FDs   []*scmrights.FD // the receiver must close them
+}
+
+// Conn frames messages over a Unix stream socket that somebody else owns.
+// One goroutine may receive while another sends.
+type Conn struct {
+	c        *scmrights.Conn
+	max      int // bytes of a message
+	maxFDs   int // descriptors of a message
+	buf      []byte
+	start    int // of the first message that Next has not returned
+	scanned  int // no NUL lies between start and here
+	attached []attachment
+}
+
+// attachment is descriptors that belong to the message which begins at off.
+type attachment struct {
+	off int
+	fds []*scmrights.FD
+}
+
+// NewConn returns a Conn on c, which it borrows. Messages longer than limit bytes,
+// or with more than limitFDs descriptors, are errors.
+func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
+	sc, err := scmrights.NewConn(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{c: sc, max: limit, maxFDs: limitFDs}, nil
+}
+
+// Send sends a message that ends with NUL, and descriptors, which it borrows.
+func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
+
+// Unread reports whether the peer has yet to read what was sent.
+func (c *Conn) Unread() (bool, error) { return c.c.Unread() }
+
+// WaitRead waits until the peer has read what was sent, or has gone; see
+// [scmrights.Conn.WaitRead].
+func (c *Conn) WaitRead() error { return c.c.WaitRead() }
+
+// Next returns the next whole message that Fill has received.
+func (c *Conn) Next() (m Message, ok bool) {
+	i := bytes.IndexByte(c.buf[c.scanned:], 0)
+	if i < 0 {
+		c.scanned = len(c.buf)
+		return m, false
+	}
+	end := c.scanned + i
+	m.Bytes = c.buf[c.start:end]
+	for len(c.attached) > 0 && c.attached[0].off <= end {
+		m.FDs = append(m.FDs, c.attached[0].fds...)
+		c.attached = c.attached[1:]
+	}
+	c.start, c.scanned = end+1, end+1
+	return m, true
+}
+
+// Partial reports whether the beginning of a message has been received, and not
+// yet its end.
+func (c *Conn) Partial() bool { return c.start < len(c.buf) }
+
+// Fill waits for more bytes. At the end of the stream the error is [io.EOF], in
+// the middle of a message too. A message over the limits gives a *[LimitError],
+// descriptors that nobody wants a *[MalformedError]; the connection is then of
+// no more use.
+func (c *Conn) Fill() error {
+	c.compact()
+	if len(c.buf)-c.start >= c.max {
+		return &LimitError{Limit: "bytes in a message", Max: c.max}
+	}
+	n, fds, err := c.c.Recv(c.buf[len(c.buf):cap(c.buf)], c.maxFDs)
+	if errors.Is(err, scmrights.ErrTooMany) {
+		return &MalformedError{Reason: fmt.Sprintf("more descriptors than the %d expected", c.maxFDs)}
+	}
+	if err != nil {
+		return err
+	}
+	c.buf = c.buf[:len(c.buf)+n]
+	if len(fds) > 0 {
+		c.attach(fds)
+	}
+	return nil
+}
+
+// compact moves what is left to the front of the buffer, and makes room.
+func (c *Conn) compact() {
+	rest := len(c.buf) - c.start
+	switch {
+	case rest == 0 && cap(c.buf) != min(smallBuffer, c.max):
+		c.buf = make([]byte, 0, min(smallBuffer, c.max))
+	case rest == cap(c.buf):
+		bigger := make([]byte, rest, min(2*rest, c.max))
+		copy(bigger, c.buf)
+		c.buf = bigger
+	default:
+		copy(c.buf[:rest], c.buf[c.start:])
+		c.buf = c.buf[:rest]
+	}
+	for i := range c.attached {
+		c.attached[i].off -= c.start
+	}
+	c.scanned -= c.start
+	c.start = 0
+}
+
+// attach notes which message fds belong to. The bytes received end inside the
+// send that carried fds, so it is the last message of which there is any byte.
+func (c *Conn) attach(fds []*scmrights.FD) {
+	off := c.start
+	if i := bytes.LastIndexByte(c.buf[c.start:len(c.buf)-1], 0); i >= 0 {
+		off = c.start + i + 1
+	}
+	c.attached = append(c.attached, attachment{off, fds})
+}
+
+// Discard closes the descriptors that came with messages which Next has not
+// returned. The connection itself is its owner's to close.
+func (c *Conn) Discard() {
+	for _, a := range c.attached {
+		scmrights.CloseAll(a.fds)
+	}
+	c.attached = nil
+}

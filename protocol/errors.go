@@ -1,0 +1,274 @@
+package protocol
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// What a caller branches on. The errors of this package that have data are, in
+// the sense of [errors.Is], one of these, on both sides of the socket.
+var (
+	ErrUnknownName  = errors.New("no listener has that name")
+	ErrDenied       = errors.New("not allowed")
+	ErrConflict     = errors.New("held with O_NONBLOCK the other way")
+	ErrFull         = errors.New("no free place")
+	ErrNameInUse    = errors.New("name is bound already")
+	ErrBindFailed   = errors.New("cannot bind")
+	ErrLimitReached = errors.New("limit reached")
+	ErrMalformed    = errors.New("malformed message")
+)
+
+// remote is an error that travels.
+type remote interface {
+	error
+	wireName() string
+}
+
+// newError makes the empty error for a name on the wire.
+func newError(name string) remote {
+	for _, e := range []remote{
+		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
+		new(BindFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
+		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
+	} {
+		if e.wireName() == name {
+			return e
+		}
+	}
+	return nil
+}
+
+func decodeError(name string, p json.RawMessage) error {
+	e := newError(name)
+	if e == nil {
+		return &RemoteError{Name: name, Parameters: p}
+	}
+	if err := DecodeParameters(p, e); err != nil {
+		return &RemoteError{Name: name, Parameters: p}
+	}
+	return e
+}
+
+func wireError(err error) remote {
+	var w remote
+	if errors.As(err, &w) {
+		return w
+	}
+	text, merr := json.Marshal(struct {
+		Message string `json:"message"`
+	}{err.Error()})
+	if merr != nil {
+		text = nil
+	}
+	return &RemoteError{Name: InterfaceName + ".Failed", Parameters: text}
+}
+
+// UnknownNameError says that no listener is called Name.
+type UnknownNameError struct {
+	Name  string   `json:"name"`
+	Names []string `json:"names,omitempty"` // what there is that the caller may get
+}
+
+func (e *UnknownNameError) wireName() string { return InterfaceName + ".UnknownName" }
+
+// Is reports whether target is [ErrUnknownName].
+func (e *UnknownNameError) Is(target error) bool { return target == ErrUnknownName }
+
+func (e *UnknownNameError) Error() string {
+	const most = 10
+	switch n := len(e.Names); {
+	case n == 0:
+		return fmt.Sprintf("no listener is called %q", e.Name)
+	case n > most:
+		return fmt.Sprintf("no listener is called %q; there are: %s and %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
+	default:
+		return fmt.Sprintf("no listener is called %q; there are: %s", e.Name, strings.Join(e.Names, ", "))
+	}
+}
+
+// DeniedError says that UID may not get Name, and who may.
+type DeniedError struct {
+	Name  string   `json:"name"`
+	UID   uint32   `json:"uid"`
+	Allow []string `json:"allow"`
+}
+
+func (e *DeniedError) wireName() string { return InterfaceName + ".Denied" }
+
+// Is reports whether target is [ErrDenied].
+func (e *DeniedError) Is(target error) bool { return target == ErrDenied }
+
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("uid %d may not get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
+}
+
+// ConflictError says that Name's socket is held with O_NONBLOCK the way that
+// Blocking tells, by Holders, and that the caller needs it the other way.
+type ConflictError struct {
+	Name     string   `json:"name"`
+	Blocking bool     `json:"blocking"`
+	Holders  []Holder `json:"holders"`
+}
+
+func (e *ConflictError) wireName() string { return InterfaceName + ".Conflict" }
+
+// Is reports whether target is [ErrConflict].
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+func (e *ConflictError) Error() string {
+	is, need := "non-blocking", "blocking"
+	if e.Blocking {
+		is, need = need, is
+	}
+	return fmt.Sprintf("%q is held %s by %s, and O_NONBLOCK is shared: stop them first, or give the %s workers a listener of their own",
+		e.Name, is, holders(e.Holders), need)
+}
+
+// FullError says that Name has Max holders already.
+type FullError struct {
+	Name    string   `json:"name"`
+	Max     int      `json:"max"`
+	Holders []Holder `json:"holders"`
+}
+
+func (e *FullError) wireName() string { return InterfaceName + ".Full" }
+
+// Is reports whether target is [ErrFull].
+func (e *FullError) Is(target error) bool { return target == ErrFull }
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("%q has no free place: max=%d, held by %s", e.Name, e.Max, holders(e.Holders))
+}
+
+func holders(hs []Holder) string {
+	if len(hs) == 0 {
+		return "others"
+	}
+	const most = 4
+	var b strings.Builder
+	for i, h := range hs {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(hs)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		if h.PID == 0 {
+			fmt.Fprintf(&b, "a process of uid %d in another namespace", h.UID)
+			continue
+		}
+		fmt.Fprintf(&b, "pid %d", h.PID)
+		if h.Command != "" {
+			fmt.Fprintf(&b, " (%s)", Printable(h.Command))
+		}
+	}
+	return b.String()
+}
+
+// NameInUseError says that Name is bound already, with another spec: Spec.
+type NameInUseError struct {
+	Name string `json:"name"`
+	Spec string `json:"spec"`
+}
+
+func (e *NameInUseError) wireName() string { return InterfaceName + ".NameInUse" }
+
+// Is reports whether target is [ErrNameInUse].
+func (e *NameInUseError) Is(target error) bool { return target == ErrNameInUse }
+
+func (e *NameInUseError) Error() string {
+	return fmt.Sprintf("%q is bound already, as %s; unbind it first", e.Name, e.Spec)
+}
+
+// BindFailedError has one failure for each spec that could not be bound.
+type BindFailedError struct {
+	Failures []BindFailure `json:"failures"`
+}
+
+// BindFailure says why one spec could not be bound. Message is a whole line.
+type BindFailure struct {
+	Spec      string    `json:"spec"`
+	Message   string    `json:"message"`
+	Errno     int       `json:"errno,omitempty"`
+	Processes []Process `json:"processes"`
+}
+
+// Process is a process seen to use an address.
+type Process struct {
+	PID     int    `json:"pid"`
+	Command string `json:"command"`
+}
+
+func (e *BindFailedError) wireName() string { return InterfaceName + ".BindFailed" }
+
+// Is reports whether target is [ErrBindFailed].
+func (e *BindFailedError) Is(target error) bool { return target == ErrBindFailed }
+
+// Error has a line for each failure.
+func (e *BindFailedError) Error() string {
+	lines := make([]string, len(e.Failures))
+	for i, f := range e.Failures {
+		lines[i] = f.Message
+	}
+	return strings.Join(lines, "\n")
+}
+
+// LimitError says that the broker's limit of that name is reached.
+type LimitError struct {
+	Limit string `json:"limit"`
+	Max   int    `json:"max"`
+}
+
+func (e *LimitError) wireName() string { return InterfaceName + ".LimitReached" }
+
+// Is reports whether target is [ErrLimitReached].
+func (e *LimitError) Is(target error) bool { return target == ErrLimitReached }
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("the broker's limit of %s is reached: %d", e.Limit, e.Max)
+}
+
+// MalformedError says why a message is no call or no reply.
+type MalformedError struct {
+	Reason string `json:"reason"`
+}
+
+func (e *MalformedError) wireName() string { return InterfaceName + ".Malformed" }
+
+// Is reports whether target is [ErrMalformed].
+func (e *MalformedError) Is(target error) bool { return target == ErrMalformed }
+
+func (e *MalformedError) Error() string { return "malformed message: " + e.Reason }
+
+// RemoteError is an error that this package has no type for.
+type RemoteError struct {
+	Name       string
+	Parameters json.RawMessage
+}
+
+func (e *RemoteError) wireName() string { return e.Name }
+
+// MarshalJSON returns the parameters as they came.
+func (e *RemoteError) MarshalJSON() ([]byte, error) {
+	if len(e.Parameters) == 0 {
+		return []byte("{}"), nil
+	}
+	return e.Parameters, nil
+}
+
+func (e *RemoteError) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("the broker answers %s %s", Printable(e.Name), Printable(string(e.Parameters))))
+}
+
+// Printable returns s as it can be shown on a terminal: others chose the text.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == 0x2028 || r == 0x2029 {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,145 @@
+package protocol
+
+import _ "embed"
+
+// Interface is the definition of the interface io.fdbroker, as
+// org.varlink.service.GetInterfaceDescription returns it.
+//
+//go:embed io.fdbroker.varlink
+var Interface string
+
+// ServiceInterface is the definition of the interface that every Varlink service
+// has. Its errors are used where they fit.
+//
+//go:embed org.varlink.service.varlink
+var ServiceInterface string
+
+// The interfaces, and their methods.
+const (
+	InterfaceName        = "io.fdbroker"
+	ServiceInterfaceName = "org.varlink.service"
+
+	MethodGet    = InterfaceName + ".Get"
+	MethodList   = InterfaceName + ".List"
+	MethodBind   = InterfaceName + ".Bind"
+	MethodUnbind = InterfaceName + ".Unbind"
+
+	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
+	MethodGetInterfaceDescription = ServiceInterfaceName + ".GetInterfaceDescription"
+)
+
+// The limits that hold unless a broker is told otherwise.
+const (
+	MaxMessage     = 64 << 10 // bytes of one call
+	MaxNamesInCall = 64       // names in one call, and so descriptors in one reply
+	MaxReply       = 16 << 20 // bytes of one reply: what other Varlink clients take
+)
+
+// States of a grant, as [Holder] has them.
+const (
+	StateWaiting  = "waiting"
+	StateStandby  = "standby"
+	StateActive   = "active"
+	StateDraining = "draining"
+)
+
+// Events of a grant, as [GetReply] has them.
+const EventUnbound = "unbound"
+
+// GetParameters are the parameters of Get.
+type GetParameters struct {
+	Names    []string `json:"names"`
+	Wait     bool     `json:"wait,omitempty"`
+	Blocking *bool    `json:"blocking,omitempty"` // nil: no need
+}
+
+// GetReply is a reply to Get: the sockets, or an event of the grant.
+type GetReply struct {
+	Grant   int64    `json:"grant,omitempty"`
+	Sockets []Socket `json:"sockets,omitempty"`
+	Event   string   `json:"event,omitempty"`
+}
+
+// Socket is a socket handed out. FileDescriptor is an index into the descriptors
+// that came with the message.
+type Socket struct {
+	Name           string `json:"name"`
+	Network        string `json:"network"`
+	Address        string `json:"address"`
+	FileDescriptor int    `json:"fileDescriptor"`
+}
+
+// ListReply is the reply to List.
+type ListReply struct {
+	Listeners []Listener `json:"listeners"`
+	Holders   []Holder   `json:"holders"`
+}
+
+// Listener is a listener as it is now. Queue, Limit and Drops are nil where the
+// kernel does not tell; the first two count connections, or bytes where Bytes is
+// set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
+// something is queued and nobody holds the listener.
+type Listener struct {
+	Name     string  `json:"name"`
+	Network  string  `json:"network"`
+	Address  string  `json:"address"`
+	Spec     string  `json:"spec"`
+	Cookie   uint64  `json:"cookie"`
+	Max      int     `json:"max,omitempty"` // 0: any number of holders
+	Blocking bool    `json:"blocking"`
+	Flipped  bool    `json:"flipped"`
+	Queue    *int64  `json:"queue,omitempty"`
+	Limit    *int64  `json:"limit,omitempty"`
+	Bytes    bool    `json:"bytes"`
+	Drops    *uint64 `json:"drops,omitempty"`
+	Holders  int     `json:"holders"`
+	Waiting  int     `json:"waiting"`
+	Orphaned bool    `json:"orphaned"`
+}
+
+// Holder is a grant and the process behind it.
+type Holder struct {
+	Grant      int64    `json:"grant"`
+	Names      []string `json:"names"`
+	PID        int      `json:"pid,omitempty"` // 0: not visible from the broker's namespace
+	UID        uint32   `json:"uid"`
+	GID        uint32   `json:"gid"`
+	Command    string   `json:"command,omitempty"` // as the process calls itself: not to be trusted
+	Since      int64    `json:"since"`             // microseconds since 1970-01-01 UTC
+	State      string   `json:"state"`
+	Connection bool     `json:"connection"` // lasts as long as a connection
+}
+
+// BindParameters are the parameters of Bind.
+type BindParameters struct {
+	Listeners []string `json:"listeners"`
+}
+
+// BindReply is the reply to Bind.
+type BindReply struct {
+	Listeners []Listener `json:"listeners"`
+}
+
+// UnbindParameters are the parameters of Unbind.
+type UnbindParameters struct {
+	Names []string `json:"names"`
+}
+
+// Info is the reply to GetInfo.
+type Info struct {
+	Vendor     string   `json:"vendor"`
+	Product    string   `json:"product"`
+	Version    string   `json:"version"`
+	URL        string   `json:"url"`
+	Interfaces []string `json:"interfaces"`
+}
+
+// InterfaceParameters are the parameters of GetInterfaceDescription.
+type InterfaceParameters struct {
+	Interface string `json:"interface"`
+}
+
+// InterfaceReply is the reply to GetInterfaceDescription.
+type InterfaceReply struct {
+	Description string `json:"description"`
+}

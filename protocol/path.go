@@ -1,0 +1,43 @@
+package protocol
+
+import (
+	"errors"
+	"path/filepath"
+)
+
+const (
+	// SocketEnv names the control socket for clients and the broker.
+	SocketEnv = "FDBROKER_SOCKET"
+
+	systemSocket = "/run/fdbroker/control"
+)
+
+// ListenPath returns where a broker of that uid puts its control socket, unless
+// it is told otherwise: $FDBROKER_SOCKET, else /run/fdbroker/control for root,
+// else $XDG_RUNTIME_DIR/fdbroker/control.
+func ListenPath(uid int, getenv func(string) string) (string, error) {
+	if p := getenv(SocketEnv); p != "" {
+		return p, nil
+	}
+	if uid == 0 {
+		return systemSocket, nil
+	}
+	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "fdbroker", "control"), nil
+	}
+	return "", errors.New("no place for the control socket: neither FDBROKER_SOCKET nor XDG_RUNTIME_DIR is set; name one with --socket")
+}
+
+// DialPaths returns where a client of that uid looks for a control socket, best
+// first: where a broker of the same user would put it, then, for others than
+// root, /run/fdbroker/control. $FDBROKER_SOCKET is looked at alone.
+func DialPaths(uid int, getenv func(string) string) []string {
+	if p := getenv(SocketEnv); p != "" {
+		return []string{p}
+	}
+	own, err := ListenPath(uid, getenv)
+	if err != nil || own == systemSocket {
+		return []string{systemSocket}
+	}
+	return []string{own, systemSocket}
+}
