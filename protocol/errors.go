@@ -52,8 +52,7 @@ func decodeError(name string, p json.RawMessage) error {
 }
 
 func wireError(err error) remote {
-	var w remote
-	if errors.As(err, &w) {
+	if w, ok := errors.AsType[remote](err); ok {
 		return w
 	}
 	text, merr := json.Marshal(struct {
@@ -271,4 +270,16 @@ func Printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// IsReply reports whether err is what a broker answered, and so the connection it
+// came over is as good as before.
+func IsReply(err error) bool {
+	r, ok := errors.AsType[remote](err)
+	if !ok {
+		return false
+	}
+	_, malformed := r.(*MalformedError)
+	_, limit := r.(*LimitError)
+	return !malformed && !limit
 }

@@ -1,0 +1,180 @@
+//go:build linux
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// Dial returns the listener of that name, from the broker at the default control
+// socket, as new([Dialer]).Dial does without a limit of time.
+func Dial(name string) (*Listener, error) {
+	return new(Dialer).Dial(context.Background(), name)
+}
+
+// DialPacket is Dial for datagram sockets.
+func DialPacket(name string) (*PacketConn, error) {
+	return new(Dialer).DialPacket(context.Background(), name)
+}
+
+// Dialer gets listeners from a broker. The zero Dialer is ready to use; its
+// methods may be called concurrently.
+type Dialer struct {
+	// Socket is the path of the control socket; "" means the default, see the
+	// package's comment.
+	Socket string
+	// Wait makes dialing wait, as long as its context allows, for a broker that is
+	// not up, a name that is not bound, and a place on a listener that has none
+	// free, instead of failing.
+	Wait bool
+}
+
+// Dial returns the listener of that name, which the caller must close. The grant
+// lasts until then, or until this process ends.
+//
+// The error is, in the sense of [errors.Is], one of [ErrNoBroker],
+// [ErrUnknownName], [ErrDenied], [ErrFull] or [ErrConflict], or ctx's.
+func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
+	all, err := d.DialAll(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// DialAll returns the listeners of those names, in that order, or an error and
+// none. It asks the broker once. The caller must close each of them; the grant,
+// which is one for all, lasts until the last is closed.
+func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
+	l, sockets, err := d.get(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	return open(l, sockets, newListener)
+}
+
+// DialPacket returns the datagram socket of that name, which the caller must
+// close. For the rest it is like Dial.
+func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, error) {
+	all, err := d.DialPackets(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// DialPackets is DialAll for datagram sockets.
+func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketConn, error) {
+	l, sockets, err := d.get(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	return open(l, sockets, newPacketConn)
+}
+
+// get asks for the sockets of names in a grant that lasts as long as the link.
+func (d *Dialer) get(ctx context.Context, names []string) (l *link, sockets []Socket, err error) {
+	ask := func() error {
+		l, sockets, err = d.getOnce(ctx, names)
+		return err
+	}
+	if d.Wait {
+		err = retry(ctx, ask)
+	} else {
+		err = ask()
+	}
+	return l, sockets, err
+}
+
+func (d *Dialer) getOnce(ctx context.Context, names []string) (*link, []Socket, error) {
+	if len(names) == 0 {
+		return nil, nil, errors.New("no name to dial")
+	}
+	x, err := newExchange(ctx, d.Socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{Names: names, Wait: d.Wait, Blocking: new(false)})
+	if err != nil {
+		_ = x.close()
+		return nil, nil, err
+	}
+	return &link{exchange: x, grant: grant, users: len(sockets)}, sockets, nil
+}
+
+// link is the connection that a grant lasts as long as. The last of those who use
+// it closes it.
+type link struct {
+	exchange *exchange
+	grant    int64
+
+	mu    sync.Mutex
+	users int
+}
+
+func (l *link) release() {
+	l.mu.Lock()
+	l.users--
+	last := l.users == 0
+	l.mu.Unlock()
+	if last {
+		_ = l.exchange.close() // the broker sees that; there is nobody else to tell
+	}
+}
+
+// open makes of each socket, which it takes, what the caller wants.
+func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*link, Socket) (T, error)) ([]T, error) {
+	var all []T
+	for i, s := range sockets {
+		v, err := make(l, s)
+		if err != nil {
+			closeSockets(sockets[i+1:])
+			for range sockets[i:] {
+				l.release()
+			}
+			for _, v := range all {
+				_ = v.Close()
+			}
+			return nil, fmt.Errorf("%s (%s %s): %w", s.Name, s.Network, s.Address, err)
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// isPacket reports whether a network is one of datagrams.
+func isPacket(network string) bool {
+	switch network {
+	case "udp", "udp4", "udp6", "unixgram":
+		return true
+	}
+	return false
+}
+
+// file takes the descriptor of s and calls use with it as a file. The net package
+// makes duplicates of its own of what it is given, without touching O_NONBLOCK
+// of a socket that has it set.
+func (s Socket) file(use func(*os.File) error) error {
+	f, err := s.FD.File(s.Name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(f), f.Close())
+}
+
+var (
+	errStream = errors.New("it accepts connections: use Dial")
+	errPacket = errors.New("it receives datagrams: use DialPacket")
+)
+
+var (
+	_ net.Listener   = (*Listener)(nil)
+	_ net.PacketConn = (*PacketConn)(nil)
+)

@@ -1,0 +1,26 @@
+// Package broker is what a worker imports to accept on a socket that an fdbroker
+// owns, and what an operator's program imports to ask or tell that broker
+// something.
+//
+// A worker dials a listener by its name and serves:
+//
+//	ln, err := broker.Dial("web")
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	log.Fatal(http.Serve(ln, handler))
+//
+// The socket is the broker's: it was listening before the worker came, and goes
+// on queueing connections when the worker has gone. Closing a [Listener] takes
+// nothing from the other workers, and losing the broker does not stop Accept.
+//
+// A worker needs its sockets non-blocking, as everything in Go does, and
+// O_NONBLOCK is shared by all who hold a socket. The broker makes it so, or
+// answers [ErrConflict] where others hold the socket blocking. Beyond that the
+// package changes nothing about a shared socket.
+//
+// The control socket is the one named in a [Dialer] or [Client], else
+// $FDBROKER_SOCKET, else /run/fdbroker/control for root, else
+// $XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
+// root where that does not exist.
+package broker

@@ -1,0 +1,64 @@
+//go:build linux
+
+package broker
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+)
+
+// PacketConn is a [net.PacketConn] on a datagram socket that the broker owns and
+// others may receive on too: each datagram reaches one of them. Its methods may
+// be called concurrently.
+type PacketConn struct {
+	net.PacketConn
+	name  string
+	link  *link
+	close func() error
+}
+
+// newPacketConn takes s and makes a PacketConn of it, which uses l.
+func newPacketConn(l *link, s Socket) (*PacketConn, error) {
+	if !isPacket(s.Network) {
+		_ = s.FD.Close()
+		return nil, errStream
+	}
+	var pc net.PacketConn
+	err := s.file(func(f *os.File) (err error) {
+		pc, err = net.FilePacketConn(f)
+		return err
+	})
+	if err != nil {
+		if pc != nil {
+			_ = pc.Close()
+		}
+		return nil, err
+	}
+	return &PacketConn{PacketConn: pc, name: s.Name, link: l, close: closeOnce(pc, l)}, nil
+}
+
+// Close makes ReadFrom return, closes this process's descriptor and gives the
+// grant back; the other holders do not notice. Closing again returns what the
+// first Close did.
+func (c *PacketConn) Close() error { return c.close() }
+
+// NetConn returns the connection that c wraps, a *[net.UDPConn] or a
+// *[net.UnixConn], for what these have besides. Close c, not it.
+func (c *PacketConn) NetConn() net.PacketConn { return c.PacketConn }
+
+// Name returns the name that was dialed.
+func (c *PacketConn) Name() string { return c.name }
+
+// Grant returns the id of the grant, as "fdclient list" shows it.
+func (c *PacketConn) Grant() int64 { return c.link.grant }
+
+// SyscallConn returns the raw socket; see [Listener.SyscallConn].
+func (c *PacketConn) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := c.PacketConn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return sc.SyscallConn()
+}

@@ -1,0 +1,75 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/rs/zerolog"
+)
+
+// The defaults of [Config].
+const (
+	DefaultMaxClients       = 4096
+	DefaultMaxClientsPerUID = 256
+	DefaultMaxNames         = 16384
+	DefaultCallTimeout      = 10 * time.Second
+)
+
+// Config says how a [Server] behaves. In each field, zero means the default.
+type Config struct {
+	// Version is what GetInfo answers.
+	Version string
+	// MaxClients is how many connections the control socket serves at a time.
+	// Default 4096.
+	MaxClients int
+	// MaxClientsPerUID is the same for any one user who is neither root nor the
+	// broker's own. Default 256.
+	MaxClientsPerUID int
+	// MaxNames is how many listeners there may be. Default 16384.
+	MaxNames int
+	// MaxNamesInCall is how many names one call may have. Default 64, and no more
+	// than the 253 descriptors that one message can carry.
+	MaxNamesInCall int
+	// MaxMessage is how many bytes one call may have. Default 64 KiB.
+	MaxMessage int
+	// CallTimeout is how long a client may take from connecting to the end of its
+	// first call, from the first byte to the last of any later one, and to take
+	// a reply that does not fit into the socket's buffer. Default 10 s.
+	CallTimeout time.Duration
+	// Logger gets an event for what happens to listeners and grants, and for each
+	// refusal. The zero Logger is silent.
+	Logger zerolog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	for _, f := range []struct {
+		value  *int
+		preset int
+		name   string
+	}{
+		{&c.MaxClients, DefaultMaxClients, "MaxClients"},
+		{&c.MaxClientsPerUID, DefaultMaxClientsPerUID, "MaxClientsPerUID"},
+		{&c.MaxNames, DefaultMaxNames, "MaxNames"},
+		{&c.MaxNamesInCall, protocol.MaxNamesInCall, "MaxNamesInCall"},
+		{&c.MaxMessage, protocol.MaxMessage, "MaxMessage"},
+	} {
+		if *f.value < 0 {
+			return c, fmt.Errorf("%s is negative", f.name)
+		}
+		if *f.value == 0 {
+			*f.value = f.preset
+		}
+	}
+	if c.MaxNamesInCall > maxFDs {
+		return c, fmt.Errorf("MaxNamesInCall is %d: one message carries at most %d descriptors", c.MaxNamesInCall, maxFDs)
+	}
+	if c.CallTimeout < 0 {
+		return c, errors.New("CallTimeout is negative")
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = DefaultCallTimeout
+	}
+	return c, nil
+}

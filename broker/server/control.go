@@ -1,0 +1,233 @@
+//go:build linux
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ControlConfig says where the control socket is and who may connect to it.
+type ControlConfig struct {
+	// Path of the socket, at most 107 bytes (unix(7)). Its directory is made where
+	// it does not exist, mode 0755; that directory's parent must exist.
+	Path string
+	// Mode of the socket. Default 0600.
+	Mode os.FileMode
+	// GID is the socket's group; nil leaves it the broker's.
+	GID *int
+}
+
+// Control is the control socket, and the lock that makes sure there is one broker
+// to a path.
+type Control struct {
+	// Listener is for [Server.Serve], which takes it.
+	Listener *net.UnixListener
+
+	path string
+	id   fileID
+	lock *os.File
+}
+
+type fileID struct{ dev, ino uint64 }
+
+// ListenControl makes the control socket and listens on it. Nobody can connect
+// before its mode and group are right, and nobody can send it descriptors
+// where the kernel can refuse them (SO_PASSRIGHTS, Linux 6.16): closing one
+// with SO_LINGER would block the broker. The caller must close the Control.
+func ListenControl(c ControlConfig) (_ *Control, err error) {
+	if c.Mode == 0 {
+		c.Mode = 0o600
+	}
+	if err := os.Mkdir(filepath.Dir(c.Path), 0o755); err == nil {
+		_ = os.Chmod(filepath.Dir(c.Path), 0o755) // whatever the umask
+	} else if !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("cannot make the directory of the control socket: %w", err)
+	}
+	lock, err := lockFor(c.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			unlock(lock)
+		}
+	}()
+	if err := removeStale(c.Path); err != nil {
+		return nil, err
+	}
+	ctl := &Control{path: c.Path, lock: lock}
+	if ctl.Listener, ctl.id, err = listenUnix(c); err != nil {
+		return nil, fmt.Errorf("cannot listen on the control socket %s: %w", c.Path, err)
+	}
+	return ctl, nil
+}
+
+// Close closes the listener, if Serve has not, removes the socket if it still
+// is this one, and lets go of the lock. Closing again does nothing.
+func (c *Control) Close() error {
+	if c.lock == nil {
+		return nil
+	}
+	_ = c.Listener.Close() // closed already, as a rule
+	var err error
+	if id, serr := idOf(c.path); serr == nil && id == c.id {
+		err = os.Remove(c.path)
+	}
+	unlock(c.lock)
+	c.lock = nil
+	return err
+}
+
+// lockFor takes the lock of the control socket at path.
+func lockFor(path string) (*os.File, error) {
+	name := path + ".lock"
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("cannot open the lock of the control socket: %w", err)
+		}
+		locked, err := flock(f)
+		if err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+		if !locked {
+			defer f.Close()
+			return nil, fmt.Errorf("another broker%s has the control socket %s; stop it, or name another path with --socket", writtenPID(f), path)
+		}
+		// The one who held it may have removed the file between open and lock.
+		id, err := idOf(name)
+		if opened, oerr := idOfFile(f); err == nil && oerr == nil && id == opened {
+			_ = f.Truncate(0)
+			_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+			return f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+func flock(f *os.File) (locked bool, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var lerr error
+	if err := rc.Control(func(fd uintptr) { lerr = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		return false, err
+	}
+	if lerr == unix.EWOULDBLOCK {
+		return false, nil
+	}
+	return lerr == nil, os.NewSyscallError("flock", lerr)
+}
+
+// writtenPID returns ", pid N," as the owner of a lock has written it.
+func writtenPID(f *os.File) string {
+	b := make([]byte, 16)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(", pid %d,", pid)
+}
+
+// unlock removes the lock file while it is still locked, so that nobody else can
+// hold a lock on the file that is being removed.
+func unlock(f *os.File) {
+	_ = os.Remove(f.Name())
+	_ = f.Close()
+}
+
+// removeStale removes the socket of a broker that is gone. The lock is held, so
+// that whoever answers there is no broker of ours.
+func removeStale(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot look at the control socket: %w", err)
+	case st.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s exists and is no socket; remove it, or name another path with --socket", path)
+	}
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: path})
+	if err == nil {
+		_ = c.Close()
+		return fmt.Errorf("somebody answers at %s already; stop it, or name another path with --socket", path)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("cannot tell whether %s is in use: %w", path, err)
+	}
+	return os.Remove(path)
+}
+
+// listenUnix is what net.ListenUnix does, with mode and group set before anybody
+// can connect.
+func listenUnix(c ControlConfig) (_ *net.UnixListener, id fileID, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, id, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), c.Path)
+	defer f.Close()
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) // unknown to older kernels
+	// The file gets the socket's own mode, less the umask (unix(7)).
+	if err := unix.Fchmod(fd, uint32(c.Mode.Perm())); err != nil {
+		return nil, id, os.NewSyscallError("fchmod", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: c.Path}); err != nil {
+		return nil, id, os.NewSyscallError("bind", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(c.Path)
+		}
+	}()
+	if c.GID != nil {
+		if err := os.Chown(c.Path, -1, *c.GID); err != nil {
+			return nil, id, err
+		}
+	}
+	if err := os.Chmod(c.Path, c.Mode.Perm()); err != nil {
+		return nil, id, err
+	}
+	if id, err = idOf(c.Path); err != nil {
+		return nil, id, err
+	}
+	if err := unix.Listen(fd, -1); err != nil { // -1: the kernel's somaxconn
+		return nil, id, os.NewSyscallError("listen", err)
+	}
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, id, err
+	}
+	return ln.(*net.UnixListener), id, nil
+}
+
+func idOf(path string) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return fileID{}, &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return fileID{st.Dev, st.Ino}, nil
+}
+
+func idOfFile(f *os.File) (fileID, error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return fileID{}, err
+	}
+	var st unix.Stat_t
+	var serr error
+	err = rc.Control(func(fd uintptr) { serr = unix.Fstat(int(fd), &st) })
+	return fileID{st.Dev, st.Ino}, errors.Join(err, os.NewSyscallError("fstat", serr))
+}

@@ -1,0 +1,157 @@
+//go:build linux
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// get answers Get: it hands out sockets, now or when they are to be had, and with
+// "more" keeps the grant until the connection ends.
+func (s *session) get(c protocol.Call) error {
+	if c.Oneway {
+		return nil // there is no reply for the sockets to come with
+	}
+	q, wait, err := s.request(c)
+	if err != nil {
+		s.refuse(c.Method, err)
+		return s.replyError(c, err)
+	}
+	defer func() {
+		if q.process != nil && q.process.pidfd != nil { // no grant has taken it
+			_ = q.process.pidfd.Close()
+		}
+	}()
+	if err := s.ask(q, wait); err != nil {
+		return err
+	}
+	if q.err != nil {
+		s.refuse(c.Method, q.err)
+		return s.replyError(c, q.err)
+	}
+	if err := s.hand(c, q); err != nil {
+		s.server.locked(func() { s.server.registry.cancel(q) })
+		return s.handFailed(c, q.names[0], err)
+	}
+	if q.grant.session == nil {
+		return nil
+	}
+	return s.hold(c, q.grant)
+}
+
+// request makes the request that c asks for. It leaves the process behind a grant
+// for the caller to close.
+func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
+	var p protocol.GetParameters
+	if err := protocol.DecodeParameters(c.Parameters, &p); err != nil {
+		return nil, false, err
+	}
+	if err := s.checkNames(p.Names); err != nil {
+		return nil, false, err
+	}
+	q = &request{names: p.Names, blocking: p.Blocking, peer: s.peer, may: s.may, session: s}
+	if c.More || s.peer.pid == 0 {
+		return q, p.Wait, nil
+	}
+	proc, err := processOf(s.rc, s.peer)
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot follow pid %d: %w", s.peer.pid, err)
+	}
+	q.process = &proc
+	return q, p.Wait, nil
+}
+
+// checkNames checks the names of a call: some, not too many, none twice.
+func (s *session) checkNames(names []string) error {
+	most := s.server.cfg.MaxNamesInCall
+	switch {
+	case len(names) == 0:
+		return &protocol.InvalidParameterError{Parameter: "names"}
+	case len(names) > most:
+		return &protocol.LimitError{Limit: "names in one call", Max: most}
+	case len(names) == 1:
+		return nil
+	}
+	seen := make(map[string]bool, len(names))
+	for _, name := range names {
+		if seen[name] {
+			return &protocol.InvalidParameterError{Parameter: "names"}
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+// ask gets q decided, however long that takes. An error ends the session.
+func (s *session) ask(q *request, wait bool) error {
+	r := s.server.registry
+	decided := false
+	s.server.locked(func() {
+		r.ask(q, wait)
+		decided = q.decided
+	})
+	if decided {
+		return nil
+	}
+	err := s.park(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return q.decided
+	})
+	if err != nil {
+		s.server.locked(func() { r.cancel(q) })
+	}
+	return err
+}
+
+// hand sends the sockets of q.
+func (s *session) hand(c protocol.Call, q *request) error {
+	reply := protocol.GetReply{Grant: q.grant.id, Sockets: make([]protocol.Socket, len(q.sockets))}
+	fds := make([]*scmrights.FD, len(q.sockets))
+	for i, sock := range q.sockets {
+		reply.Sockets[i] = protocol.Socket{Name: q.names[i], Network: sock.Network(), Address: sock.Address(), FileDescriptor: i}
+		fds[i] = sock.FD()
+	}
+	return s.reply(c, reply, c.More, fds...)
+}
+
+// handFailed turns what went wrong with sending descriptors into an error reply,
+// where nothing of the reply has been sent.
+func (s *session) handFailed(c protocol.Call, name string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrClosed): // unbound meanwhile
+		return s.replyError(c, &protocol.UnknownNameError{Name: name})
+	case errors.Is(err, unix.ETOOMANYREFS):
+		err := &protocol.LimitError{Limit: "descriptors that other clients have not read yet"}
+		s.refuse(c.Method, err)
+		return s.replyError(c, err)
+	}
+	return err
+}
+
+// hold keeps g until the connection ends, and sends its client what becomes of it.
+func (s *session) hold(c protocol.Call, g *grant) error {
+	r := s.server.registry
+	event := ""
+	err := s.park(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		event = g.event
+		return event != ""
+	})
+	why := "disconnected"
+	if errors.Is(err, errStopping) {
+		why = "stop"
+	}
+	s.server.locked(func() { r.end(g, why) })
+	if err != nil {
+		return err
+	}
+	return s.reply(c, protocol.GetReply{Grant: g.id, Event: event}, false)
+}

@@ -1,0 +1,155 @@
+//go:build linux
+
+package server
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// snapshot is what the registry's lock has to be held for to describe a listener.
+type snapshot struct {
+	socket   *socket.Socket
+	blocking bool
+	holders  int
+	waiting  int
+}
+
+// list describes the listeners that the caller may see, and their holders. Whoever
+// is not privileged sees what it may get.
+func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.ListReply {
+	var shots []snapshot
+	var holders []protocol.Holder
+	r := s.registry
+	s.locked(func() {
+		waiting := r.waitingFor()
+		seen := make(map[string]bool)
+		for _, l := range r.sorted() {
+			if spec := l.socket.Spec(); privileged || may(spec.Options) {
+				seen[spec.Name] = true
+				shots = append(shots, l.snapshot(waiting[spec.Name]))
+			}
+		}
+		holders = r.holders(privileged, seen)
+	})
+	listeners := make([]protocol.Listener, len(shots))
+	for i, shot := range shots {
+		listeners[i] = shot.describe()
+	}
+	for i := range holders {
+		holders[i].Command = command(holders[i].PID)
+	}
+	slices.SortFunc(holders, func(a, b protocol.Holder) int { return cmp.Compare(a.Grant, b.Grant) })
+	return protocol.ListReply{Listeners: listeners, Holders: slices.Concat([]protocol.Holder{}, holders)}
+}
+
+// describe describes the listeners of these names that there are.
+func (s *Server) describe(names []string) []protocol.Listener {
+	var shots []snapshot
+	s.locked(func() {
+		waiting := s.registry.waitingFor()
+		for _, name := range names {
+			if l := s.registry.listeners[name]; l != nil {
+				shots = append(shots, l.snapshot(waiting[name]))
+			}
+		}
+	})
+	listeners := make([]protocol.Listener, len(shots))
+	for i, shot := range shots {
+		listeners[i] = shot.describe()
+	}
+	return listeners
+}
+
+// Listeners describes all listeners, by name.
+func (s *Server) Listeners() []protocol.Listener { return s.list(true, nil).Listeners }
+
+func (l *listener) snapshot(waiting int) snapshot {
+	return snapshot{l.socket, l.blocking, len(l.holders), waiting}
+}
+
+// describe reads from the socket what the kernel knows of it.
+func (s snapshot) describe() protocol.Listener {
+	spec := s.socket.Spec()
+	l := protocol.Listener{
+		Name: spec.Name, Network: s.socket.Network(), Address: s.socket.Address(), Spec: spec.String(),
+		Cookie: s.socket.Cookie(), Max: spec.Options.Max, Holders: s.holders, Waiting: s.waiting,
+		Blocking: s.blocking, Bytes: s.socket.Packet(),
+	}
+	if is, err := s.socket.Blocking(); err == nil {
+		l.Blocking, l.Flipped = is, is != s.blocking
+	}
+	// Without figures the listener was unbound a moment ago, or the kernel has none.
+	if f, err := s.socket.Figures(); err == nil {
+		l.Queue, l.Limit = new(int64(f.Queue)), new(int64(f.Limit))
+		if f.DropsKnown {
+			l.Drops = new(uint64(f.Drops))
+		}
+		l.Orphaned = f.Queue > 0 && s.holders == 0
+	}
+	return l
+}
+
+// waitingFor counts the requests that wait, by name.
+func (r *registry) waitingFor() map[string]int {
+	n := make(map[string]int)
+	for _, q := range r.waiting {
+		for _, name := range q.names {
+			n[name]++
+		}
+	}
+	return n
+}
+
+// holders returns grants and requests that wait, as far as their names are seen.
+func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
+	var hs []protocol.Holder
+	add := func(h protocol.Holder) {
+		if !all {
+			h.Names = slices.DeleteFunc(slices.Clone(h.Names), func(name string) bool { return !seen[name] })
+		}
+		if len(h.Names) > 0 {
+			hs = append(hs, h)
+		}
+	}
+	for _, g := range r.grants {
+		add(g.holder())
+	}
+	for _, q := range r.waiting {
+		add(holder(q.id, q.peer, q.names, q.since.UnixMicro(), protocol.StateWaiting, q.process == nil))
+	}
+	return hs
+}
+
+// holdersOf returns the holders of l, with their commands, for an error.
+func holdersOf(l *listener) []protocol.Holder {
+	hs := make([]protocol.Holder, len(l.holders))
+	for i, g := range l.holders {
+		hs[i] = g.holder()
+		hs[i].Command = command(hs[i].PID)
+	}
+	return hs
+}
+
+func (g *grant) holder() protocol.Holder {
+	return holder(g.id, g.peer, g.names(), g.since.UnixMicro(), protocol.StateActive, g.session != nil)
+}
+
+func holder(id int64, p peer, names []string, since int64, state string, connection bool) protocol.Holder {
+	return protocol.Holder{
+		Grant: id, Names: names, PID: p.pid, UID: p.uid, GID: p.gid,
+		Since: since, State: state, Connection: connection,
+	}
+}
+
+// allowed says who may get a listener with these options, for an error.
+func allowed(o *socket.Options) []string {
+	who := []string{"root and the broker's user"}
+	for _, w := range o.Allow {
+		who = append(who, w.String())
+	}
+	return who
+}

@@ -1,0 +1,171 @@
+//go:build linux
+
+package server
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// registry is the listeners, who holds them, and who waits for them.
+//
+// Its lock is held for system calls on listeners that cannot block, and
+// never across I/O with a client or a log. What happened under it is collected in
+// events, for the caller to report once it has let go.
+type registry struct {
+	lifetimes *lifetimes
+
+	mu        sync.Mutex
+	listeners map[string]*listener
+	grants    map[int64]*grant
+	processes map[processID]*grant // those of grants that follow a process
+	waiting   []*request           // in the order in which they asked
+	lastID    int64
+	freed     bool // a place or a name may be free for one of those who wait
+	events    []event
+}
+
+// listener is a name with its socket.
+type listener struct {
+	socket   *socket.Socket
+	blocking bool     // how the broker has left O_NONBLOCK
+	holders  []*grant // none twice
+}
+
+// event is something that happened to a listener or a grant.
+type event struct {
+	what   string // bound, unbound, granted, ended, flipped
+	name   string // of the listener; empty where a grant says it
+	grant  *grant
+	names  []string // of the grant, then
+	why    string
+	socket *socket.Socket
+}
+
+func newRegistry(l *lifetimes) *registry {
+	return &registry{
+		lifetimes: l,
+		listeners: make(map[string]*listener),
+		grants:    make(map[int64]*grant),
+		processes: make(map[processID]*grant),
+	}
+}
+
+// do calls f with the lock held, serves those who wait where f has freed
+// something, and returns what has happened under the lock.
+func (r *registry) do(f func()) []event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	r.serveWaiting()
+	happened := r.events
+	r.events = nil
+	return happened
+}
+
+func (r *registry) note(e event) { r.events = append(r.events, e) }
+
+// insert adds listeners, whose names are free. It takes the sockets.
+func (r *registry) insert(sockets []*socket.Socket) {
+	for _, s := range sockets {
+		spec := s.Spec()
+		r.listeners[spec.Name] = &listener{socket: s, blocking: spec.Options.Blocking}
+		r.note(event{what: "bound", name: spec.Name, socket: s})
+	}
+	r.freed = true
+}
+
+// remove takes listeners out, all or none, and returns their sockets, which the
+// caller must close.
+func (r *registry) remove(names []string, visible func() []string) ([]*socket.Socket, error) {
+	for _, name := range names {
+		if r.listeners[name] == nil {
+			return nil, &protocol.UnknownNameError{Name: name, Names: visible()}
+		}
+	}
+	var sockets []*socket.Socket
+	for _, name := range names {
+		l := r.listeners[name]
+		if l == nil {
+			continue // named twice
+		}
+		delete(r.listeners, name)
+		sockets = append(sockets, l.socket)
+		for _, g := range slices.Clone(l.holders) {
+			r.drop(g, l)
+		}
+		r.note(event{what: "unbound", name: name, socket: l.socket})
+	}
+	return sockets, nil
+}
+
+// drop takes l from g, which ends with its last listener.
+func (r *registry) drop(g *grant, l *listener) {
+	g.listeners = without(g.listeners, l)
+	l.holders = without(l.holders, g)
+	if len(g.listeners) > 0 {
+		return
+	}
+	g.listeners = []*listener{l} // for the report of its end
+	r.end(g, "unbound")
+	if g.session != nil {
+		g.event = protocol.EventUnbound
+		g.session.wake()
+	}
+}
+
+// visibleTo returns the names that may says yes to, sorted.
+func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
+	var names []string
+	for name, l := range r.listeners {
+		if may(l.socket.Spec().Options) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// sorted returns the listeners by name.
+func (r *registry) sorted() []*listener {
+	names := slices.Sorted(maps.Keys(r.listeners))
+	all := make([]*listener, len(names))
+	for i, name := range names {
+		all[i] = r.listeners[name]
+	}
+	return all
+}
+
+// newID returns the next grant's id. Ids grow, so that they tell who was first.
+func (r *registry) newID() int64 {
+	r.lastID++
+	return r.lastID
+}
+
+// clear ends everything and returns all sockets, which the caller must close.
+func (r *registry) clear() []*socket.Socket {
+	var sockets []*socket.Socket
+	for _, g := range r.grants {
+		r.end(g, "stop")
+	}
+	for _, l := range r.listeners {
+		sockets = append(sockets, l.socket)
+	}
+	clear(r.listeners)
+	return sockets
+}
+
+// without returns list less its one occurrence of v, and holds on to nothing.
+func without[T comparable](list []T, v T) []T {
+	if i := slices.Index(list, v); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}

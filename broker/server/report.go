@@ -1,0 +1,48 @@
+//go:build linux
+
+package server
+
+import (
+	"github.com/rs/zerolog"
+)
+
+// report logs what has happened.
+func (s *Server) report(e event) {
+	switch e.what {
+	case "bound":
+		s.log.Info().Str("name", e.name).Str("network", e.socket.Network()).Str("address", e.socket.Address()).
+			Int("backlog", e.socket.Backlog()).Msg("bound")
+	case "unbound":
+		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
+	case "flipped":
+		s.log.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
+	case "granted", "ended":
+		l := s.log.Debug()
+		if l == nil {
+			return
+		}
+		l = l.Int64("grant", e.grant.id).Strs("names", e.names)
+		e.grant.peer.addTo(l)
+		if e.why != "" {
+			l = l.Str("why", e.why)
+		}
+		l.Msg(e.what)
+	}
+}
+
+// refuse logs that a call, or a connection, was refused.
+func (s *session) refuse(method string, err error) {
+	l := s.server.refusals.Warn()
+	if l == nil {
+		return
+	}
+	if method != "" {
+		l = l.Str("method", method)
+	}
+	s.peer.addTo(l)
+	l.Err(err).Msg("refused")
+}
+
+func (p peer) addTo(l *zerolog.Event) {
+	l.Int("pid", p.pid).Uint32("uid", p.uid).Uint32("gid", p.gid)
+}

@@ -1,0 +1,312 @@
+//go:build linux
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// ErrClosed is what Serve returns after it was told to stop.
+var ErrClosed = errors.New("server: closed")
+
+const (
+	stopLimit  = time.Second // for calls under way when the server stops
+	backoffMin = 5 * time.Millisecond
+	backoffMax = time.Second
+)
+
+// Server owns listeners and hands them out. Its methods may be called
+// concurrently.
+type Server struct {
+	cfg      Config
+	uid      uint32
+	log      zerolog.Logger
+	refusals zerolog.Logger // sampled: peers decide how many there are
+	registry *registry
+	watching sync.WaitGroup // for processes to end
+
+	binding sync.Mutex // one Bind or Unbind at a time; taken before the registry's lock
+
+	buffers sync.Pool // of *[]byte, for replies: an idle session keeps none
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	clients  map[uint32]int // by uid
+}
+
+// New returns a Server without listeners. The caller must close it.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLifetimes()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
+		refusals: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
+		registry: newRegistry(l),
+		buffers:  sync.Pool{New: func() any { return new([]byte) }},
+		sessions: make(map[*session]struct{}), clients: make(map[uint32]int),
+	}
+	s.watching.Go(func() {
+		l.run(func(ids []int64) { s.locked(func() { s.registry.exited(ids) }) })
+	})
+	return s, nil
+}
+
+// Close closes the listeners. Those who hold them go on accepting. Serve must have
+// returned.
+func (s *Server) Close() error {
+	var sockets []*socket.Socket
+	s.locked(func() { sockets = s.registry.clear() })
+	s.registry.lifetimes.close()
+	s.watching.Wait()
+	var errs []error
+	for _, sock := range sockets {
+		errs = append(errs, sock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// locked calls f with the registry's lock held, and reports what happened.
+func (s *Server) locked(f func()) {
+	for _, e := range s.registry.do(f) {
+		s.report(e)
+	}
+}
+
+// Bind binds listeners, all or none. A name that is bound already with the same
+// spec is left as it is. The error is a *[protocol.BindFailedError] with each
+// spec that failed, a *[protocol.NameInUseError] or a *[protocol.LimitError].
+func (s *Server) Bind(specs ...socket.Spec) error {
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	fresh, err := s.unbound(specs)
+	if err != nil {
+		return err
+	}
+	sockets, err := open(fresh)
+	if err != nil {
+		return err
+	}
+	s.locked(func() { s.registry.insert(sockets) })
+	return nil
+}
+
+// unbound returns those of specs that are not bound yet.
+func (s *Server) unbound(specs []socket.Spec) ([]socket.Spec, error) {
+	s.registry.mu.Lock()
+	defer s.registry.mu.Unlock()
+	seen := make(map[string]socket.Spec, len(specs))
+	var fresh []socket.Spec
+	for _, spec := range specs {
+		is, taken := seen[spec.Name]
+		if l := s.registry.listeners[spec.Name]; l != nil {
+			is, taken = l.socket.Spec(), true
+		}
+		switch {
+		case taken && !is.Equal(spec):
+			return nil, &protocol.NameInUseError{Name: spec.Name, Spec: is.String()}
+		case !taken:
+			seen[spec.Name] = spec
+			fresh = append(fresh, spec)
+		}
+	}
+	if len(s.registry.listeners)+len(fresh) > s.cfg.MaxNames {
+		return nil, &protocol.LimitError{Limit: "names", Max: s.cfg.MaxNames}
+	}
+	return fresh, nil
+}
+
+// open opens the sockets of all specs, or of none.
+func open(specs []socket.Spec) ([]*socket.Socket, error) {
+	sockets := make([]*socket.Socket, 0, len(specs))
+	var failed protocol.BindFailedError
+	for _, spec := range specs {
+		sock, err := socket.Open(spec)
+		if err != nil {
+			failed.Failures = append(failed.Failures, failureOf(spec, err))
+			continue
+		}
+		sockets = append(sockets, sock)
+	}
+	if len(failed.Failures) == 0 {
+		return sockets, nil
+	}
+	for _, sock := range sockets {
+		_ = sock.Close() // the failures are what to tell
+	}
+	return nil, &failed
+}
+
+// Unbind closes listeners, all or none. Those who hold them go on accepting. The
+// error is a *[protocol.UnknownNameError].
+func (s *Server) Unbind(names ...string) error {
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	var sockets []*socket.Socket
+	var err error
+	s.locked(func() {
+		sockets, err = s.registry.remove(names, func() []string {
+			return s.registry.visibleTo(func(*socket.Options) bool { return true })
+		})
+	})
+	for _, sock := range sockets {
+		if cerr := sock.Close(); cerr != nil {
+			s.log.Warn().Err(cerr).Str("name", sock.Spec().Name).Msg("closing a listener")
+		}
+	}
+	return err
+}
+
+// Serve takes ln and answers calls on it until ctx is done. Calls under way may
+// finish within a second; when it returns, no goroutine of it is left. The error
+// is never nil; after a normal stop it is [ErrClosed].
+func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var closing, running sync.WaitGroup
+	closing.Go(func() {
+		<-ctx.Done()
+		_ = ln.Close()
+	})
+	err := s.accept(ctx, ln, &running)
+	cancel()
+	closing.Wait()
+	s.stopSessions(&running)
+	return err
+}
+
+// accept starts a session for each connection, until ctx is done.
+func (s *Server) accept(ctx context.Context, ln *net.UnixListener, running *sync.WaitGroup) error {
+	wait := backoffMin
+	for {
+		uc, err := ln.AcceptUnix()
+		switch {
+		case err == nil:
+			wait = backoffMin
+			s.start(ctx, uc, running)
+		case ctx.Err() != nil:
+			return ErrClosed
+		case !exhausted(err):
+			return fmt.Errorf("accept on the control socket: %w", err)
+		default:
+			s.log.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+			wait = min(2*wait, backoffMax)
+		}
+	}
+}
+
+// exhausted reports whether err passes by itself.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
+		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED)
+}
+
+// start takes uc and runs a session on it, unless there are too many.
+func (s *Server) start(ctx context.Context, uc *net.UnixConn, running *sync.WaitGroup) {
+	ses, err := s.newSession(ctx, uc)
+	if err != nil {
+		_ = uc.Close()
+		return
+	}
+	if err := s.admit(ses); err != nil {
+		ses.turnAway(err)
+		return
+	}
+	running.Go(func() {
+		defer s.dismiss(ses)
+		ses.run()
+	})
+}
+
+func (s *Server) newSession(ctx context.Context, uc *net.UnixConn) (*session, error) {
+	ses := &session{server: s, ctx: ctx, uc: uc}
+	var err error
+	if ses.rc, err = uc.SyscallConn(); err != nil {
+		return nil, err
+	}
+	if ses.peer, err = peerOf(ses.rc); err != nil {
+		return nil, err
+	}
+	ses.conn, err = protocol.NewConn(uc, s.cfg.MaxMessage, 0)
+	return ses, err
+}
+
+// admit counts ses in, or says which limit is reached.
+func (s *Server) admit(ses *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) >= s.cfg.MaxClients {
+		return &protocol.LimitError{Limit: "clients", Max: s.cfg.MaxClients}
+	}
+	if !ses.privileged() && s.clients[ses.peer.uid] >= s.cfg.MaxClientsPerUID {
+		return &protocol.LimitError{Limit: "clients of one user", Max: s.cfg.MaxClientsPerUID}
+	}
+	s.sessions[ses] = struct{}{}
+	s.clients[ses.peer.uid]++
+	return nil
+}
+
+// dismiss closes the connection of ses and counts it out.
+func (s *Server) dismiss(ses *session) {
+	_ = ses.uc.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, ses)
+	if s.clients[ses.peer.uid]--; s.clients[ses.peer.uid] == 0 {
+		delete(s.clients, ses.peer.uid)
+	}
+}
+
+// turnAway tells the peer why it is not served, and closes the connection. An
+// error reply fits into the buffer of a new socket, so this does not block.
+func (ses *session) turnAway(err error) {
+	ses.refuse("", err)
+	if b, eerr := protocol.AppendError(nil, err); eerr == nil {
+		_ = ses.conn.Send(b)
+	}
+	_ = ses.uc.Close()
+}
+
+// stopSessions wakes the sessions, which then end by themselves, and after a
+// while closes what is left of them.
+func (s *Server) stopSessions(running *sync.WaitGroup) {
+	all := func(f func(*session)) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for ses := range s.sessions {
+			f(ses)
+		}
+	}
+	all(func(ses *session) { ses.wake() })
+	ended := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopLimit):
+		all(func(ses *session) { _ = ses.uc.Close() })
+		<-ended
+	}
+}

@@ -1,0 +1,239 @@
+//go:build linux
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+const maxFDs = scmrights.MaxFDs
+
+// errStopping ends a session because the server stops.
+var errStopping = errors.New("the broker stops")
+
+// session is one connection to the control socket. Its goroutine alone reads and
+// writes it; others only wake it.
+type session struct {
+	server *Server
+	ctx    context.Context
+	uc     *net.UnixConn
+	rc     syscall.RawConn
+	conn   *protocol.Conn
+	peer   peer
+	groups []uint32 // of the peer, once somebody asked
+	unread bool     // the peer may not have read a reply with descriptors yet
+	timed  bool     // a read deadline is set
+	called bool     // the first call is complete
+}
+
+// wake makes the session's goroutine look at its state again, if it waits for
+// bytes. The state must have been changed before.
+func (s *session) wake() { _ = s.uc.SetReadDeadline(time.Unix(1, 0)) }
+
+// run answers calls until the peer goes, or does what gets it disconnected.
+func (s *session) run() {
+	defer s.conn.Discard()
+	s.readWithin(s.server.cfg.CallTimeout)
+	err := s.answer()
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(s.server.cfg.CallTimeout.Seconds())}
+	case err == nil, errors.Is(err, errStopping), isGone(err):
+		return
+	}
+	s.refuse("", err)
+	_ = s.replyError(protocol.Call{}, err) // the connection ends whether it arrives or not
+}
+
+// isGone reports whether err only says that the peer has closed the connection.
+func isGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
+func (s *session) answer() error {
+	for {
+		m, ok := s.conn.Next()
+		if ok {
+			s.called = true
+			if err := s.call(m); err != nil {
+				return err
+			}
+			continue
+		}
+		switch {
+		case s.called && !s.conn.Partial():
+			s.readWithin(0)
+		case !s.timed:
+			s.readWithin(s.server.cfg.CallTimeout)
+		}
+		if s.ctx.Err() != nil {
+			return errStopping
+		}
+		if err := s.conn.Fill(); err != nil {
+			if s.ctx.Err() != nil {
+				return errStopping
+			}
+			return err
+		}
+	}
+}
+
+// readWithin limits how long reading may take, from now. Zero is no limit.
+func (s *session) readWithin(d time.Duration) {
+	if d == 0 && !s.timed {
+		return
+	}
+	s.timed = d > 0
+	var t time.Time
+	if d > 0 {
+		t = time.Now().Add(d)
+	}
+	_ = s.uc.SetReadDeadline(t)
+}
+
+// park waits until done says so, which is asked again after each wake. What the
+// peer sends meanwhile is kept for later, up to the size of one message.
+func (s *session) park(done func() bool) error {
+	for {
+		// A wake that comes after this line is seen by Fill, one that came before it by done.
+		_ = s.uc.SetReadDeadline(time.Time{})
+		s.timed = false
+		if done() {
+			return nil
+		}
+		if s.ctx.Err() != nil {
+			return errStopping
+		}
+		if err := s.conn.Fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// call answers one call. An error ends the session.
+func (s *session) call(m protocol.Message) error {
+	scmrights.CloseAll(m.FDs)
+	c, err := protocol.DecodeCall(m.Bytes)
+	if err != nil {
+		return err
+	}
+	if c.Method == protocol.MethodGet {
+		return s.get(c)
+	}
+	reply, err := s.dispatch(c)
+	if err != nil {
+		s.refuse(c.Method, err)
+		return s.replyError(c, err)
+	}
+	return s.reply(c, reply, false)
+}
+
+// dispatch calls the method that c names, of those with one plain reply.
+func (s *session) dispatch(c protocol.Call) (any, error) {
+	switch c.Method {
+	case protocol.MethodList:
+		return s.server.list(s.privileged(), s.may), nil
+	case protocol.MethodBind:
+		return s.bind(c)
+	case protocol.MethodUnbind:
+		return s.unbind(c)
+	case protocol.MethodGetInfo:
+		return s.server.info(), nil
+	case protocol.MethodGetInterfaceDescription:
+		return describe(c)
+	}
+	name, _, _ := cutLast(c.Method, ".")
+	if name != protocol.InterfaceName && name != protocol.ServiceInterfaceName {
+		return nil, &protocol.InterfaceNotFoundError{Interface: name}
+	}
+	return nil, &protocol.MethodNotFoundError{Method: c.Method}
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// privileged reports whether the peer may change what is bound, and see all.
+func (s *session) privileged() bool { return s.peer.uid == 0 || s.peer.uid == s.server.uid }
+
+// may reports whether the peer may get a listener with these options.
+func (s *session) may(o *socket.Options) bool {
+	if s.privileged() && s.peer.uid != overflowID {
+		return true
+	}
+	for _, who := range o.Allow {
+		if s.groups == nil {
+			s.groups = groupsOf(s.rc, s.peer.gid)
+		}
+		if who.Matches(s.peer.uid, s.groups) {
+			return true
+		}
+	}
+	return false
+}
+
+// reply sends a reply to c, with descriptors, which it borrows.
+func (s *session) reply(c protocol.Call, parameters any, continues bool, fds ...*scmrights.FD) error {
+	if c.Oneway {
+		return nil
+	}
+	return s.encoded(func(b []byte) ([]byte, error) {
+		return protocol.AppendReply(b, parameters, continues)
+	}, fds...)
+}
+
+func (s *session) replyError(c protocol.Call, err error) error {
+	if c.Oneway {
+		return nil
+	}
+	return s.encoded(func(b []byte) ([]byte, error) { return protocol.AppendError(b, err) })
+}
+
+// encoded sends what encode appends to a borrowed buffer.
+func (s *session) encoded(encode func([]byte) ([]byte, error), fds ...*scmrights.FD) error {
+	buf := s.server.buffers.Get().(*[]byte)
+	defer s.server.buffers.Put(buf)
+	b, err := encode((*buf)[:0])
+	if err != nil {
+		return err
+	}
+	if cap(b) <= 4096 { // a long list is not worth keeping
+		*buf = b
+	}
+	return s.send(b, fds...)
+}
+
+// send sends one message. Until the peer has read the descriptors of an earlier
+// one it waits: the kernel counts all that are under way for this user.
+func (s *session) send(b []byte, fds ...*scmrights.FD) error {
+	if s.unread {
+		_ = s.uc.SetWriteDeadline(time.Time{})
+		if err := s.conn.WaitRead(); err != nil {
+			return err
+		}
+		s.unread = false
+	}
+	_ = s.uc.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	if err := s.conn.Send(b, fds...); err != nil {
+		return fmt.Errorf("reply: %w", err)
+	}
+	s.unread = len(fds) > 0
+	return nil
+}

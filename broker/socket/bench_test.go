@@ -1,0 +1,66 @@
+//go:build linux
+
+package socket_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+)
+
+var benchNetworks = []string{"tcp", "udp", "unix"}
+
+func benchSpec(b *testing.B, network string) socket.Spec {
+	if network == "unix" {
+		return parse(b, "a=unix://"+filepath.Join(fdtest.SocketDir(b), "s"))
+	}
+	return parse(b, "a="+network+"://127.0.0.1:0")
+}
+
+func BenchmarkOpenClose(b *testing.B) {
+	for _, network := range benchNetworks {
+		b.Run(network, func(b *testing.B) {
+			spec := benchSpec(b, network)
+			b.ReportAllocs()
+			for b.Loop() {
+				sock, err := socket.Open(spec)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := sock.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkFigures(b *testing.B) {
+	for _, network := range benchNetworks {
+		b.Run(network, func(b *testing.B) {
+			sock, err := socket.Open(benchSpec(b, network))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer sock.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := sock.Figures(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkParseSpec also shows what one costs in memory.
+func BenchmarkParseSpec(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := socket.ParseSpec("web=127.0.0.1:9000"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

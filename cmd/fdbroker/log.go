@@ -1,0 +1,49 @@
+//go:build linux
+
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/rs/zerolog/diode"
+	"golang.org/x/sys/unix"
+)
+
+// logBuffer is how many lines wait for a reader of the log that has fallen behind.
+const logBuffer = 1024
+
+// newLogger returns a logger on w, and what flushes and ends it. Whoever reads w may
+// stop reading: lines are then dropped, and their number is logged, but the broker
+// goes on.
+func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
+	console := format == "console" || format == "auto" && isTerminal(w)
+	if console {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
+	}
+	var log zerolog.Logger
+	lines := diode.NewWriter(w, logBuffer, 0, func(missed int) {
+		log.Warn().Int("count", missed).Msg("log lines dropped: nobody reads them")
+	})
+	log = zerolog.New(lines).Level(level).With().Timestamp().Logger()
+	return log, func() { _ = lines.Close() }
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	terminal := false
+	_ = rc.Control(func(fd uintptr) {
+		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+		terminal = err == nil
+	})
+	return terminal
+}

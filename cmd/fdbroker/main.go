@@ -1,0 +1,20 @@
+//go:build linux
+
+// Command fdbroker owns named listening sockets and hands duplicates of them to
+// whoever asks at its control socket. See "fdbroker --help".
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	// A log that nobody reads any more must not end the broker.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}

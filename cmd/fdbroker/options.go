@@ -1,0 +1,147 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/version"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/rs/zerolog"
+	"github.com/spf13/pflag"
+)
+
+const usage = `fdbroker owns listening sockets and hands duplicates of them to any process that
+asks by name, so that no worker's crash, restart or deploy closes a port.
+
+Usage:
+  fdbroker --bind NAME=ADDRESS[,OPTION[=VALUE]]... [--bind ...] [flags]
+
+Addresses:
+  :9000  host:9000  [::1]:9000  9000  NETWORK://ADDRESS
+  with NETWORK one of tcp tcp4 tcp6 udp udp4 udp6 unix unixpacket unixgram,
+  such as unix:///run/app.sock or unix://@abstract
+
+Options of a listener:
+  backlog=N allow=WHO[+WHO]... max=N mode=0660 user=NAME group=NAME v6only
+  freebind transparent device=IF mark=N defer-accept=DUR fastopen=N nodelay
+  keepalive blocking
+  with WHO one of user:NAME uid:N group:NAME gid:N any; without allow, the
+  user that the broker runs as and root
+
+Flags:
+%s
+The control socket is --socket, else $FDBROKER_SOCKET, else
+/run/fdbroker/control for root, else $XDG_RUNTIME_DIR/fdbroker/control.
+
+Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or go on, 2 wrong
+usage or configuration.
+`
+
+// options is what the command line says.
+type options struct {
+	binds   []string
+	config  string
+	control server.ControlConfig
+	server  server.Config
+	level   zerolog.Level
+	format  string
+	check   bool
+}
+
+// errDone says that what was asked for is done, and there is nothing to run.
+var errDone = errors.New("done")
+
+// parse reads the command line. What goes to stdout on request goes to out.
+func parse(args []string, out io.Writer) (options, error) {
+	o := options{server: server.Config{Version: version.Number}}
+	fs := pflag.NewFlagSet("fdbroker", pflag.ContinueOnError)
+	fs.Usage = func() {}
+	fs.SortFlags = false
+	fs.StringArrayVar(&o.binds, "bind", nil, "bind a listener; may be given many times: `SPEC`")
+	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, one a line, # begins a comment")
+	socket := fs.String("socket", "", "`PATH` of the control socket")
+	mode := fs.String("socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
+	group := fs.String("socket-group", "", "`GROUP` of the control socket, by name or number")
+	fs.IntVar(&o.server.MaxClients, "max-clients", server.DefaultMaxClients, "serve at most `N` connections at a time")
+	fs.IntVar(&o.server.MaxClientsPerUID, "max-clients-per-uid", server.DefaultMaxClientsPerUID, "and `N` of one user other than root and the broker's")
+	fs.IntVar(&o.server.MaxNames, "max-names", server.DefaultMaxNames, "bind at most `N` listeners")
+	fs.IntVar(&o.server.MaxNamesInCall, "max-names-per-call", protocol.MaxNamesInCall, "hand out at most `N` sockets in one call")
+	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "take calls of at most `BYTES`")
+	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "give a client `DURATION` to complete a call")
+	level := fs.String("log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
+	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
+	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
+	showVersion := fs.Bool("version", false, "print the version and exit")
+
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Fprintf(out, usage, fs.FlagUsages())
+		return o, errDone
+	case err != nil:
+		return o, err
+	case *showVersion:
+		fmt.Fprintln(out, "fdbroker", version.Number)
+		return o, errDone
+	case fs.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q (a listener is given with --bind NAME=ADDRESS)", fs.Arg(0))
+	}
+	if o.level, err = zerolog.ParseLevel(*level); err != nil || *level == "" {
+		return o, fmt.Errorf("--log-level %q: use debug, info, warn, error or disabled", *level)
+	}
+	if o.format != "auto" && o.format != "console" && o.format != "json" {
+		return o, fmt.Errorf("--log-format %q: use auto, console or json", o.format)
+	}
+	if err := checkLimits(fs); err != nil {
+		return o, err
+	}
+	return o, o.parseControl(*socket, *mode, *group)
+}
+
+// checkLimits refuses the limits that would mean "default" or nothing at all.
+func checkLimits(fs *pflag.FlagSet) (err error) {
+	fs.Visit(func(f *pflag.Flag) {
+		switch f.Value.Type() {
+		case "int":
+			if n, _ := strconv.Atoi(f.Value.String()); n < 1 {
+				err = fmt.Errorf("--%s %s: must be at least 1", f.Name, f.Value)
+			}
+		case "duration":
+			if s := f.Value.String(); s == "0s" || strings.HasPrefix(s, "-") {
+				err = fmt.Errorf("--%s %s: must be more than nothing", f.Name, s)
+			}
+		}
+	})
+	return err
+}
+
+func (o *options) parseControl(socket, mode, group string) (err error) {
+	if o.control.Path = socket; socket == "" {
+		if o.control.Path, err = protocol.ListenPath(os.Geteuid(), os.Getenv); err != nil {
+			return err
+		}
+	}
+	if group != "" {
+		gid, err := groupID(group)
+		if err != nil {
+			return fmt.Errorf("--socket-group %s: %w", group, err)
+		}
+		o.control.GID = &gid
+		o.control.Mode = 0o660
+	}
+	if mode != "" {
+		m, err := strconv.ParseUint(mode, 8, 32)
+		if err != nil || m == 0 || m > 0o777 {
+			return fmt.Errorf("--socket-mode %q: use three octal digits, such as 0660", mode)
+		}
+		o.control.Mode = os.FileMode(m)
+	}
+	return nil
+}

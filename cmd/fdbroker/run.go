@@ -1,0 +1,86 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/rs/zerolog"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// run is the command: it returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stdout)
+	switch {
+	case errors.Is(err, errDone):
+		return exitOK
+	case err != nil:
+		complain(stderr, err)
+		fmt.Fprintln(stderr, "Try 'fdbroker --help'.")
+		return exitUsage
+	}
+	listeners, err := specs(o.binds, o.config)
+	if err != nil {
+		complain(stderr, err)
+		return exitUsage
+	}
+	if o.check {
+		for _, spec := range listeners {
+			fmt.Fprintln(stdout, spec)
+		}
+		return exitOK
+	}
+	log, flush := newLogger(stderr, o.level, o.format)
+	defer flush()
+	o.server.Logger = log
+	if err := serve(ctx, o, listeners, log); err != nil {
+		complain(stderr, err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// complain prints an error, each of its lines as one of this command's.
+func complain(w io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(w, "fdbroker: %s\n", line)
+	}
+}
+
+// serve binds everything and answers until ctx is done. It leaves nothing behind.
+func serve(ctx context.Context, o options, listeners []socket.Spec, log zerolog.Logger) (err error) {
+	s, err := server.New(o.server)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	// First, so that a second broker is told so rather than that its addresses are
+	// in use. Whoever connects now is answered when all is bound.
+	control, err := server.ListenControl(o.control)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	if err := s.Bind(listeners...); err != nil {
+		return err
+	}
+	log.Info().Str("socket", o.control.Path).Msg("ready")
+	if err := s.Serve(ctx, control.Listener); !errors.Is(err, server.ErrClosed) {
+		return err
+	}
+	log.Info().Msg("stopped")
+	return nil
+}

@@ -1,0 +1,63 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+)
+
+// specs returns the listeners of flags and configuration file, in that order. The
+// error joins one for each spec that is wrong.
+func specs(binds []string, config string) ([]socket.Spec, error) {
+	var all []socket.Spec
+	var errs []error
+	where := make(map[string]string)
+	add := func(text, from string) {
+		spec, err := socket.ParseSpec(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", from, err))
+			return
+		}
+		if first, ok := where[spec.Name]; ok {
+			errs = append(errs, fmt.Errorf("%s: the name %q is given twice, first in %s", from, spec.Name, first))
+			return
+		}
+		where[spec.Name] = from
+		all = append(all, spec)
+	}
+	for _, text := range binds {
+		add(text, "--bind")
+	}
+	if config != "" {
+		if err := readConfig(config, add); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// readConfig calls add with each spec of a configuration file and where it stands.
+func readConfig(path string, add func(text, from string)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		text := strings.TrimSpace(lines.Text())
+		if text != "" && !strings.HasPrefix(text, "#") {
+			add(text, fmt.Sprintf("%s:%d", path, n))
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("--config: read %s: %w", path, err)
+	}
+	return nil
+}

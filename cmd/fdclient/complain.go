@@ -1,0 +1,26 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker"
+)
+
+// complain prints an error, and behind it what to do where that is known.
+func complain(w io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(w, "fdclient: %s\n", line)
+	}
+	switch {
+	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):
+		fmt.Fprintln(w, "Who may connect is decided by fdbroker's --socket-mode and --socket-group.")
+	case errors.Is(err, broker.ErrNoBroker):
+		fmt.Fprintln(w, "Start one with: fdbroker --bind web=:9000      (or name its socket with --socket or FDBROKER_SOCKET)")
+	}
+}

@@ -1,0 +1,143 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/spf13/pflag"
+)
+
+var listVerb = verb{
+	name:  "list",
+	usage: "list [--json]",
+	help: `Shows each listener with its address, how many hold it, how many connections are
+queued of how many that may be, and how many found the queue full; then each
+grant with the process behind it. Bytes instead of connections for datagrams.
+A listener with a queue and nobody to serve it stands out on a terminal.
+`,
+	define: defineList,
+	failed: exitFailed,
+	wrong:  exitUsage,
+}
+
+func defineList(fs *pflag.FlagSet) action {
+	asJSON := fs.Bool("json", false, "print the broker's answer as JSON")
+	return func(ctx context.Context, c command) error {
+		if len(c.args) > 0 {
+			return usagef("unexpected argument %q", c.args[0])
+		}
+		client := broker.Client{Socket: c.socket}
+		defer client.Close()
+		list, err := client.List(ctx)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(c.out, list)
+		}
+		return printList(c.out, list, time.Now())
+	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
+	listeners := table{header: []string{"NAME", "ADDRESS", "HOLDERS", "QUEUE", "DROPS"}}
+	for _, l := range list.Listeners {
+		listeners.add(l.Orphaned, l.Name, l.Network+" "+l.Address, holdersText(l), queueText(l), dropsText(l))
+	}
+	if err := listeners.print(w); err != nil || len(list.Holders) == 0 {
+		return err
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	grants := table{header: []string{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
+	for _, h := range list.Holders {
+		grants.add(false, strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID), userName(h.UID),
+			h.State, age(now.Sub(time.UnixMicro(h.Since))), h.Command)
+	}
+	return grants.print(w)
+}
+
+func holdersText(l protocol.Listener) string {
+	text := "nobody"
+	if l.Holders > 0 {
+		text = strconv.Itoa(l.Holders)
+	}
+	if l.Max > 0 {
+		text += fmt.Sprintf(" (max %d)", l.Max)
+	}
+	if l.Waiting > 0 {
+		text += fmt.Sprintf(" +%d waiting", l.Waiting)
+	}
+	return text
+}
+
+func queueText(l protocol.Listener) string {
+	if l.Queue == nil {
+		return "-"
+	}
+	unit := ""
+	if l.Bytes {
+		unit = " B"
+	}
+	if l.Limit == nil || *l.Limit == 0 {
+		return fmt.Sprintf("%d%s", *l.Queue, unit)
+	}
+	return fmt.Sprintf("%d/%d%s", *l.Queue, *l.Limit, unit)
+}
+
+func dropsText(l protocol.Listener) string {
+	if l.Drops == nil {
+		return "-"
+	}
+	return strconv.FormatUint(*l.Drops, 10)
+}
+
+func pidText(pid int) string {
+	if pid == 0 {
+		return "-" // in another pid namespace
+	}
+	return strconv.Itoa(pid)
+}
+
+// userName returns the name of a user, or the number where there is none.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}
+
+// age returns how long ago something was, in its two largest units.
+func age(d time.Duration) string {
+	d = max(d, 0).Truncate(time.Second)
+	if d < 24*time.Hour {
+		return d.String()
+	}
+	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// standOut reports whether a row may be made to stand out on w.
+func standOut(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && isTerminal(f)
+}

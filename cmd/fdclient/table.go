@@ -1,0 +1,80 @@
+//go:build linux
+
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
+)
+
+// table prints rows in aligned columns. Cells may hold what others have chosen, so
+// they are made printable.
+type table struct {
+	header []string
+	rows   [][]string
+	loud   map[int]bool // rows that stand out on a terminal
+}
+
+func (t *table) add(loud bool, cells ...string) {
+	for i, c := range cells {
+		cells[i] = protocol.Printable(c)
+	}
+	if loud {
+		if t.loud == nil {
+			t.loud = make(map[int]bool)
+		}
+		t.loud[len(t.rows)] = true
+	}
+	t.rows = append(t.rows, cells)
+}
+
+func (t *table) print(w io.Writer) error {
+	width := make([]int, len(t.header))
+	for _, row := range append([][]string{t.header}, t.rows...) {
+		for i, c := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(c))
+		}
+	}
+	var b strings.Builder
+	color := standOut(w)
+	writeRow(&b, t.header, width)
+	for i, row := range t.rows {
+		if color && t.loud[i] {
+			b.WriteString("\x1b[1;31m")
+		}
+		writeRow(&b, row, width)
+		if color && t.loud[i] {
+			b.WriteString("\x1b[0m")
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeRow(b *strings.Builder, row []string, width []int) {
+	for i, c := range row {
+		b.WriteString(c)
+		if i < len(row)-1 {
+			b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(c)+2))
+		}
+	}
+	b.WriteByte('\n')
+}
+
+func isTerminal(f *os.File) bool {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	terminal := false
+	_ = rc.Control(func(fd uintptr) {
+		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+		terminal = err == nil
+	})
+	return terminal
+}

@@ -1,0 +1,105 @@
+//go:build linux
+
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// Socket is one granted socket.
+type Socket struct {
+	Name    string        // the listener's
+	Network string        // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram
+	Address string        // as bound: 127.0.0.1:80, [::]:9000, /run/app.sock, @abstract
+	FD      *scmrights.FD // borrowed; only Exec uses it, and it must stay open until then
+}
+
+// Config says what to run, and with what.
+type Config struct {
+	Sockets     []Socket // at least one, in the order asked
+	Stdin       bool     // place the only socket at 0, and set no LISTEN_*
+	NoListenEnv bool     // set no LISTEN_*
+	Env         []string // K=TEMPLATE; the last one of a K wins, over LISTEN_* and Environ as well
+	Command     []string // the command and its arguments, before placeholders are replaced
+	Environ     []string // the environment to start from, usually os.Environ()
+}
+
+// Program is a command that is ready to replace this process.
+type Program struct {
+	path  string
+	argv  []string
+	env   []string
+	fds   []*scmrights.FD
+	first int // the number of the first socket
+}
+
+// Prepare checks all that can be checked while an error costs nothing, and
+// resolves it: it replaces placeholders in the command and in c.Env, composes the
+// environment, and finds the command as execvp(3) does, in the PATH of c.Environ.
+// It borrows c's descriptors, and opens none.
+func Prepare(c Config) (*Program, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	p := &Program{first: c.firstFD()}
+	x := expander{sockets: c.Sockets, first: p.first}
+	for _, word := range c.Command {
+		w, err := x.expand(word)
+		if err != nil {
+			return nil, fmt.Errorf("in the command's word %q: %w", word, err)
+		}
+		p.argv = append(p.argv, w)
+	}
+	set, err := x.settings(c.Env)
+	if err != nil {
+		return nil, err
+	}
+	p.env = compose(c.Environ, append(c.listenEnv(), set...))
+	if p.path, err = lookup(p.argv[0], c.Environ); err != nil {
+		return nil, err
+	}
+	for _, s := range c.Sockets {
+		p.fds = append(p.fds, s.FD)
+	}
+	return p, nil
+}
+
+// Path returns the file that is to be run.
+func (p *Program) Path() string { return p.path }
+
+// Argv returns the words that the program will find, the command's name first.
+// The caller must not change them.
+func (p *Program) Argv() []string { return p.argv }
+
+// Env returns the environment that the program will find. The caller must not
+// change it.
+func (p *Program) Env() []string { return p.env }
+
+func (c *Config) check() error {
+	switch {
+	case len(c.Command) == 0 || c.Command[0] == "":
+		return errors.New("no command to run")
+	case len(c.Sockets) == 0:
+		return errors.New("no socket to pass on")
+	case c.Stdin && len(c.Sockets) != 1:
+		return fmt.Errorf("standard input can be one socket only, and %d were asked for", len(c.Sockets))
+	}
+	for _, s := range c.Sockets {
+		if strings.ContainsRune(s.Address, 0) {
+			return fmt.Errorf("the address of %s, %q, contains a zero byte, which neither an argument nor a variable can hold", s.Name, s.Address)
+		}
+	}
+	return nil
+}
+
+// firstFD returns the number at which the first socket is placed.
+func (c *Config) firstFD() int {
+	if c.Stdin {
+		return 0
+	}
+	return listenFDsStart
+}
