@@ -21,7 +21,7 @@ const logBuffer = 1024
 func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
 	console := format == "console" || format == "auto" && isTerminal(w)
 	if console {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
 	}
 	var log zerolog.Logger
 	lines := diode.NewWriter(w, logBuffer, 0, func(missed int) {
