@@ -78,10 +78,16 @@ func (s *Stream) Interrupt() {
 // Close closes s. It may be called again, and while an operation blocks, which
 // then returns an error.
 func (s *Stream) Close() error {
-	if s.fd.state.Load() != 0 {
-		s.Interrupt()
+	n, ok := s.fd.acquire()
+	if !ok {
+		return nil
 	}
-	return s.fd.Close()
+	defer s.fd.release()
+	_ = s.fd.Close() // no operation begins any more; ours is not the only use where one has
+	if s.fd.state.Load() != fdClosed+fdUse {
+		_ = unix.Shutdown(n, unix.SHUT_RDWR)
+	}
+	return nil
 }
 
 // File takes s and returns its socket as a non-blocking file in the runtime's
