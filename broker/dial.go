@@ -14,12 +14,12 @@ import (
 )
 
 // Dial returns the listener of that name, from the broker at the default control
-// socket, as new([Dialer]).Dial does without a limit of time.
+// socket; the caller must close it. For more choice, use a [Dialer].
 func Dial(name string) (*Listener, error) {
 	return new(Dialer).Dial(context.Background(), name)
 }
 
-// DialPacket is Dial for datagram sockets.
+// DialPacket is [Dial] for datagram sockets.
 func DialPacket(name string) (*PacketConn, error) {
 	return new(Dialer).DialPacket(context.Background(), name)
 }
@@ -39,8 +39,9 @@ type Dialer struct {
 // Dial returns the listener of that name, which the caller must close. The grant
 // lasts until then, or until this process ends.
 //
-// The error is, in the sense of [errors.Is], one of [ErrNoBroker],
-// [ErrUnknownName], [ErrDenied], [ErrFull] or [ErrConflict], or ctx's.
+// The error is, in the sense of [errors.Is], one of [ErrNoBroker], [ErrLost],
+// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict] and
+// [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
 func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 	all, err := d.DialAll(ctx, name)
 	if err != nil {

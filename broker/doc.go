@@ -19,8 +19,8 @@
 // answers [ErrConflict] where others hold the socket blocking. Beyond that the
 // package changes nothing about a shared socket.
 //
-// The control socket is the one named in a [Dialer] or [Client], else
-// $FDBROKER_SOCKET, else /run/fdbroker/control for root, else
-// $XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
-// root where that does not exist.
+// The control socket is the one that a [Dialer] or a [Client] names. Where they
+// name none it is $FDBROKER_SOCKET, else /run/fdbroker/control for root and
+// $XDG_RUNTIME_DIR/fdbroker/control for everybody else, who also look at
+// /run/fdbroker/control where the former does not exist.
 package broker

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -27,10 +28,13 @@ var (
 	ErrLimitReached = protocol.ErrLimitReached
 
 	// ErrNoBroker says that no broker answers at the control socket. The error is
-	// a *[NoBrokerError].
+	// a *[NoBrokerError]; where the context ended first it is the context's error too.
 	ErrNoBroker = errors.New("no broker answers")
 	// ErrLost says that the connection to the broker ended before its answer came.
 	ErrLost = errors.New("the broker has closed the connection")
+	// ErrMalformed says that the answer makes no sense: who answers is no broker,
+	// or one that is broken. What came with it has been closed.
+	ErrMalformed = protocol.ErrMalformed
 )
 
 // NoBrokerError says where a broker was looked for, and what was met there.
@@ -48,18 +52,15 @@ func (e *NoBrokerError) Unwrap() []error { return e.Errs }
 func (e *NoBrokerError) Error() string {
 	tried := make([]string, len(e.Paths))
 	for i, p := range e.Paths {
-		tried[i] = fmt.Sprintf("%s (%s)", p, causeText(e.Errs[i]))
+		tried[i] = fmt.Sprintf("%s (%v)", p, cause(e.Errs[i]))
 	}
 	return "no broker answers at " + strings.Join(tried, " or ")
 }
 
-// causeText is the text of the innermost error: the path stands before it already.
-func causeText(err error) string {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err.Error()
-		}
-		err = inner
+// cause returns err without the call and the path that a [os.PathError] names.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
+		return pe.Err
 	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -24,38 +25,54 @@ const (
 	retryMax = 250 * time.Millisecond
 )
 
-// connect connects to the first control socket at which a broker answers.
+// connect connects to the control socket: the first that exists, where there is
+// more than one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 	paths := []string{path}
 	if path == "" {
-		paths = protocol.DialPaths(os.Getuid(), os.Getenv)
+		paths = protocol.DialPaths(os.Geteuid(), os.Getenv)
 	}
-	failed := NoBrokerError{Paths: paths}
+	var failed NoBrokerError
 	for _, p := range paths {
 		s, err := scmrights.Dial(ctx, p)
-		if err == nil {
+		switch {
+		case err == nil:
 			return s, nil
+		case ctx.Err() == nil && !isAbsence(err):
+			return nil, fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
+		failed.Paths = append(failed.Paths, p)
 		failed.Errs = append(failed.Errs, err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break // one that is down or closed to us is not replaced by another
+		}
 	}
 	return nil, &failed
+}
+
+// isAbsence reports whether err of connecting to a path says something about who
+// is there, rather than about the path or this process.
+func isAbsence(err error) bool {
+	_, ok := errors.AsType[*os.PathError](err)
+	return ok && !errors.Is(err, unix.EINVAL) // a path that is too long, or empty
 }
 
 // retry calls f until it succeeds, fails for good, or ctx is done: as long as what
 // it misses is a broker.
 func retry(ctx context.Context, f func() error) error {
+	var missed error
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		err := f()
 		if !errors.Is(err, ErrNoBroker) && !errors.Is(err, ErrLost) {
 			return err
 		}
+		if missed == nil || ctx.Err() == nil { // else it only says that time is up
+			missed = err
+		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
+			return fmt.Errorf("%w: %w", ctx.Err(), missed)
 		}
 	}
 }
@@ -88,11 +105,14 @@ func (x *exchange) close() error {
 // call makes a call and waits for its first reply. The caller must close the
 // descriptors. When ctx ends first, the connection is of no more use.
 func (x *exchange) call(ctx context.Context, c protocol.Call, parameters any) (json.RawMessage, []*scmrights.FD, error) {
-	if ctx.Done() != nil {
-		defer context.AfterFunc(ctx, x.stream.Interrupt)()
+	if ctx.Done() == nil {
+		return x.roundTrip(c, parameters)
 	}
+	stop := context.AfterFunc(ctx, x.stream.Interrupt)
 	p, fds, err := x.roundTrip(c, parameters)
-	if err != nil && ctx.Err() != nil {
+	// Not ctx.Err: what counts is whether the connection is, or is about to be,
+	// interrupted, also where the reply had come before that.
+	if !stop() {
 		scmrights.CloseAll(fds)
 		return nil, nil, ctx.Err()
 	}
@@ -130,16 +150,37 @@ func (x *exchange) receive() (protocol.Message, error) {
 		if m, ok := x.conn.Next(); ok {
 			return m, nil
 		}
-		if err := x.conn.Fill(); err != nil {
+		err := x.conn.Fill()
+		if limit, ok := errors.AsType[*protocol.LimitError](err); ok { // ours, not the broker's
+			err = malformedf("more than %d %s", limit.Max, limit.Limit)
+		}
+		if err != nil {
 			return protocol.Message{}, err
 		}
 	}
 }
 
+// decode decodes the parameters of a reply into v.
+func decode(raw json.RawMessage, v any) error {
+	err := protocol.DecodeParameters(raw, v)
+	if invalid, ok := errors.AsType[*protocol.InvalidParameterError](err); ok {
+		return malformedf("reply: %s is of another type", invalid.Parameter)
+	}
+	return err
+}
+
+func malformedf(format string, args ...any) error {
+	return &protocol.MalformedError{Reason: fmt.Sprintf(format, args...)}
+}
+
 // lost marks the errors that mean that the broker has gone.
 func lost(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+	if errors.Is(err, io.EOF) || unseen(err) {
 		return fmt.Errorf("%w (%w)", ErrLost, err)
 	}
 	return err
 }
+
+// unseen reports whether err means that the broker was gone before it could have
+// read the call: sending it failed, or it was among what was never read.
+func unseen(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }

@@ -4,7 +4,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -30,7 +29,7 @@ func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters)
 		}
 	}()
 	var reply protocol.GetReply
-	if err := protocol.DecodeParameters(raw, &reply); err != nil {
+	if err := decode(raw, &reply); err != nil {
 		return 0, nil, err
 	}
 	sockets, err = match(p.Names, reply.Sockets, fds)
@@ -41,14 +40,14 @@ func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters)
 // that were asked for, in that order, and none besides.
 func match(names []string, got []protocol.Socket, fds []*scmrights.FD) ([]Socket, error) {
 	if len(got) != len(names) || len(fds) != len(names) {
-		return nil, fmt.Errorf("the broker sent %d sockets with %d descriptors for %d names", len(got), len(fds), len(names))
+		return nil, malformedf("reply: %d sockets with %d descriptors for %d names", len(got), len(fds), len(names))
 	}
 	sockets := make([]Socket, len(got))
 	used := make([]bool, len(fds))
 	for i, g := range got {
 		at := g.FileDescriptor
 		if g.Name != names[i] || at < 0 || at >= len(fds) || used[at] {
-			return nil, fmt.Errorf("the broker sent %q as descriptor %d where %q was asked for", g.Name, at, names[i])
+			return nil, malformedf("reply: %q as descriptor %d where %q was asked for", g.Name, at, names[i])
 		}
 		used[at] = true
 		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[at]}
