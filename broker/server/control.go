@@ -46,6 +46,9 @@ func ListenControl(c ControlConfig) (_ *Control, err error) {
 	if c.Mode == 0 {
 		c.Mode = 0o600
 	}
+	if err := checkPath(c.Path); err != nil {
+		return nil, err
+	}
 	if err := os.Mkdir(filepath.Dir(c.Path), 0o755); err == nil {
 		_ = os.Chmod(filepath.Dir(c.Path), 0o755) // whatever the umask
 	} else if !errors.Is(err, os.ErrExist) {
@@ -68,6 +71,18 @@ func ListenControl(c ControlConfig) (_ *Control, err error) {
 		return nil, fmt.Errorf("cannot listen on the control socket %s: %w", c.Path, err)
 	}
 	return ctl, nil
+}
+
+// checkPath refuses what bind(2) would refuse too, or take for something else.
+func checkPath(path string) error {
+	const most = len(unix.RawSockaddrUnix{}.Path) - 1
+	switch {
+	case path == "" || path[0] == '@':
+		return fmt.Errorf("%q is no path for the control socket", path)
+	case len(path) > most:
+		return fmt.Errorf("the control socket's path has %d bytes, and a socket's has at most %d: %s", len(path), most, path)
+	}
+	return nil
 }
 
 // Close closes the listener, if Serve has not, removes the socket if it still

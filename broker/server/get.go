@@ -32,6 +32,7 @@ func (s *session) get(c protocol.Call) error {
 		return err
 	}
 	if q.err != nil {
+		addCommands(q.err)
 		s.refuse(c.Method, q.err)
 		return s.replyError(c, q.err)
 	}
@@ -39,7 +40,7 @@ func (s *session) get(c protocol.Call) error {
 		s.server.locked(func() { s.server.registry.cancel(q) })
 		return s.handFailed(c, q.names[0], err)
 	}
-	if q.grant.session == nil {
+	if !c.More {
 		return nil
 	}
 	return s.hold(c, q.grant)
@@ -55,13 +56,19 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 	if err := s.checkNames(p.Names); err != nil {
 		return nil, false, err
 	}
-	q = &request{names: p.Names, blocking: p.Blocking, peer: s.peer, may: s.may, session: s}
+	q = &request{names: p.Names, blocking: p.Blocking, peer: s.peer, may: s.may, session: s, more: c.More}
 	if c.More || s.peer.pid == 0 {
 		return q, p.Wait, nil
 	}
 	proc, err := processOf(s.rc, s.peer)
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot follow pid %d: %w", s.peer.pid, err)
+	}
+	if exited(proc.pidfd) {
+		// Whoever speaks here has the connection from it. A grant would end at
+		// once, and leave a holder that nobody knows of.
+		_ = proc.pidfd.Close()
+		return nil, false, fmt.Errorf("pid %d, which made this connection, has ended: connect anew", s.peer.pid)
 	}
 	q.process = &proc
 	return q, p.Wait, nil
@@ -145,9 +152,9 @@ func (s *session) hold(c protocol.Call, g *grant) error {
 		event = g.event
 		return event != ""
 	})
-	why := "disconnected"
+	why := endDisconnected
 	if errors.Is(err, errStopping) {
-		why = "stop"
+		why = endStop
 	}
 	s.server.locked(func() { r.end(g, why) })
 	if err != nil {

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -21,11 +22,24 @@ type grant struct {
 	pidfd   *scmrights.FD // nil where the grant lasts as long as a connection
 	process processID
 	session *session // nil where it lasts as long as a process
+	more    bool     // session tells its client what becomes of it
 
-	listeners []*listener // in the order in which they were asked for
+	listeners []*listener       // in the order in which they were asked for
+	times     map[*listener]int // how many requests got each, where more than one
 	ended     bool
 	event     string // for session to tell its client, once it is woken
 }
+
+// ending is why a grant ended.
+type ending string
+
+const (
+	endExited       ending = "exited"
+	endDisconnected ending = "disconnected"
+	endUndelivered  ending = "client gone"
+	endUnbound      ending = "unbound"
+	endStop         ending = "stop" // of the broker: the holder goes on
+)
 
 // request is one Get until it is decided.
 type request struct {
@@ -37,13 +51,13 @@ type request struct {
 	since    time.Time
 	process  *process // nil: the grant is to last as long as the connection
 	session  *session // woken when a request that waited is decided
+	more     bool     // it is to be told what becomes of the grant
 
 	// The decision, guarded by the registry's lock.
 	decided bool
 	err     error
 	grant   *grant
 	sockets []*socket.Socket
-	fresh   bool // grant was made for this request
 }
 
 // ask decides q, or puts it in the queue where it may wait and has to.
@@ -61,17 +75,46 @@ func (r *registry) ask(q *request, wait bool) {
 		r.waiting = append(r.waiting, q)
 		return
 	}
+	if unknown, ok := errors.AsType[*protocol.UnknownNameError](err); ok {
+		unknown.Names = r.visibleTo(q.may)
+	}
 	q.decide(err)
 }
 
 func (q *request) decide(err error) { q.decided, q.err = true, err }
 
-// cancel takes back a request whose client has gone.
+// cancel takes back a request whose client has gone, or could not be answered.
+// What its process has got by other requests stays with the grant.
 func (r *registry) cancel(q *request) {
 	r.waiting = without(r.waiting, q)
-	if q.grant != nil && q.fresh {
-		r.end(q.grant, "client gone")
+	g := q.grant
+	if g == nil || g.ended {
+		return
 	}
+	for _, sock := range q.sockets {
+		i := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.socket == sock })
+		if i < 0 {
+			continue // unbound since
+		}
+		l := g.listeners[i]
+		switch {
+		case g.times[l] > 1:
+			g.times[l]--
+		case len(g.listeners) > 1:
+			r.leave(g, l)
+			r.restore(l)
+			r.freed = true
+		default:
+			r.end(g, endUndelivered)
+		}
+	}
+}
+
+// leave takes l from g, which has others.
+func (r *registry) leave(g *grant, l *listener) {
+	g.listeners = without(g.listeners, l)
+	delete(g.times, l)
+	l.holders = without(l.holders, g)
 }
 
 // serveWaiting decides those requests that need not wait any longer. First come,
@@ -100,7 +143,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 	for i, name := range q.names {
 		l := r.listeners[name]
 		if l == nil {
-			return &protocol.UnknownNameError{Name: name, Names: r.visibleTo(q.may)}, false
+			return &protocol.UnknownNameError{Name: name}, false
 		}
 		options := l.socket.Spec().Options
 		if !q.may(options) {
@@ -117,15 +160,22 @@ func (r *registry) try(q *request) (err error, final bool) {
 	if err := r.setMode(listeners, q.blocking, own); err != nil {
 		return err, true
 	}
+	if own != nil && own.ended { // setMode found its process gone
+		own = nil
+	}
 	return r.grant(q, own, listeners), true
 }
 
-// grantOf returns the grant that the process of q has already, if any.
+// grantOf returns the grant that the process of q, or else its connection, has
+// already, if any.
 func (r *registry) grantOf(q *request) *grant {
-	if q.process == nil {
+	switch {
+	case q.process != nil:
+		return r.processes[q.process.id]
+	case q.more || q.session.grant == nil || q.session.grant.ended:
 		return nil
 	}
-	return r.processes[q.process.id]
+	return q.session.grant
 }
 
 // full reports whether l has as many holders as it may have.
@@ -141,9 +191,9 @@ func (r *registry) reap(l *listener) {
 	for _, g := range slices.Clone(l.holders) {
 		switch {
 		case g.pidfd != nil && exited(g.pidfd):
-			r.end(g, "exited")
+			r.end(g, endExited)
 		case g.session != nil && hungUp(g.session.rc):
-			r.end(g, "disconnected")
+			r.end(g, endDisconnected)
 		}
 	}
 }
@@ -169,7 +219,14 @@ func (r *registry) setMode(listeners []*listener, need *bool, own *grant) (err e
 		if is == *need {
 			continue
 		}
-		if r.reap(l); !onlyHolder(l, own) {
+		r.reap(l) // which restores what nobody holds any more
+		if is, err = l.socket.Blocking(); err != nil {
+			return err
+		}
+		if is == *need {
+			continue
+		}
+		if !onlyHolder(l, own) {
 			return &protocol.ConflictError{Name: l.socket.Spec().Name, Blocking: is, Holders: holdersOf(l)}
 		}
 		if err := l.socket.SetBlocking(*need); err != nil {
@@ -192,7 +249,7 @@ func onlyHolder(l *listener, own *grant) bool {
 func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 	g := own
 	if g == nil {
-		g = &grant{id: q.id, peer: q.peer, since: q.since, session: q.session}
+		g = &grant{id: q.id, peer: q.peer, since: q.since, session: q.session, more: q.more}
 		if g.id == 0 {
 			g.id = r.newID()
 		}
@@ -206,20 +263,31 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 			}
 			q.process.pidfd = nil // the grant's now
 			r.processes[g.process] = g
+		} else if !q.more {
+			q.session.grant = g
 		}
 		r.grants[g.id] = g
-		q.fresh = true
 	}
 	q.grant = g
 	for _, l := range listeners {
 		if !g.holds(l) {
 			g.listeners = append(g.listeners, l)
 			l.holders = append(l.holders, g)
+		} else {
+			g.again(l)
 		}
 		q.sockets = append(q.sockets, l.socket)
 	}
 	r.note(event{what: "granted", grant: g, names: q.names})
 	return nil
+}
+
+// again counts that one more request got l.
+func (g *grant) again(l *listener) {
+	if g.times == nil {
+		g.times = make(map[*listener]int)
+	}
+	g.times[l] = max(g.times[l], 1) + 1
 }
 
 func (g *grant) holds(l *listener) bool { return g != nil && slices.Contains(g.listeners, l) }
@@ -233,7 +301,7 @@ func (g *grant) names() []string {
 }
 
 // end ends g, and hands its places on. Ending a grant again does nothing.
-func (r *registry) end(g *grant, why string) {
+func (r *registry) end(g *grant, why ending) {
 	if g.ended {
 		return
 	}
@@ -247,16 +315,19 @@ func (r *registry) end(g *grant, why string) {
 	}
 	for _, l := range g.listeners {
 		l.holders = without(l.holders, g)
-		r.restore(l)
+		if why != endStop {
+			r.restore(l)
+		}
 	}
-	g.listeners = nil
+	g.listeners, g.times = nil, nil
 	r.freed = true
 }
 
 // restore gives O_NONBLOCK of a listener that nobody holds its own setting back.
-// What a worker made of it is reported first.
+// What a worker made of it is reported first. An unbound one is left as it is: its
+// workers go on accepting.
 func (r *registry) restore(l *listener) {
-	if len(l.holders) > 0 {
+	if len(l.holders) > 0 || l.unbound {
 		return
 	}
 	is, err := l.socket.Blocking()
@@ -277,7 +348,7 @@ func (r *registry) restore(l *listener) {
 func (r *registry) exited(ids []int64) {
 	for _, id := range ids {
 		if g := r.grants[id]; g != nil && g.pidfd != nil {
-			r.end(g, "exited")
+			r.end(g, endExited)
 		}
 	}
 }

@@ -4,6 +4,7 @@ package server
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -124,14 +125,28 @@ func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
 	return hs
 }
 
-// holdersOf returns the holders of l, with their commands, for an error.
+// holdersOf returns the holders of l, for an error; see addCommands.
 func holdersOf(l *listener) []protocol.Holder {
 	hs := make([]protocol.Holder, len(l.holders))
 	for i, g := range l.holders {
 		hs[i] = g.holder()
-		hs[i].Command = command(hs[i].PID)
 	}
 	return hs
+}
+
+// addCommands adds their commands to the holders that err names. The registry's
+// lock must not be held: another process decides how long reading its command
+// takes, as that needs the lock of its memory.
+func addCommands(err error) {
+	var holders []protocol.Holder
+	if e, ok := errors.AsType[*protocol.ConflictError](err); ok {
+		holders = e.Holders
+	} else if e, ok := errors.AsType[*protocol.FullError](err); ok {
+		holders = e.Holders
+	}
+	for i := range holders {
+		holders[i].Command = command(holders[i].PID)
+	}
 }
 
 func (g *grant) holder() protocol.Holder {

@@ -33,6 +33,7 @@ type registry struct {
 type listener struct {
 	socket   *socket.Socket
 	blocking bool     // how the broker has left O_NONBLOCK
+	unbound  bool     // the socket is its holders' alone
 	holders  []*grant // none twice
 }
 
@@ -42,7 +43,7 @@ type event struct {
 	name   string // of the listener; empty where a grant says it
 	grant  *grant
 	names  []string // of the grant, then
-	why    string
+	why    ending
 	socket *socket.Socket
 }
 
@@ -81,10 +82,10 @@ func (r *registry) insert(sockets []*socket.Socket) {
 
 // remove takes listeners out, all or none, and returns their sockets, which the
 // caller must close.
-func (r *registry) remove(names []string, visible func() []string) ([]*socket.Socket, error) {
+func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
 		if r.listeners[name] == nil {
-			return nil, &protocol.UnknownNameError{Name: name, Names: visible()}
+			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everybody)}
 		}
 	}
 	var sockets []*socket.Socket
@@ -94,6 +95,7 @@ func (r *registry) remove(names []string, visible func() []string) ([]*socket.So
 			continue // named twice
 		}
 		delete(r.listeners, name)
+		l.unbound = true
 		sockets = append(sockets, l.socket)
 		for _, g := range slices.Clone(l.holders) {
 			r.drop(g, l)
@@ -105,18 +107,19 @@ func (r *registry) remove(names []string, visible func() []string) ([]*socket.So
 
 // drop takes l from g, which ends with its last listener.
 func (r *registry) drop(g *grant, l *listener) {
-	g.listeners = without(g.listeners, l)
-	l.holders = without(l.holders, g)
-	if len(g.listeners) > 0 {
+	if len(g.listeners) > 1 {
+		r.leave(g, l)
 		return
 	}
-	g.listeners = []*listener{l} // for the report of its end
-	r.end(g, "unbound")
-	if g.session != nil {
+	r.end(g, endUnbound)
+	if g.more {
 		g.event = protocol.EventUnbound
 		g.session.wake()
 	}
 }
+
+// everybody may see everything.
+func everybody(*socket.Options) bool { return true }
 
 // visibleTo returns the names that may says yes to, sorted.
 func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
@@ -150,7 +153,7 @@ func (r *registry) newID() int64 {
 func (r *registry) clear() []*socket.Socket {
 	var sockets []*socket.Socket
 	for _, g := range r.grants {
-		r.end(g, "stop")
+		r.end(g, endStop)
 	}
 	for _, l := range r.listeners {
 		sockets = append(sockets, l.socket)

@@ -3,6 +3,8 @@
 package server
 
 import (
+	"strings"
+
 	"github.com/rs/zerolog"
 )
 
@@ -15,7 +17,7 @@ func (s *Server) report(e event) {
 	case "unbound":
 		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
 	case "flipped":
-		s.log.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
+		s.sampled.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
 	case "granted", "ended":
 		l := s.log.Debug()
 		if l == nil {
@@ -24,7 +26,7 @@ func (s *Server) report(e event) {
 		l = l.Int64("grant", e.grant.id).Strs("names", e.names)
 		e.grant.peer.addTo(l)
 		if e.why != "" {
-			l = l.Str("why", e.why)
+			l = l.Str("why", string(e.why))
 		}
 		l.Msg(e.what)
 	}
@@ -32,15 +34,24 @@ func (s *Server) report(e event) {
 
 // refuse logs that a call, or a connection, was refused.
 func (s *session) refuse(method string, err error) {
-	l := s.server.refusals.Warn()
+	l := s.server.sampled.Warn()
 	if l == nil {
 		return
 	}
 	if method != "" {
-		l = l.Str("method", method)
+		l = l.Str("method", cut(method))
 	}
 	s.peer.addTo(l)
-	l.Err(err).Msg("refused")
+	l.Str(zerolog.ErrorFieldName, cut(err.Error())).Msg("refused")
+}
+
+// cut bounds what a peer chose the length of.
+func cut(text string) string {
+	const most = 512
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "..."
 }
 
 func (p peer) addTo(l *zerolog.Event) {

@@ -32,7 +32,7 @@ type Server struct {
 	cfg      Config
 	uid      uint32
 	log      zerolog.Logger
-	refusals zerolog.Logger // sampled: peers decide how many there are
+	sampled  zerolog.Logger // for what peers decide the number of
 	registry *registry
 	watching sync.WaitGroup // for processes to end
 
@@ -57,7 +57,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
-		refusals: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
+		sampled:  cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		registry: newRegistry(l),
 		buffers:  sync.Pool{New: func() any { return new([]byte) }},
 		sessions: make(map[*session]struct{}), clients: make(map[uint32]int),
@@ -160,11 +160,7 @@ func (s *Server) Unbind(names ...string) error {
 	defer s.binding.Unlock()
 	var sockets []*socket.Socket
 	var err error
-	s.locked(func() {
-		sockets, err = s.registry.remove(names, func() []string {
-			return s.registry.visibleTo(func(*socket.Options) bool { return true })
-		})
-	})
+	s.locked(func() { sockets, err = s.registry.remove(names) })
 	for _, sock := range sockets {
 		if cerr := sock.Close(); cerr != nil {
 			s.log.Warn().Err(cerr).Str("name", sock.Spec().Name).Msg("closing a listener")
@@ -205,7 +201,7 @@ func (s *Server) accept(ctx context.Context, ln *net.UnixListener, running *sync
 		case !exhausted(err):
 			return fmt.Errorf("accept on the control socket: %w", err)
 		default:
-			s.log.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
+			s.sampled.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():

@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -34,10 +33,19 @@ type session struct {
 	conn   *protocol.Conn
 	peer   peer
 	groups []uint32 // of the peer, once somebody asked
+	grant  *grant   // lasts as long as the connection and has no events; guarded by the registry's lock
 	unread bool     // the peer may not have read a reply with descriptors yet
 	timed  bool     // a read deadline is set
+	begun  bool     // and it is for the message that is being received
 	called bool     // the first call is complete
 }
+
+// sendError is a reply that could not be sent, or not all of it. Nothing that
+// follows it would be understood.
+type sendError struct{ err error }
+
+func (e *sendError) Error() string { return "reply: " + e.err.Error() }
+func (e *sendError) Unwrap() error { return e.err }
 
 // wake makes the session's goroutine look at its state again, if it waits for
 // bytes. The state must have been changed before.
@@ -46,16 +54,34 @@ func (s *session) wake() { _ = s.uc.SetReadDeadline(time.Unix(1, 0)) }
 // run answers calls until the peer goes, or does what gets it disconnected.
 func (s *session) run() {
 	defer s.conn.Discard()
-	s.readWithin(s.server.cfg.CallTimeout)
+	defer s.endGrant()
+	s.begin()
 	err := s.answer()
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(s.server.cfg.CallTimeout.Seconds())}
-	case err == nil, errors.Is(err, errStopping), isGone(err):
+	if errors.Is(err, errStopping) || isGone(err) {
 		return
 	}
+	if _, broken := errors.AsType[*sendError](err); broken {
+		s.refuse("", err)
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(s.server.cfg.CallTimeout.Seconds())}
+	}
 	s.refuse("", err)
+	s.unread = false                       // without descriptors it need not wait for those before it
 	_ = s.replyError(protocol.Call{}, err) // the connection ends whether it arrives or not
+}
+
+// endGrant ends the grant that lasts as long as the connection, if there is one.
+func (s *session) endGrant() {
+	if s.grant == nil { // nobody else sets it
+		return
+	}
+	why := endDisconnected
+	if s.ctx.Err() != nil {
+		why = endStop
+	}
+	s.server.locked(func() { s.server.registry.end(s.grant, why) })
 }
 
 // isGone reports whether err only says that the peer has closed the connection.
@@ -68,7 +94,7 @@ func (s *session) answer() error {
 	for {
 		m, ok := s.conn.Next()
 		if ok {
-			s.called = true
+			s.called, s.begun = true, false
 			if err := s.call(m); err != nil {
 				return err
 			}
@@ -76,33 +102,38 @@ func (s *session) answer() error {
 		}
 		switch {
 		case s.called && !s.conn.Partial():
-			s.readWithin(0)
-		case !s.timed:
-			s.readWithin(s.server.cfg.CallTimeout)
+			if s.timed {
+				s.rest()
+			}
+		case !s.begun:
+			s.begin()
 		}
 		if s.ctx.Err() != nil {
 			return errStopping
 		}
-		if err := s.conn.Fill(); err != nil {
-			if s.ctx.Err() != nil {
-				return errStopping
-			}
+		err := s.conn.Fill()
+		switch {
+		case err == nil:
+		case s.ctx.Err() != nil:
+			return errStopping
+		case errors.Is(err, os.ErrDeadlineExceeded) && !s.timed:
+			s.rest() // woken for what park has seen by itself
+		default:
 			return err
 		}
 	}
 }
 
-// readWithin limits how long reading may take, from now. Zero is no limit.
-func (s *session) readWithin(d time.Duration) {
-	if d == 0 && !s.timed {
-		return
-	}
-	s.timed = d > 0
-	var t time.Time
-	if d > 0 {
-		t = time.Now().Add(d)
-	}
-	_ = s.uc.SetReadDeadline(t)
+// begin limits how long the message that is being received may take, from now.
+func (s *session) begin() {
+	s.timed, s.begun = true, true
+	_ = s.uc.SetReadDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+}
+
+// rest lets reading take as long as it takes.
+func (s *session) rest() {
+	s.timed, s.begun = false, false
+	_ = s.uc.SetReadDeadline(time.Time{})
 }
 
 // park waits until done says so, which is asked again after each wake. What the
@@ -110,8 +141,7 @@ func (s *session) readWithin(d time.Duration) {
 func (s *session) park(done func() bool) error {
 	for {
 		// A wake that comes after this line is seen by Fill, one that came before it by done.
-		_ = s.uc.SetReadDeadline(time.Time{})
-		s.timed = false
+		s.rest()
 		if done() {
 			return nil
 		}
@@ -171,11 +201,14 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 // privileged reports whether the peer may change what is bound, and see all.
-func (s *session) privileged() bool { return s.peer.uid == 0 || s.peer.uid == s.server.uid }
+// That is never uid 65534, which may be anybody.
+func (s *session) privileged() bool {
+	return s.peer.uid == 0 || s.peer.uid == s.server.uid && s.peer.uid != overflowID
+}
 
 // may reports whether the peer may get a listener with these options.
 func (s *session) may(o *socket.Options) bool {
-	if s.privileged() && s.peer.uid != overflowID {
+	if s.privileged() {
 		return true
 	}
 	for _, who := range o.Allow {
@@ -226,13 +259,13 @@ func (s *session) send(b []byte, fds ...*scmrights.FD) error {
 	if s.unread {
 		_ = s.uc.SetWriteDeadline(time.Time{})
 		if err := s.conn.WaitRead(); err != nil {
-			return err
+			return &sendError{err}
 		}
 		s.unread = false
 	}
 	_ = s.uc.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
 	if err := s.conn.Send(b, fds...); err != nil {
-		return fmt.Errorf("reply: %w", err)
+		return &sendError{err}
 	}
 	s.unread = len(fds) > 0
 	return nil
