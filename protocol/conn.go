@@ -47,6 +47,12 @@ func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
 	return &Conn{c: sc, max: limit, maxFDs: limitFDs}, nil
 }
 
+// Preload makes b, which it copies, the first bytes received. It comes before the
+// first Fill.
+func (c *Conn) Preload(b []byte) {
+	c.buf = append(make([]byte, 0, max(len(b), min(smallBuffer, c.max))), b...)
+}
+
 // Send sends a message that ends with NUL, and descriptors, which it borrows.
 func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
 

@@ -1,0 +1,305 @@
+package protocol
+
+import (
+	"encoding/json"
+	"strconv"
+)
+
+// Get is what nearly every message is about, and a handout takes so little time
+// that a general JSON codec would be a good part of it. The functions in this
+// file write and read just what this package itself writes, in any order and
+// with any white space; they leave everything else to the general ones.
+
+// AppendGetCall appends a call of Get, ended by NUL, to dst.
+func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
+	dst = append(dst, `{"method":"`+MethodGet+`","parameters":{"names":[`...)
+	for i, name := range p.Names {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, name)
+	}
+	dst = append(dst, ']')
+	if p.Wait {
+		dst = append(dst, `,"wait":true`...)
+	}
+	if p.Blocking != nil {
+		dst = append(dst, `,"blocking":`...)
+		dst = strconv.AppendBool(dst, *p.Blocking)
+	}
+	dst = append(dst, '}')
+	if more {
+		dst = append(dst, `,"more":true`...)
+	}
+	return append(dst, '}', 0)
+}
+
+// AppendGetReply appends a reply to Get, ended by NUL, to dst.
+func AppendGetReply(dst []byte, r GetReply, continues bool) []byte {
+	dst = append(dst, `{"parameters":{"grant":`...)
+	dst = strconv.AppendInt(dst, r.Grant, 10)
+	if len(r.Sockets) > 0 {
+		dst = append(dst, `,"sockets":[`...)
+		for i, s := range r.Sockets {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = append(dst, `{"name":`...)
+			dst = appendString(dst, s.Name)
+			dst = append(dst, `,"network":`...)
+			dst = appendString(dst, s.Network)
+			dst = append(dst, `,"address":`...)
+			dst = appendString(dst, s.Address)
+			dst = append(dst, `,"fileDescriptor":`...)
+			dst = strconv.AppendInt(dst, int64(s.FileDescriptor), 10)
+			dst = append(dst, '}')
+		}
+		dst = append(dst, ']')
+	}
+	if r.Event != "" {
+		dst = append(dst, `,"event":`...)
+		dst = appendString(dst, r.Event)
+	}
+	dst = append(dst, '}')
+	if continues {
+		dst = append(dst, `,"continues":true`...)
+	}
+	return append(dst, '}', 0)
+}
+
+// appendString appends s as a JSON string.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if !plain(s[i]) {
+			b, _ := json.Marshal(s) // a string always can be
+			return append(dst, b...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
+}
+
+// plain reports whether c stands for itself in a JSON string.
+func plain(c byte) bool { return c >= ' ' && c < 0x7f && c != '"' && c != '\\' }
+
+// DecodeGetCall decodes a call of Get that is written plainly, without its NUL. It
+// returns false for everything else, which is [DecodeCall]'s.
+func DecodeGetCall(b []byte) (p GetParameters, more, ok bool) {
+	s := scanner{b: b}
+	isGet := false
+	s.object(func(key []byte) bool {
+		switch string(key) {
+		case "method":
+			isGet = string(s.text()) == MethodGet
+			return isGet
+		case "parameters":
+			return s.object(func(key []byte) bool { return s.getParameter(string(key), &p) })
+		case "more":
+			return s.bool(&more)
+		}
+		return false
+	})
+	return p, more, s.done() && isGet
+}
+
+func (s *scanner) getParameter(key string, p *GetParameters) bool {
+	switch key {
+	case "names":
+		p.Names = []string{}
+		return s.array(func() bool {
+			p.Names = append(p.Names, string(s.text()))
+			return true
+		})
+	case "wait":
+		return s.bool(&p.Wait)
+	case "blocking":
+		p.Blocking = new(bool)
+		return s.bool(p.Blocking)
+	}
+	return false
+}
+
+// DecodeGetReply decodes a reply to Get that is written plainly, without its NUL.
+// It returns false for everything else, errors included, which is [DecodeReply]'s.
+func DecodeGetReply(b []byte) (r GetReply, continues, ok bool) {
+	s := scanner{b: b}
+	found := false
+	s.object(func(key []byte) bool {
+		switch string(key) {
+		case "parameters":
+			found = true
+			return s.object(func(key []byte) bool { return s.getReply(string(key), &r) })
+		case "continues":
+			return s.bool(&continues)
+		}
+		return false
+	})
+	return r, continues, s.done() && found
+}
+
+func (s *scanner) getReply(key string, r *GetReply) bool {
+	switch key {
+	case "grant":
+		return s.int(&r.Grant)
+	case "event":
+		r.Event = string(s.text())
+		return true
+	case "sockets":
+		r.Sockets = []Socket{}
+		return s.array(func() bool {
+			var sock Socket
+			ok := s.object(func(key []byte) bool { return s.socketField(string(key), &sock) })
+			r.Sockets = append(r.Sockets, sock)
+			return ok
+		})
+	}
+	return false
+}
+
+func (s *scanner) socketField(key string, sock *Socket) bool {
+	switch key {
+	case "name":
+		sock.Name = string(s.text())
+	case "network":
+		sock.Network = string(s.text())
+	case "address":
+		sock.Address = string(s.text())
+	case "fileDescriptor":
+		var n int64
+		ok := s.int(&n)
+		sock.FileDescriptor = int(n)
+		return ok
+	default:
+		return false
+	}
+	return true
+}
+
+// scanner reads plain JSON. After the first thing it does not understand it fails
+// for good.
+type scanner struct {
+	b      []byte
+	failed bool
+}
+
+func (s *scanner) fail() bool {
+	s.failed = true
+	return false
+}
+
+// done reports whether all was understood.
+func (s *scanner) done() bool {
+	s.space()
+	return !s.failed && len(s.b) == 0
+}
+
+func (s *scanner) space() {
+	for len(s.b) > 0 && (s.b[0] == ' ' || s.b[0] == '\t' || s.b[0] == '\n' || s.b[0] == '\r') {
+		s.b = s.b[1:]
+	}
+}
+
+// next takes c, and white space before it, if it comes next.
+func (s *scanner) next(c byte) bool {
+	s.space()
+	if len(s.b) == 0 || s.b[0] != c {
+		return false
+	}
+	s.b = s.b[1:]
+	return true
+}
+
+// object calls field with each key; it has to take the value. No object here has
+// more than a few keys, and none twice.
+func (s *scanner) object(field func(key []byte) bool) bool {
+	var seen [4][]byte
+	for i := 0; ; i++ {
+		if open := i == 0 && s.next('{'); !open && (i == 0 || !s.next(',')) {
+			return i > 0 && s.next('}') || s.fail()
+		} else if open && s.next('}') {
+			return true
+		}
+		key := s.text()
+		for j := range min(i, len(seen)) {
+			if string(seen[j]) == string(key) {
+				return s.fail()
+			}
+		}
+		if i == len(seen) || !s.next(':') || !field(key) || s.failed {
+			return s.fail()
+		}
+		seen[i] = key
+	}
+}
+
+// array calls element for each element, which it has to take.
+func (s *scanner) array(element func() bool) bool {
+	if !s.next('[') {
+		return s.fail()
+	}
+	if s.next(']') {
+		return true
+	}
+	for {
+		if !element() || s.failed {
+			return s.fail()
+		}
+		if s.next(']') {
+			return true
+		}
+		if !s.next(',') {
+			return s.fail()
+		}
+	}
+}
+
+// text takes a string without escapes.
+func (s *scanner) text() []byte {
+	if !s.next('"') {
+		s.fail()
+		return nil
+	}
+	for i, c := range s.b {
+		if c == '"' {
+			t := s.b[:i]
+			s.b = s.b[i+1:]
+			return t
+		}
+		if !plain(c) {
+			break
+		}
+	}
+	s.fail()
+	return nil
+}
+
+func (s *scanner) bool(v *bool) bool {
+	s.space()
+	for _, word := range []string{"true", "false"} {
+		if len(s.b) >= len(word) && string(s.b[:len(word)]) == word {
+			s.b = s.b[len(word):]
+			*v = word == "true"
+			return true
+		}
+	}
+	return s.fail()
+}
+
+// int takes a whole number that is not negative, of at most 18 digits.
+func (s *scanner) int(v *int64) bool {
+	s.space()
+	n := 0
+	for n < len(s.b) && s.b[n] >= '0' && s.b[n] <= '9' {
+		n++
+	}
+	if n == 0 || n > 18 || n > 1 && s.b[0] == '0' {
+		return s.fail()
+	}
+	*v = 0
+	for _, c := range s.b[:n] {
+		*v = *v*10 + int64(c-'0')
+	}
+	s.b = s.b[n:]
+	return true
+}
