@@ -1,0 +1,171 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const module = "github.com/fdbroker/fdbroker"
+
+// setupLimit bounds one row; it takes well under a second.
+const setupLimit = 60 * time.Second
+
+// A bench is what all rows need: the programs, built from this module.
+type bench struct {
+	dir      string // this directory, for the scripts
+	bin      string // the built programs and a link to the Python interpreter
+	noPython error  // why there is no Python, if so
+}
+
+// newBench builds the programs; the caller must close the bench.
+func newBench(ctx context.Context) (b *bench, err error) {
+	dir, err := run(ctx, "", nil, "go", "list", "-f", "{{.Dir}}", module+"/examples/square")
+	if err != nil {
+		return nil, err
+	}
+	bin, err := os.MkdirTemp("", "square")
+	if err != nil {
+		return nil, err
+	}
+	b = &bench{dir: dir, bin: bin}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/fdbroker", module+"/cmd/fdclient",
+		module+"/examples/square/worker", module+"/examples/square/client")
+	if err != nil {
+		return nil, err
+	}
+	b.noPython = b.linkPython(ctx)
+	return b, ctx.Err() // interrupted, which is not the lack of a Python
+}
+
+func (b *bench) close() { _ = os.RemoveAll(b.bin) }
+
+// linkPython puts the interpreter itself among the programs. What $PATH has may
+// be a version manager's script, whose start would be measured with the worker's.
+func (b *bench) linkPython(ctx context.Context) error {
+	python := os.Getenv("PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	exe, err := run(ctx, "", nil, python, "-c", "import sys; print(sys.executable)")
+	if err != nil {
+		return err
+	}
+	return os.Symlink(exe, filepath.Join(b.bin, "python3"))
+}
+
+// available says why a row cannot be run here.
+func (b *bench) available(s setup) error {
+	if s.language == "Python" {
+		return b.noPython
+	}
+	return nil
+}
+
+// measure runs one row: it starts what the set-up needs, lets the client ask
+// its questions, and ends everything again.
+func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (results, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupLimit)
+	defer cancel()
+	tmp, err := os.MkdirTemp("", "square")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	env := []string{"PATH=" + b.bin + ":" + os.Getenv("PATH"), "FDBROKER_SOCKET=" + filepath.Join(tmp, "control")}
+
+	address, closeAddress, err := b.address(ctx, s, env)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAddress()
+	var workers []*process
+	for range s.workers {
+		p, err := start(ctx, b.dir, append(env, "ADDR="+address), s.command, "accepting on "+address)
+		if err != nil {
+			return nil, err
+		}
+		defer p.stop()
+		workers = append(workers, p)
+	}
+	for _, p := range workers {
+		if err := p.waitReady(ctx); err != nil {
+			return nil, err
+		}
+	}
+	rs, err := b.ask(ctx, address, pause)
+	if err != nil || !s.broker {
+		return rs, err
+	}
+	_, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "ping") // it must have survived, too
+	return rs, err
+}
+
+// address says where the row's server will answer, and has a broker listen
+// there if the row wants one. The caller must call done at the end.
+func (b *bench) address(ctx context.Context, s setup, env []string) (address string, done func(), err error) {
+	if !s.broker {
+		address, err = freeAddress()
+		return address, func() {}, err
+	}
+	p, err := start(ctx, b.dir, env, "fdbroker --bind web=127.0.0.1:0 --log-format json", `"message":"ready"`)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.stop()
+		}
+	}()
+	if err := p.waitReady(ctx); err != nil {
+		return "", nil, err
+	}
+	address, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "addr", "web")
+	return address, p.stop, err
+}
+
+// ask runs the client.
+func (b *bench) ask(ctx context.Context, address string, pause time.Duration) (results, error) {
+	out, err := run(ctx, b.dir, nil, filepath.Join(b.bin, "client"), "-json", "-pause", pause.String(), address)
+	if err != nil {
+		return nil, err
+	}
+	var rs results
+	for line := range strings.Lines(out) {
+		var r result
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			return nil, fmt.Errorf("the client's answer: %w", err)
+		}
+		rs = append(rs, r)
+	}
+	return rs, nil
+}
+
+// freeAddress finds a port for a server that binds its own. Its number lies
+// below those the kernel gives away by itself, so that nobody is given it by
+// chance while the server is down: not even the client's own connection, which
+// on loopback would then reach itself.
+func freeAddress() (string, error) {
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))
+		if ln, err := net.Listen("tcp", address); err == nil {
+			return address, ln.Close()
+		}
+	}
+	return "", errors.New("no free port between 20000 and 29999")
+}

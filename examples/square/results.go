@@ -1,0 +1,81 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A result is what the client says about one request.
+type result struct {
+	Request int     `json:"request"`
+	Sent    string  `json:"sent"`
+	Outcome string  `json:"outcome"`
+	PID     int     `json:"pid"`
+	TookMS  float64 `json:"took_ms"`
+}
+
+// answered tells whether the request got what it asked for.
+func (r result) answered() bool { return r.Outcome == "ok" }
+
+// kind is the outcome in the table's words.
+func (r result) kind() string {
+	switch {
+	case r.Outcome == "empty" && r.Sent == "five":
+		return "the crash"
+	case r.answered():
+		return "answered"
+	case r.Outcome == "refused", r.Outcome == "reset":
+		return r.Outcome
+	default: // empty, timeout, wrong, or something unforeseen
+		return "unanswered (" + r.Outcome + ")"
+	}
+}
+
+// results are those of one row, in the order of the requests.
+type results []result
+
+// count returns how many requests were answered, refused, and connected in vain.
+func (rs results) count() (answered, refused, unanswered int) {
+	for _, r := range rs {
+		switch {
+		case r.answered():
+			answered++
+		case r.Outcome == "refused":
+			refused++
+		default:
+			unanswered++
+		}
+	}
+	return answered, refused, unanswered
+}
+
+// slowest returns the milliseconds that the slowest answered request took.
+func (rs results) slowest() float64 {
+	ms := 0.0
+	for _, r := range rs {
+		if r.answered() {
+			ms = max(ms, r.TookMS)
+		}
+	}
+	return ms
+}
+
+// story tells what happened, in order: "5 answered, the crash, 14 refused".
+func (rs results) story() string {
+	var parts []string
+	for i := 0; i < len(rs); {
+		n := 1
+		for i+n < len(rs) && rs[i+n].kind() == rs[i].kind() {
+			n++
+		}
+		if part := rs[i].kind(); part == "the crash" {
+			parts = append(parts, part)
+		} else {
+			parts = append(parts, fmt.Sprintf("%d %s", n, part))
+		}
+		i += n
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,71 @@
+//go:build linux
+
+// Command worker is the square server in Go: a line with a number is answered
+// by its square and the pid of whoever computed it. Anything else crashes it.
+//
+//	worker                          accepts on the listener "web" of a broker
+//	worker -name adm                another of its listeners
+//	worker -listen 127.0.0.1:9000   binds a port of its own: the plain server
+package main
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker"
+)
+
+// notStarted is the exit status where there is nothing to accept on: fdclient's,
+// by which a loop tells that starting once more would not help.
+const notStarted = 125
+
+func main() {
+	log.SetPrefix("worker: ")
+	log.SetFlags(0)
+	name := flag.String("name", "web", "accept on the broker's listener `NAME`")
+	address := flag.String("listen", "", "bind `ADDRESS` instead of asking a broker")
+	flag.Parse()
+
+	ln, err := listen(*name, *address)
+	if err != nil {
+		log.Print(err)
+		os.Exit(notStarted)
+	}
+	fmt.Printf("worker %d: accepting on %v\n", os.Getpid(), ln.Addr())
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go answer(conn)
+	}
+}
+
+// listen shows the whole difference between owning a port and being granted one.
+func listen(name, address string) (net.Listener, error) {
+	if address != "" {
+		return net.Listen("tcp", address)
+	}
+	return broker.Dial(name)
+}
+
+func answer(conn net.Conn) {
+	defer conn.Close()
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		// The bug. Unlike a panic, Fatal runs no deferred Close, so the client
+		// learns of the crash no sooner than the process has stopped accepting.
+		log.Fatal(err)
+	}
+	fmt.Fprintln(conn, n*n, os.Getpid())
+}
