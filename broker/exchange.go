@@ -102,47 +102,64 @@ func (x *exchange) close() error {
 	return x.stream.Close()
 }
 
-// call makes a call and waits for its first reply. The caller must close the
-// descriptors. When ctx ends first, the connection is of no more use.
+// call makes a call and returns the parameters of its first reply. The caller must
+// close the descriptors. When ctx ends first, the connection is of no more use.
 func (x *exchange) call(ctx context.Context, c protocol.Call, parameters any) (json.RawMessage, []*scmrights.FD, error) {
-	if ctx.Done() == nil {
-		return x.roundTrip(c, parameters)
-	}
-	stop := context.AfterFunc(ctx, x.stream.Interrupt)
-	p, fds, err := x.roundTrip(c, parameters)
-	// Not ctx.Err: what counts is whether the connection is, or is about to be,
-	// interrupted, also where the reply had come before that.
-	if !stop() {
-		scmrights.CloseAll(fds)
-		return nil, nil, ctx.Err()
-	}
-	return p, fds, err
-}
-
-func (x *exchange) roundTrip(c protocol.Call, parameters any) (json.RawMessage, []*scmrights.FD, error) {
 	b, err := protocol.AppendCall(make([]byte, 0, 256), c, parameters)
 	if err != nil {
 		return nil, nil, err
 	}
-	// A broker that turns this client away has said why before it closed the
-	// connection: a failed send is the answer only where there is no other.
-	serr := x.conn.Send(b)
-	m, err := x.receive()
+	m, err := x.ask(ctx, b)
 	if err != nil {
-		if serr != nil {
-			err = serr
-		}
-		return nil, nil, lost(err)
+		return nil, nil, err
 	}
+	p, err := parametersOf(m)
+	return p, m.FDs, err
+}
+
+// parametersOf returns the parameters of a reply, or closes its descriptors and
+// returns the error that it is.
+func parametersOf(m protocol.Message) (json.RawMessage, error) {
 	r, err := protocol.DecodeReply(m.Bytes)
 	if err == nil {
 		err = r.Err
 	}
 	if err != nil {
 		scmrights.CloseAll(m.FDs)
-		return nil, nil, err
+		return nil, err
 	}
-	return r.Parameters, m.FDs, nil
+	return r.Parameters, nil
+}
+
+// ask sends an encoded call and waits for its first reply. The caller must close
+// the descriptors. When ctx ends first, the connection is of no more use.
+func (x *exchange) ask(ctx context.Context, call []byte) (protocol.Message, error) {
+	if ctx.Done() == nil {
+		return x.roundTrip(call)
+	}
+	stop := context.AfterFunc(ctx, x.stream.Interrupt)
+	m, err := x.roundTrip(call)
+	// Not ctx.Err: what counts is whether the connection is, or is about to be,
+	// interrupted, also where the reply had come before that.
+	if !stop() {
+		scmrights.CloseAll(m.FDs)
+		return protocol.Message{}, ctx.Err()
+	}
+	return m, err
+}
+
+func (x *exchange) roundTrip(call []byte) (protocol.Message, error) {
+	// A broker that turns this client away has said why before it closed the
+	// connection: a failed send is the answer only where there is no other.
+	serr := x.conn.Send(call)
+	m, err := x.receive()
+	if err != nil {
+		if serr != nil {
+			err = serr
+		}
+		return protocol.Message{}, lost(err)
+	}
+	return m, nil
 }
 
 func (x *exchange) receive() (protocol.Message, error) {

@@ -19,21 +19,32 @@ type Socket struct {
 
 // get calls Get. The caller must close the sockets.
 func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters) (grant int64, sockets []Socket, err error) {
-	raw, fds, err := x.call(ctx, protocol.Call{Method: protocol.MethodGet, More: more}, p)
+	m, err := x.ask(ctx, protocol.AppendGetCall(make([]byte, 0, 256), p, more))
 	if err != nil {
 		return 0, nil, err
 	}
 	defer func() {
 		if err != nil {
-			scmrights.CloseAll(fds)
+			scmrights.CloseAll(m.FDs)
 		}
 	}()
-	var reply protocol.GetReply
-	if err := decode(raw, &reply); err != nil {
-		return 0, nil, err
+	reply, _, ok := protocol.DecodeGetReply(m.Bytes)
+	if !ok {
+		if reply, err = decodeGetReply(m); err != nil {
+			return 0, nil, err
+		}
 	}
-	sockets, err = match(p.Names, reply.Sockets, fds)
+	sockets, err = match(p.Names, reply.Sockets, m.FDs)
 	return reply.Grant, sockets, err
+}
+
+// decodeGetReply decodes the replies that protocol.DecodeGetReply leaves alone.
+func decodeGetReply(m protocol.Message) (reply protocol.GetReply, err error) {
+	raw, err := parametersOf(m)
+	if err != nil {
+		return reply, err
+	}
+	return reply, decode(raw, &reply)
 }
 
 // match pairs the sockets of a reply with the descriptors that came with it: all
