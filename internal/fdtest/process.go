@@ -48,3 +48,12 @@ func Helper(t testing.TB, name string, args ...string) *exec.Cmd {
 	})
 	return cmd
 }
+
+// Build builds the commands of these import paths into dir, under their own names.
+func Build(t testing.TB, dir string, packages ...string) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+}
