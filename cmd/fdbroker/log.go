@@ -12,23 +12,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logBuffer is how many lines wait for a reader of the log that has fallen behind.
-const logBuffer = 1024
+const (
+	// logBuffer is how many lines wait for a reader of the log that has fallen behind.
+	logBuffer = 1024
+	// flushTime is how long the end of the broker waits for that reader.
+	flushTime = time.Second
+)
 
 // newLogger returns a logger on w, and what flushes and ends it. Whoever reads w may
 // stop reading: lines are then dropped, and their number is logged, but the broker
-// goes on.
+// goes on, and ends when it is told to.
 func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
 	console := format == "console" || format == "auto" && isTerminal(w)
 	if console {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
 	}
 	var log zerolog.Logger
-	lines := diode.NewWriter(w, logBuffer, 0, func(missed int) {
+	lines := diode.NewWriter(struct{ io.Writer }{w}, logBuffer, 0, func(missed int) {
 		log.Warn().Int("count", missed).Msg("log lines dropped: nobody reads them")
 	})
 	log = zerolog.New(lines).Level(level).With().Timestamp().Logger()
-	return log, func() { _ = lines.Close() }
+	return log, func() {
+		flushed := make(chan struct{})
+		go func() {
+			_ = lines.Close() // does not close w, which has no Close here
+			close(flushed)
+		}()
+		select {
+		case <-flushed:
+		case <-time.After(flushTime): // the process ends; what blocks ends with it
+		}
+	}
 }
 
 func isTerminal(w io.Writer) bool {

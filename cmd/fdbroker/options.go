@@ -13,6 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/version"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 )
@@ -65,7 +66,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.Usage = func() {}
 	fs.SortFlags = false
 	fs.StringArrayVar(&o.binds, "bind", nil, "bind a listener; may be given many times: `SPEC`")
-	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, one a line, # begins a comment")
+	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, one a line; lines that begin with # are comments")
 	socket := fs.String("socket", "", "`PATH` of the control socket")
 	mode := fs.String("socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
 	group := fs.String("socket-group", "", "`GROUP` of the control socket, by name or number")
@@ -101,6 +102,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	}
 	if err := checkLimits(fs); err != nil {
 		return o, err
+	}
+	if n := o.server.MaxNamesInCall; n > scmrights.MaxFDs {
+		return o, fmt.Errorf("--max-names-per-call %d: one message carries at most %d sockets", n, scmrights.MaxFDs)
 	}
 	return o, o.parseControl(*socket, *mode, *group)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
 )
 
@@ -53,10 +54,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// complain prints an error, each of its lines as one of this command's.
+// complain prints an error, each of its lines as one of this command's. Names of
+// processes are in it, which others have chosen.
 func complain(w io.Writer, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "fdbroker: %s\n", line)
+		fmt.Fprintf(w, "fdbroker: %s\n", protocol.Printable(line))
 	}
 }
 

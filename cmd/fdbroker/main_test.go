@@ -1,0 +1,144 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/internal/version"
+)
+
+func TestMain(m *testing.M) {
+	fdtest.Main(m, map[string]func([]string) int{
+		"fdbroker": func([]string) int { main(); return 0 },
+	})
+}
+
+// waitReady waits until a broker answers at path.
+func waitReady(t *testing.T, path string) {
+	t.Helper()
+	c := broker.Client{Socket: path}
+	defer c.Close()
+	fdtest.Eventually(t, "the broker answers", func() bool {
+		_, err := c.Info(context.Background())
+		return err == nil
+	})
+}
+
+// terminate stops a broker, which has to end without complaint.
+func terminate(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// TestRun runs the command in this process; that of both commands together is
+// tested by the scripts of fdclient.
+func TestRun(t *testing.T) {
+	t.Setenv("FDBROKER_SOCKET", filepath.Join(fdtest.SocketDir(t), "c"))
+	for _, c := range []struct {
+		name   string
+		args   string
+		status int
+		stdout string // all of it, or what it begins with where it ends in "..."
+		stderr string
+	}{
+		{"version", "--version", exitOK, "fdbroker " + version.Number + "\n", ""},
+		{"help", "--help", exitOK, "fdbroker owns listening sockets...", ""},
+		{"check", "--check --bind web=9000 --bind a=unix:///run/a,backlog=2", exitOK, "web=:9000\na=unix:///run/a,backlog=2\n", ""},
+		{"flag", "--no-such-flag", exitUsage, "", "fdbroker: unknown flag: --no-such-flag\nTry 'fdbroker --help'.\n"},
+		{"argument", "web=:9000", exitUsage, "", "fdbroker: unexpected argument..."},
+		{"limit", "--max-clients 0", exitUsage, "", "fdbroker: --max-clients 0: must be at least 1\n..."},
+		{"names in a call", "--max-names-per-call 300", exitUsage, "", "fdbroker: --max-names-per-call 300: one message..."},
+		{"timeout", "--call-timeout 0s", exitUsage, "", "fdbroker: --call-timeout 0s: must be more than nothing\n..."},
+		{"level", "--log-level=", exitUsage, "", "fdbroker: --log-level \"\": use debug..."},
+		{"format", "--log-format=x", exitUsage, "", "fdbroker: --log-format \"x\": use auto..."},
+		{"mode", "--socket-mode=0", exitUsage, "", "fdbroker: --socket-mode \"0\": use three..."},
+		{"group", "--socket-group=no-such-group", exitUsage, "", "fdbroker: --socket-group no-such-group: ..."},
+		{"spec", "--bind web", exitUsage, "", "fdbroker: --bind: spec \"web\": ..."},
+		{"name twice", "--bind a=:1 --bind a=:2", exitUsage, "", "fdbroker: --bind: the name \"a\" is given twice, first in --bind\n"},
+		{"config", "--config /no/such/file", exitUsage, "", "fdbroker: --config: open /no/such/file: no such file or directory\n"},
+		{"bind", "--log-level=disabled --bind a=unix:///no/such/dir/a", exitFailed, "", "fdbroker: cannot bind a=unix:///no/such/dir/a: ..."},
+		{"socket", "--log-level=disabled --socket /no/such/dir/c", exitFailed, "", "fdbroker: ..."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			var stdout, stderr bytes.Buffer
+			status := run(context.Background(), strings.Fields(c.args), &stdout, &stderr)
+			if status != c.status {
+				t.Errorf("exit status %d, want %d", status, c.status)
+			}
+			check := func(stream, got, want string) {
+				t.Helper()
+				if begin, ok := strings.CutSuffix(want, "..."); ok && strings.HasPrefix(got, begin) {
+					return
+				}
+				if got != want {
+					t.Errorf("%s: got %q, want %q", stream, got, want)
+				}
+			}
+			check("stdout", stdout.String(), c.stdout)
+			check("stderr", stderr.String(), c.stderr)
+		})
+	}
+}
+
+// TestNonRoot: where a broker of another user puts its control socket.
+func TestNonRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can act as another user")
+	}
+	const uid = 54321
+	dir := fdtest.SocketDir(t)
+	for _, err := range []error{os.Chmod(dir, 0o755), os.Mkdir(dir+"/run", 0o700), os.Chown(dir+"/run", uid, uid)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fdtest.Build(t, dir, "github.com/fdbroker/fdbroker/cmd/fdbroker")
+	command := func(env ...string) (*exec.Cmd, *bytes.Buffer) {
+		cmd := exec.Command(dir+"/fdbroker", "--bind", "web=127.0.0.1:0")
+		cmd.Dir, cmd.Env = dir, env
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		return cmd, &stderr
+	}
+
+	cmd, _ := command("XDG_RUNTIME_DIR=" + dir + "/run")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	path := dir + "/run/fdbroker/control"
+	waitReady(t, path)
+	for name, want := range map[string]os.FileMode{path: os.ModeSocket | 0o600, filepath.Dir(path): os.ModeDir | 0o755} {
+		if st, err := os.Stat(name); err != nil || st.Mode() != want {
+			t.Errorf("%s: got %v, %v, want %v", name, st.Mode(), err, want)
+		}
+	}
+	terminate(t, cmd)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the control socket is still there")
+	}
+
+	cmd, stderr := command()
+	err := cmd.Run()
+	want := "fdbroker: no place for the control socket: neither FDBROKER_SOCKET nor XDG_RUNTIME_DIR is set; name one with --socket\n"
+	if cmd.ProcessState.ExitCode() != exitUsage || !strings.HasPrefix(stderr.String(), want) {
+		t.Errorf("without a place: %v, %q", err, stderr)
+	}
+}
