@@ -10,12 +10,14 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// complain prints an error, and behind it what to do where that is known.
+// complain prints an error, and behind it what to do where that is known. Names of
+// processes may be in it, which others have chosen.
 func complain(w io.Writer, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "fdclient: %s\n", line)
+		fmt.Fprintf(w, "fdclient: %s\n", protocol.Printable(line))
 	}
 	switch {
 	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):

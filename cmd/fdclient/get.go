@@ -39,6 +39,7 @@ run, 127 CMD is not found, else CMD's own.
 	define: defineGet,
 	failed: exitGet,
 	wrong:  exitGet,
+	runs:   true,
 }
 
 func defineGet(fs *pflag.FlagSet) action {
@@ -46,7 +47,7 @@ func defineGet(fs *pflag.FlagSet) action {
 	noListen := fs.Bool("no-listen-env", false, "set no LISTEN_*")
 	env := fs.StringArray("env", nil, "set an environment variable of CMD: `K=TEMPLATE`; may be given many times")
 	blocking := fs.Bool("blocking", false, "CMD needs blocking sockets (implied by --stdin; --blocking=false: non-blocking ones)")
-	wait := fs.String("wait", "", "wait for a broker, the names and a place, at most `DURATION`")
+	wait := fs.String("wait", "", "wait for a broker, the names and a place: at most `DURATION`, as in --wait=30s")
 	fs.Lookup("wait").NoOptDefVal = "forever"
 	return func(ctx context.Context, c command) error {
 		if len(c.args) == 0 {
@@ -57,6 +58,14 @@ func defineGet(fs *pflag.FlagSet) action {
 		}
 		if *stdin && len(c.args) > 1 {
 			return usagef("--stdin is for one socket, and there are %d names", len(c.args))
+		}
+		for i, name := range c.args {
+			if slices.Contains(c.args[:i], name) {
+				return usagef("%q is given twice", name)
+			}
+			if _, err := time.ParseDuration(name); err == nil && fs.Changed("wait") && *wait == "forever" {
+				return usagef("%q would be a name; write --wait=%s", name, name)
+			}
 		}
 		options := broker.GetOptions{Wait: fs.Changed("wait")}
 		if *stdin || fs.Changed("blocking") {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -71,7 +72,7 @@ func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
 	grants := table{header: []string{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
 	for _, h := range list.Holders {
 		grants.add(false, strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID), userName(h.UID),
-			h.State, age(now.Sub(time.UnixMicro(h.Since))), h.Command)
+			h.State, age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-"))
 	}
 	return grants.print(w)
 }

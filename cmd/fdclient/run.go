@@ -49,8 +49,9 @@ type verb struct {
 	usage  string // what follows "fdclient"
 	help   string
 	define func(*pflag.FlagSet) action
-	failed int // exit status of a failure
-	wrong  int // exit status of wrong usage
+	failed int  // exit status of a failure
+	wrong  int  // exit status of wrong usage
+	runs   bool // it runs a command, which "--" stands before
 }
 
 // action runs a verb with its arguments.
@@ -59,7 +60,7 @@ type action func(ctx context.Context, c command) error
 // command is what an action has to work with.
 type command struct {
 	socket string
-	args   []string // before "--", if there is one
+	args   []string // of a verb that runs a command: before "--"
 	dashed []string // behind it; nil without
 	out    io.Writer
 	err    io.Writer
@@ -141,7 +142,7 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 		return v.wrong
 	}
 	c := command{socket: socket, args: fs.Args(), out: stdout, err: stderr}
-	if n := fs.ArgsLenAtDash(); n >= 0 {
+	if n := fs.ArgsLenAtDash(); n >= 0 && v.runs {
 		c.args, c.dashed = fs.Args()[:n], fs.Args()[n:]
 	}
 	err = act(ctx, c)

@@ -43,14 +43,16 @@ func (t *table) print(w io.Writer) error {
 	var b strings.Builder
 	color := standOut(w)
 	writeRow(&b, t.header, width)
+	b.WriteByte('\n')
 	for i, row := range t.rows {
 		if color && t.loud[i] {
 			b.WriteString("\x1b[1;31m")
+			writeRow(&b, row, width)
+			b.WriteString("\x1b[0m\n")
+			continue
 		}
 		writeRow(&b, row, width)
-		if color && t.loud[i] {
-			b.WriteString("\x1b[0m")
-		}
+		b.WriteByte('\n')
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -63,7 +65,6 @@ func writeRow(b *strings.Builder, row []string, width []int) {
 			b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(c)+2))
 		}
 	}
-	b.WriteByte('\n')
 }
 
 func isTerminal(f *os.File) bool {
