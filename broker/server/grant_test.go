@@ -122,10 +122,8 @@ func TestWaitForAName(t *testing.T) {
 	}
 }
 
-func ptr(b bool) *bool { return &b }
-
 func blocking(name string, is bool) protocol.GetParameters {
-	return protocol.GetParameters{Names: []string{name}, Blocking: ptr(is)}
+	return protocol.GetParameters{Names: []string{name}, Blocking: new(is)}
 }
 
 func TestBlocking(t *testing.T) {
@@ -144,7 +142,7 @@ func TestBlocking(t *testing.T) {
 		t.Errorf("got %+v", conflict)
 	}
 	// Neither does it change one name of several.
-	other.send(getMore(protocol.GetParameters{Names: []string{"born", "a"}, Blocking: ptr(false)}))
+	other.send(getMore(protocol.GetParameters{Names: []string{"born", "a"}, Blocking: new(false)}))
 	if err := other.refused(); !errors.Is(err, protocol.ErrConflict) {
 		t.Error(err)
 	}

@@ -490,7 +490,7 @@ func workerHelper(args []string) int {
 			}
 		}
 		if err == nil {
-			err = conn.Send(append([]byte(line), 0))
+			_ = conn.Send(append([]byte(line), 0)) // one that was turned away has a reply too
 		}
 		var m protocol.Message
 		for ok := false; err == nil; {

@@ -1,0 +1,167 @@
+//go:build linux
+
+package server_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// Ids of nobody in particular.
+const (
+	alice, bob, carol = 61001, 61002, 61003
+	staff             = 61010
+)
+
+func TestAllow(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "none=127.0.0.1:0",
+		fmt.Sprintf("uid=127.0.0.1:0,allow=uid:%d", alice), fmt.Sprintf("gid=127.0.0.1:0,allow=gid:%d", staff),
+		fmt.Sprintf("two=127.0.0.1:0,allow=uid:%d+gid:%d", alice, staff), "any=127.0.0.1:0,allow=any")
+	names := []string{"none", "uid", "gid", "two", "any"}
+	for _, c := range []struct {
+		who  string
+		ids  []uint32
+		want string
+	}{
+		{"root", []uint32{0, 0}, "none uid gid two any"},
+		{"by uid", []uint32{alice, alice}, "uid two any"},
+		{"by primary group", []uint32{bob, staff}, "gid two any"},
+		{"by supplementary group", []uint32{bob, bob, 61020, staff, 61021}, "gid two any"},
+		{"a uid that is another's gid", []uint32{staff, staff + 1}, "any"},
+		{"stranger", []uint32{carol, carol}, "any"},
+		{"nobody", []uint32{65534, 65534}, "any"},
+	} {
+		t.Run(c.who, func(t *testing.T) {
+			w := b.spawn(t, c.ids...)
+			var may []string
+			for _, name := range names {
+				err := w.call(get(name))
+				if err == nil {
+					may = append(may, name)
+					continue
+				}
+				denied, ok := errors.AsType[*protocol.DeniedError](err)
+				if !ok || denied.Name != name || denied.UID != c.ids[0] || len(denied.Allow) == 0 {
+					t.Errorf("%s: got %v", name, err)
+				}
+			}
+			if got := strings.Join(may, " "); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			checkSeen(t, w, c.want)
+		})
+	}
+}
+
+// checkSeen checks that w sees just those listeners.
+func checkSeen(t *testing.T, w *worker, want string) {
+	t.Helper()
+	w.ask(method(protocol.MethodList, nil))
+	r, _ := w.answer()
+	var list protocol.ListReply
+	if err := protocol.DecodeParameters(r.Parameters, &list); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for _, l := range list.Listeners {
+		seen[l.Name] = true
+	}
+	for _, name := range strings.Fields(want) {
+		if !seen[name] {
+			t.Errorf("List lacks %s", name)
+		}
+	}
+	if len(seen) != len(strings.Fields(want)) {
+		t.Errorf("List has %v", seen)
+	}
+	for _, h := range list.Holders {
+		for _, name := range h.Names {
+			if !seen[name] {
+				t.Errorf("List shows a holder of %s", name)
+			}
+		}
+	}
+	err := w.call(get("wrong"))
+	if unknown, ok := errors.AsType[*protocol.UnknownNameError](err); !ok || len(unknown.Names) != len(seen) {
+		t.Errorf("an unknown name tells of %v", err)
+	}
+}
+
+func TestBindAndUnbindAreForTheOwner(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0,allow=any")
+	w := b.spawn(t, alice, alice)
+	for _, k := range []call{
+		method(protocol.MethodBind, protocol.BindParameters{Listeners: []string{"b=127.0.0.1:0"}}),
+		method(protocol.MethodUnbind, protocol.UnbindParameters{Names: []string{"a"}}),
+	} {
+		err := w.call(k)
+		if _, ok := errors.AsType[*protocol.PermissionDeniedError](err); !ok || !errors.Is(err, protocol.ErrDenied) {
+			t.Errorf("%s: %v", k.Method, err)
+		}
+	}
+	if n := len(b.Listeners()); n != 1 {
+		t.Errorf("%d listeners", n)
+	}
+}
+
+// The broker's own user may do all that root may; but uid 65534 is what the kernel
+// shows for everybody whom it does not know, and so is nobody's own.
+func TestOwnUser(t *testing.T) {
+	for _, c := range []struct {
+		uid uint32
+		own bool
+	}{{alice, true}, {65534, false}} {
+		t.Run(fmt.Sprint(c.uid), func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			dir := fdtest.SocketDir(t)
+			b := &broker{path: filepath.Join(dir, "c")}
+			cmd := fdtest.Helper(t, "broker", b.path, `["a=127.0.0.1:0"]`, "0")
+			asUser(t, cmd, c.uid, c.uid)
+			give(t, dir, c.uid)
+			stop := startHelper(t, cmd)
+			w := b.spawn(t, c.uid, c.uid)
+			if err := w.call(get("a")); (err == nil) != c.own {
+				t.Errorf("Get: %v", err)
+			}
+			err := w.call(method(protocol.MethodBind, protocol.BindParameters{Listeners: []string{"b=127.0.0.1:0"}}))
+			if (err == nil) != c.own {
+				t.Errorf("Bind: %v", err)
+			}
+			w.kill()
+			stop()
+		})
+	}
+}
+
+func TestLimitPerUser(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxClientsPerUID: 2, MaxClients: 8}, "a=127.0.0.1:0,allow=any")
+	one, two, three, other := b.spawn(t, alice, alice), b.spawn(t, alice, alice), b.spawn(t, alice, alice), b.spawn(t, bob, bob)
+	info := method(protocol.MethodGetInfo, nil)
+	for _, w := range []*worker{one, two, other} {
+		if err := w.call(info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := three.call(info); !errors.Is(err, protocol.ErrLimitReached) {
+		t.Errorf("the third connection: %v", err)
+	}
+	for range 4 { // root has no such limit
+		b.client(t).alive()
+	}
+	one.kill()
+	fdtest.Eventually(t, "the place is free", func() bool {
+		w := b.spawn(t, alice, alice)
+		defer w.kill()
+		return w.call(info) == nil
+	})
+}

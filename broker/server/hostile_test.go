@@ -1,0 +1,407 @@
+//go:build linux
+
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// short is a CallTimeout that a client which dawdles reaches soon.
+const short = 100 * time.Millisecond
+
+// What is no call gets an error reply, is logged with its sender, and ends the
+// connection; others notice nothing.
+func TestMalformedCalls(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxMessage: 1024}, "a=127.0.0.1:0")
+	good := b.client(t)
+	for name, c := range map[string]struct {
+		text string
+		want error
+	}{
+		"no JSON":          {"hello\x00", protocol.ErrMalformed},
+		"half JSON":        {`{"method":"io.fdbroker.List"` + "\x00", protocol.ErrMalformed},
+		"two in one":       {`{"method":"a.b"}{"method":"a.b"}` + "\x00", protocol.ErrMalformed},
+		"invalid UTF-8":    {"{\"method\":\"io.fdbroker.\xff\"}\x00", protocol.ErrMalformed},
+		"empty":            {"\x00", protocol.ErrMalformed},
+		"blanks":           {" \n\x00", protocol.ErrMalformed},
+		"a list":           {"[]\x00", protocol.ErrMalformed},
+		"null":             {"null\x00", protocol.ErrMalformed},
+		"no method":        {"{}\x00", protocol.ErrMalformed},
+		"method no string": {`{"method":1}` + "\x00", protocol.ErrMalformed},
+		"deep":             {strings.Repeat("[", 1000) + "\x00", protocol.ErrMalformed},
+		"oversized":        {strings.Repeat("x", 1024), protocol.ErrLimitReached},
+		"oversized call":   {`{"method":"` + strings.Repeat("x", 2000) + `"}` + "\x00", protocol.ErrLimitReached},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := b.client(t)
+			bad.raw(c.text)
+			if err := bad.refused(); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+			bad.ended()
+		})
+		good.alive()
+	}
+	if n := len(b.logs.lines(`"refused"`, fmt.Sprintf(`"pid":%d,"uid":%d`, os.Getpid(), os.Getuid()))); n != 13 {
+		t.Errorf("%d refusals are logged with pid and uid, want 13", n)
+	}
+}
+
+func TestUnknownMethods(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{})
+	c := b.client(t)
+	for _, name := range []string{"io.fdbroker.None", "io.fdbroker.get", "org.varlink.service.None"} {
+		if e, ok := errors.AsType[*protocol.MethodNotFoundError](c.call(name, nil, nil)); !ok || e.Method != name {
+			t.Errorf("%s: %v", name, e)
+		}
+	}
+	for name, want := range map[string]string{"x": "x", "a.b": "a", "io.fdbroker.more.Get": "io.fdbroker.more", ".": ""} {
+		if e, ok := errors.AsType[*protocol.InterfaceNotFoundError](c.call(name, nil, nil)); !ok || e.Interface != want {
+			t.Errorf("%s: %v", name, e)
+		}
+	}
+	c.alive()
+	long := "io.fdbroker." + strings.Repeat("x", 60_000)
+	if err := c.call(long, nil, nil); err == nil {
+		t.Error("no error")
+	}
+	for _, line := range b.logs.lines("refused") {
+		if len(line) > 2000 {
+			t.Errorf("a log event has %d bytes", len(line))
+		}
+	}
+}
+
+// Descriptors that nobody asked for do not get in: the kernel refuses to send them
+// where it can, and else drops them.
+func TestUnwantedDescriptors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	good := b.client(t)
+	for _, n := range []int{1, scmrights.MaxFDs} {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		reader, writer := os.NewFile(uintptr(p[0]), "reader"), scmrights.NewFD(p[1])
+		fds := make([]*scmrights.FD, n)
+		for i := range fds {
+			fds[i] = writer
+		}
+		bad := b.client(t)
+		err := bad.conn.Send(encode(t, get("a")), fds...)
+		switch {
+		case errors.Is(err, unix.EPERM): // SO_PASSRIGHTS, Linux 6.16
+			bad.alive()
+		case err != nil:
+			t.Errorf("%d descriptors: %v", n, err)
+		default:
+			if err := bad.refused(); !errors.Is(err, protocol.ErrMalformed) {
+				t.Errorf("%d descriptors: %v", n, err)
+			}
+			bad.ended()
+		}
+		_ = writer.Close()
+		if n, err := reader.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("the broker keeps a descriptor: read %d, %v", n, err)
+		}
+		_ = reader.Close()
+		good.alive()
+	}
+}
+
+// A call has to be complete in time, however it comes.
+func TestDawdlers(t *testing.T) {
+	for name, dawdle := range map[string]func(*client, <-chan struct{}){
+		"silent":          func(*client, <-chan struct{}) {},
+		"half a message":  func(c *client, _ <-chan struct{}) { c.raw(`{"method":"io.fd`) },
+		"later, half one": func(c *client, _ <-chan struct{}) { c.alive(); c.raw(`{"method":"io.fd`) },
+		"half, behind a whole one": func(c *client, _ <-chan struct{}) {
+			c.raw(`{"method":"org.varlink.service.GetInfo"}` + "\x00" + `{"meth`)
+			c.reply()
+		},
+		"byte by byte": func(c *client, over <-chan struct{}) {
+			for c.conn.Send([]byte{' '}) == nil {
+				select {
+				case <-over:
+					return
+				case <-time.After(short / 20):
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+			bad := b.client(t)
+			over := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Add(1)
+			if name == "byte by byte" {
+				go func() { defer wg.Done(); dawdle(bad, over) }()
+			} else {
+				dawdle(bad, over)
+				wg.Done()
+			}
+			b.client(t).alive()
+			if err := bad.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+				t.Errorf("got %v", err)
+			}
+			bad.ended()
+			close(over)
+			wg.Wait()
+		})
+	}
+}
+
+// The limit of time is for each call by itself: who never pauses is not slow.
+func TestNeverPausingIsNotSlow(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	const limit = 400 * time.Millisecond
+	b := start(t, server.Config{CallTimeout: limit})
+	c := b.client(t)
+	message := string(encode(t, method(protocol.MethodGetInfo, nil)))
+	c.raw(message[:5])
+	for end := time.Now().Add(3 * limit); time.Now().Before(end); {
+		c.raw(message[5:] + message[:5])
+		if r, _ := c.reply(); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+}
+
+// An idle client may stay, after its first call.
+func TestIdleClientsStay(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: short})
+	c := b.client(t)
+	c.alive()
+	bad := b.client(t) // reaches the limit after c would have
+	bad.refused()
+	c.alive()
+}
+
+// One that asks and never reads is given up, once its replies fit nowhere.
+func TestNeverReading(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+	bad := b.client(t)
+	var err error
+	for m := encode(t, method(protocol.MethodGetInterfaceDescription, protocol.InterfaceParameters{Interface: protocol.InterfaceName})); err == nil; {
+		err = bad.conn.Send(m)
+	}
+	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("got %v", err)
+	}
+	b.client(t).alive()
+	// Nothing stands behind the reply that was cut off.
+	for {
+		if _, _, err := bad.next(); err != nil {
+			break
+		}
+	}
+	if rest, ok := bad.conn.Next(); ok {
+		t.Errorf("behind it: %s", rest.Bytes)
+	}
+	fdtest.Eventually(t, "it is logged", func() bool { return len(b.logs.lines("refused", "reply")) == 1 })
+}
+
+// An error that ends the connection does not wait for descriptors to be read.
+func TestGarbageBehindUnreadDescriptors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	bad := b.client(t)
+	bad.raw(string(encode(t, get("a"))) + "garbage\x00")
+	fdtest.Eventually(t, "it is refused", func() bool { return len(b.logs.lines("refused")) == 1 })
+	fdtest.Eventually(t, "it is disconnected", func() bool { return hungUp(t, bad.uc) })
+	if _, fds := bad.got(); len(fds) != 1 {
+		t.Errorf("%d descriptors", len(fds))
+	}
+	if err := bad.refused(); !errors.Is(err, protocol.ErrMalformed) {
+		t.Error(err)
+	}
+	bad.ended()
+}
+
+func hungUp(t testing.TB, uc *net.UnixConn) (is bool) {
+	t.Helper()
+	rc, err := uc.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = rc.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		is = err == nil && n == 1
+	})
+	return is
+}
+
+// Who waits, and sends more than one message may have, is refused.
+func TestTooMuchBehindAGetThatWaits(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxMessage: 1024})
+	c := b.client(t)
+	c.send(getOnce(protocol.GetParameters{Names: []string{"a"}, Wait: true}))
+	for m := encode(t, method(protocol.MethodGetInfo, nil)); ; {
+		if err := c.conn.Send(m); err != nil {
+			break
+		}
+		if hungUp(t, c.uc) {
+			break
+		}
+	}
+	if err := c.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+		t.Error(err)
+	}
+	if n := len(b.logs.lines("refused")); n != 1 {
+		t.Errorf("%d refusals", n)
+	}
+}
+
+// 300 clients of every bad kind cost 200 good ones nothing.
+func TestStress(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: 300 * time.Millisecond, MaxMessage: 4096},
+		"a=127.0.0.1:0", "b=127.0.0.1:0", "one=127.0.0.1:0,max=1")
+	hostile := []func(*net.UnixConn){
+		func(*net.UnixConn) {},
+		func(c *net.UnixConn) { _ = c.Close() },
+		func(c *net.UnixConn) { _, _ = c.Write([]byte("garbage\x00")) },
+		func(c *net.UnixConn) { _, _ = c.Write([]byte{0}) },
+		func(c *net.UnixConn) { _, _ = c.Write([]byte(`{"method":"io.fdb`)) },
+		func(c *net.UnixConn) { _, _ = c.Write(make([]byte, 1<<16)) },
+		func(c *net.UnixConn) { _, _ = c.Write([]byte(strings.Repeat("x", 1<<16))) },
+		func(c *net.UnixConn) { // a storm of calls, no reply read
+			m := encode(t, getOnce(protocol.GetParameters{Names: []string{"a", "b"}}), method(protocol.MethodList, nil))
+			_, _ = c.Write([]byte(strings.Repeat(string(m), 30)))
+		},
+		func(c *net.UnixConn) { // gone before the reply
+			_, _ = c.Write(encode(t, getMore(protocol.GetParameters{Names: []string{"one"}, Wait: true})))
+			_ = c.Close()
+		},
+		func(c *net.UnixConn) { _, _, _ = c.WriteMsgUnix([]byte("x\x00"), unix.UnixRights(0, 1, 2), nil) },
+	}
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: b.path})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(patience))
+			hostile[i%len(hostile)](c)
+			if i%len(hostile) == 7 {
+				return
+			}
+			for buf := make([]byte, 4096); ; { // until the broker has had enough
+				if _, err := c.Read(buf); err != nil {
+					return
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		wg.Go(func() {
+			if err := serveOne(b.path, i); err != nil {
+				t.Errorf("good client %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	b.held(t, "one", 0, 0)
+}
+
+// serveOne is a good client: it must get what it asks for.
+func serveOne(path string, i int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, err := scmrights.Dial(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	defer context.AfterFunc(ctx, s.Interrupt)()
+	conn, err := protocol.NewConn(s, protocol.MaxReply, 2)
+	if err != nil {
+		return err
+	}
+	defer conn.Discard()
+	p := []protocol.GetParameters{{Names: []string{"a"}}, {Names: []string{"b", "a"}}, {Names: []string{"one"}, Wait: true}}[i%3]
+	b, err := protocol.AppendCall(nil, protocol.Call{Method: protocol.MethodGet, More: true}, p)
+	if err != nil {
+		return err
+	}
+	if err := conn.Send(b); err != nil {
+		return err
+	}
+	for {
+		if m, ok := conn.Next(); ok {
+			scmrights.CloseAll(m.FDs)
+			r, err := protocol.DecodeReply(m.Bytes)
+			if err == nil {
+				err = r.Err
+			}
+			if err == nil && len(m.FDs) != len(p.Names) {
+				err = fmt.Errorf("%d descriptors for %d names", len(m.FDs), len(p.Names))
+			}
+			return err
+		}
+		if err := conn.Fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// FuzzSession sends a broker anything. It survives, serves others, and keeps
+// nothing.
+func FuzzSession(f *testing.F) {
+	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"a\"]}}\x00"), uint8(0))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"a\"],\"blocking\":true,\"wait\":true},\"more\":true}\x00{\"method\":\"io.fdbroker.List\"}\x00"), uint8(7))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"b\"],\"wait\":true}}\x00\x00"), uint8(1))
+	f.Add([]byte("{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"oneway\":true,\"parameters\":{\"interface\":\"io.fdbroker\"}}\x00{"), uint8(3))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Unbind\",\"parameters\":{\"names\":[\"x\"]}}\x00"), uint8(0))
+	b := start(f, server.Config{MaxMessage: 4096}, "a=127.0.0.1:0")
+	f.Fuzz(func(t *testing.T, text []byte, piece uint8) {
+		if strings.Contains(strings.ToLower(string(text)), "bind") && !strings.Contains(string(text), `"x"`) {
+			return // it would bind what is not ours
+		}
+		good := b.client(t)
+		good.alive()
+		base := len(fdtest.OpenFDs(t))
+		bad, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: b.path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for size := int(piece) + 1; len(text) > 0; {
+			n, err := bad.Write(text[:min(size, len(text))])
+			if err != nil {
+				break
+			}
+			text = text[n:]
+		}
+		good.alive()
+		_ = bad.Close()
+		fdtest.Eventually(t, "descriptors are back", func() bool {
+			return len(fdtest.OpenFDs(t)) <= base+1 // a pidfd of this process, with its grant
+		})
+	})
+}

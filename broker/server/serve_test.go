@@ -1,0 +1,225 @@
+//go:build linux
+
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+func TestConfig(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for name, c := range map[string]server.Config{
+		"MaxClients":       {MaxClients: -1},
+		"MaxClientsPerUID": {MaxClientsPerUID: -1},
+		"MaxNames":         {MaxNames: -1},
+		"MaxNamesInCall":   {MaxNamesInCall: 254},
+		"MaxMessage":       {MaxMessage: -1},
+		"CallTimeout":      {CallTimeout: -1},
+	} {
+		if _, err := server.New(c); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestMaxClients(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxClients: 2})
+	one, two := b.client(t), b.client(t)
+	one.alive()
+	two.alive()
+	third := b.client(t)
+	if l, ok := errors.AsType[*protocol.LimitError](third.refused()); !ok || l.Limit != "clients" || l.Max != 2 {
+		t.Errorf("got %v", l)
+	}
+	third.ended()
+	one.close()
+	fdtest.Eventually(t, "the place is free", func() bool {
+		c := b.client(t)
+		defer c.close()
+		_ = c.conn.Send(encode(t, method(protocol.MethodGetInfo, nil)))
+		r, _, err := c.next()
+		return err == nil && r.Err == nil
+	})
+	two.alive()
+}
+
+// Stopping ends everything under way: those who wait, those who hold, those who
+// do not read, those who say nothing.
+func TestStop(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	waiting, holding, silent, lazy := b.client(t), b.client(t), b.client(t), b.client(t)
+	waiting.send(getOnce(protocol.GetParameters{Names: []string{"none"}, Wait: true}))
+	holding.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+	holding.got()
+	lazy.send(get("a"), get("a")) // the second waits until the first is read
+	silent.alive()
+	if err := b.stop(); !errors.Is(err, server.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	for _, c := range []*client{waiting, holding, silent} {
+		c.ended()
+	}
+	if _, err := net.Dial("unix", b.path); err == nil {
+		t.Error("the control socket is left")
+	}
+}
+
+// What goes wrong with the listener ends Serve, with its sessions.
+func TestServeFails(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	s, err := server.New(server.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	path := filepath.Join(fdtest.SocketDir(t), "c")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(context.Background(), ln) }()
+	c := dialClient(t, path)
+	c.alive()
+	_ = ln.Close()
+	if err := <-served; errors.Is(err, server.ErrClosed) || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	c.ended()
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A broker without descriptors to spare waits, and goes on when there are some.
+func TestOutOfDescriptors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	path := filepath.Join(fdtest.SocketDir(t), "c")
+	cmd := fdtest.Helper(t, "broker", path, `["a=127.0.0.1:0"]`, "6")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	type event struct {
+		Message string `json:"message"`
+		Wait    int64  `json:"wait_ms"`
+	}
+	next := func() event { // the next event of the log
+		t.Helper()
+		for {
+			line, err := readLine(out)
+			if err != nil {
+				t.Fatalf("the broker says %q: %v", line, err)
+			}
+			var e event
+			if line == "ready" {
+				return event{Message: line}
+			}
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			if e.Message != "bound" {
+				return e
+			}
+		}
+	}
+	next() // ready
+	var clients []*client
+	for range 10 {
+		clients = append(clients, dialClient(t, path))
+	}
+	clients[0].alive()
+	// It waits twice as long each time, instead of spinning.
+	for _, want := range []int64{5, 10, 20, 40} {
+		if e := next(); e.Wait != want {
+			t.Errorf("got %+v, want a wait of %d ms", e, want)
+		}
+	}
+	clients[0].send(get("a")) // there is no descriptor for a pidfd either
+	if err := clients[0].refused(); !strings.Contains(err.Error(), "pidfd") {
+		t.Errorf("got %v", err)
+	}
+	for _, c := range clients[1:] {
+		c.close()
+	}
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	dialClient(t, path).alive()
+	clients[0].send(get("a"))
+	clients[0].got()
+	_ = stdin.Close()
+	<-drained
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Bind, Unbind, Get, and the end of holders may all come at the same time.
+func TestEverythingAtOnce(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0,max=2", "b=127.0.0.1:0")
+	done := make(chan error)
+	spec := parse(t, "c=127.0.0.1:0,max=1")
+	const turns = 100
+	go func() {
+		for range turns {
+			if err := errors.Join(b.Bind(spec), b.Unbind("c")); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for i := range 6 {
+		go func() {
+			for range turns {
+				c := b.client(t)
+				names := [][]string{{"a"}, {"a", "b"}, {"b", "c"}}[i%3]
+				c.send(getMore(protocol.GetParameters{Names: names, Wait: i%2 == 0 && i%3 != 2, Blocking: []*bool{nil, new(false)}[i%2]}))
+				r, _ := c.reply()
+				if r.Err != nil && !protocol.IsReply(r.Err) {
+					done <- r.Err
+					return
+				}
+				c.close()
+			}
+			done <- nil
+		}()
+	}
+	for range 7 {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("it hangs")
+		}
+	}
+	b.held(t, "a", 0, 0)
+	b.held(t, "b", 0, 0)
+}
