@@ -74,7 +74,7 @@ func checkSeen(t *testing.T, w *worker, want string) {
 	for _, l := range list.Listeners {
 		seen[l.Name] = true
 	}
-	for _, name := range strings.Fields(want) {
+	for name := range strings.FieldsSeq(want) {
 		if !seen[name] {
 			t.Errorf("List lacks %s", name)
 		}

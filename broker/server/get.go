@@ -31,6 +31,9 @@ func (s *session) get(c protocol.Call) error {
 	if err := s.ask(q, wait); err != nil {
 		return err
 	}
+	if errors.Is(q.err, errStopping) {
+		return errStopping
+	}
 	if q.err != nil {
 		addCommands(q.err)
 		s.refuse(c.Method, q.err)

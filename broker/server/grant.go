@@ -138,6 +138,9 @@ func (r *registry) serveWaiting() {
 // try grants q all of its names or changes nothing. Where it cannot, final says
 // that waiting is of no use.
 func (r *registry) try(q *request) (err error, final bool) {
+	if q.session.ctx.Err() != nil {
+		return errStopping, false // grants end now whose holders go on
+	}
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {

@@ -78,6 +78,29 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// Who holds a place when the broker stops goes on accepting: the place is nobody
+// else's.
+func TestStopHandsNothingOver(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
+	holder := b.client(t)
+	holder.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+	holder.got()
+	var waiters []*client
+	for i := range 20 {
+		c := b.client(t)
+		c.send(getMore(protocol.GetParameters{Names: []string{"a"}, Wait: true}))
+		b.held(t, "a", 1, i+1)
+		waiters = append(waiters, c)
+	}
+	if err := b.stop(); !errors.Is(err, server.ErrClosed) {
+		t.Fatal(err)
+	}
+	for _, c := range waiters {
+		c.ended()
+	}
+}
+
 // What goes wrong with the listener ends Serve, with its sessions.
 func TestServeFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
