@@ -146,7 +146,8 @@ func (r *registry) try(q *request) (err error, final bool) {
 	for i, name := range q.names {
 		l := r.listeners[name]
 		if l == nil {
-			return &protocol.UnknownNameError{Name: name}, false
+			never := socket.CheckName(name) != nil // nothing can ever be bound by it
+			return &protocol.UnknownNameError{Name: name}, never
 		}
 		options := l.socket.Spec().Options
 		if !q.may(options) {

@@ -100,6 +100,18 @@ func TestDeadWaiterTakesNoPlace(t *testing.T) {
 	b.held(t, "a", 1, 0)
 }
 
+func TestNoWaitForWhatIsNoName(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	c := b.client(t)
+	for _, name := range []string{"", "a b", "unknown", "x\ny"} {
+		c.send(getOnce(protocol.GetParameters{Names: []string{"a", name}, Wait: true}))
+		if err := c.refused(); !errors.Is(err, protocol.ErrUnknownName) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 func TestWaitForAName(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
