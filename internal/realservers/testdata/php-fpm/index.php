@@ -1,0 +1,3 @@
+<?php
+usleep(10000);
+echo getmypid(), "\n";
