@@ -88,7 +88,7 @@ func newExchange(ctx context.Context, path string) (*exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := protocol.NewConn(stream, protocol.MaxReply, scmrights.MaxFDs)
+	conn, err := protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)
 	if err != nil {
 		_ = stream.Close()
 		return nil, err

@@ -95,7 +95,7 @@ func (c *Conn) Fill() error {
 	}
 	n, fds, err := c.c.Recv(c.buf[len(c.buf):cap(c.buf)], c.maxFDs)
 	if errors.Is(err, scmrights.ErrTooMany) {
-		return &MalformedError{Reason: fmt.Sprintf("more descriptors than the %d expected", c.maxFDs)}
+		return &MalformedError{Reason: fmt.Sprintf("more descriptors than the %d expected, or than this process may open", c.maxFDs)}
 	}
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // What a caller branches on. The errors of this package that have data are, in
@@ -265,7 +266,7 @@ func (e *RemoteError) Error() string {
 // Printable returns s as it can be shown on a terminal: others chose the text.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == 0x2028 || r == 0x2029 {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

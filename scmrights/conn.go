@@ -50,35 +50,23 @@ func (c *Conn) Send(b []byte, fds ...*FD) error {
 		}
 		return nil
 	}
-	nums := make([]int, 0, 8)
-	defer func() {
-		for _, f := range fds[:len(nums)] {
-			f.release()
-		}
-	}()
-	for _, f := range fds {
-		n, ok := f.acquire()
-		if !ok {
-			return fmt.Errorf("send: %w", os.ErrClosed)
-		}
-		nums = append(nums, n)
+	nums, err := numbers(make([]int, 0, fewFDs), fds)
+	defer func() { release(fds[:len(nums)]) }()
+	if err != nil {
+		return fmt.Errorf("send: %w", err)
 	}
-	var oob []byte
-	if len(nums) > 0 {
-		oob = unix.UnixRights(nums...)
-	}
+	oob := appendRights(make([]byte, 0, 64), nums)
 	var serr error
-	err := c.rc.Write(func(fd uintptr) bool {
+	err = c.rc.Write(func(fd uintptr) bool {
 		for len(b) > 0 {
-			n, err := unix.SendmsgN(int(fd), b, oob, nil, unix.MSG_NOSIGNAL)
-			switch err {
-			case nil:
+			n, errno := sendmsg(int(fd), b, oob)
+			switch errno {
+			case 0:
 				b, oob = b[n:], nil
-			case unix.EINTR:
 			case unix.EAGAIN:
 				return false
 			default:
-				serr = os.NewSyscallError("sendmsg", err)
+				serr = os.NewSyscallError("sendmsg", errno)
 				return true
 			}
 		}
@@ -102,27 +90,29 @@ func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
 		oob = make([]byte, unix.CmsgSpace(4*limit))
 	}
 	oobn, flags := 0, 0
-	var rerr error
+	var errno unix.Errno
 	err = c.rc.Read(func(fd uintptr) bool {
-		for {
-			n, oobn, flags, _, rerr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
-			if rerr != unix.EINTR {
-				return rerr != unix.EAGAIN
-			}
-		}
+		n, oobn, flags, errno = recvmsg(int(fd), b, oob)
+		return errno != unix.EAGAIN
 	})
 	if err != nil {
 		return 0, nil, err
 	}
-	if rerr != nil {
-		return 0, nil, os.NewSyscallError("recvmsg", rerr)
+	return received(n, oob[:oobn], flags, errno, len(b), limit)
+}
+
+// received turns what recvmsg has returned into what Recv returns, of which room
+// is how many bytes there was room for.
+func received(n int, oob []byte, flags int, errno unix.Errno, room, limit int) (int, []*FD, error) {
+	if errno != 0 {
+		return 0, nil, os.NewSyscallError("recvmsg", errno)
 	}
-	fds, err = parseRights(oob[:oobn])
+	fds, err := parseRights(oob)
 	switch {
 	case err != nil:
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // room for an odd number admits one more
 		err = ErrTooMany
-	case n == 0 && len(b) > 0:
+	case n == 0 && room > 0:
 		err = io.EOF
 	}
 	if err != nil {
@@ -130,32 +120,6 @@ func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
 		return 0, nil, err
 	}
 	return n, fds, nil
-}
-
-// parseRights returns every descriptor that it can find in oob, also where it
-// returns an error: they are open in this process already.
-func parseRights(oob []byte) (fds []*FD, err error) {
-	if len(oob) == 0 {
-		return nil, nil
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, os.NewSyscallError("parse control message", err)
-	}
-	for _, m := range msgs {
-		if m.Header.Level != unix.SOL_SOCKET || m.Header.Type != unix.SCM_RIGHTS {
-			continue
-		}
-		nums, perr := unix.ParseUnixRights(&m)
-		if perr != nil {
-			err = os.NewSyscallError("parse control message", perr)
-			continue
-		}
-		for _, n := range nums {
-			fds = append(fds, NewFD(n))
-		}
-	}
-	return fds, err
 }
 
 // Unread reports whether the peer has yet to read anything that was sent to it.
