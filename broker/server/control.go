@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,7 +30,7 @@ type ControlConfig struct {
 // to a path.
 type Control struct {
 	// Listener is for [Server.Serve], which takes it.
-	Listener *net.UnixListener
+	Listener *scmrights.FD
 
 	path string
 	id   fileID
@@ -186,20 +187,24 @@ func removeStale(path string) error {
 }
 
 // listenUnix is what net.ListenUnix does, with mode and group set before anybody
-// can connect.
-func listenUnix(c ControlConfig) (_ *net.UnixListener, id fileID, err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// can connect, and without the runtime's poller: the desk has one of its own.
+func listenUnix(c ControlConfig) (_ *scmrights.FD, id fileID, err error) {
+	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, id, os.NewSyscallError("socket", err)
 	}
-	f := os.NewFile(uintptr(fd), c.Path)
-	defer f.Close()
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) // unknown to older kernels
+	fd := scmrights.NewFD(n)
+	defer func() {
+		if err != nil {
+			_ = fd.Close()
+		}
+	}()
+	_ = unix.SetsockoptInt(n, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) // unknown to older kernels
 	// The file gets the socket's own mode, less the umask (unix(7)).
-	if err := unix.Fchmod(fd, uint32(c.Mode.Perm())); err != nil {
+	if err := unix.Fchmod(n, uint32(c.Mode.Perm())); err != nil {
 		return nil, id, os.NewSyscallError("fchmod", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: c.Path}); err != nil {
+	if err := unix.Bind(n, &unix.SockaddrUnix{Name: c.Path}); err != nil {
 		return nil, id, os.NewSyscallError("bind", err)
 	}
 	defer func() {
@@ -218,14 +223,10 @@ func listenUnix(c ControlConfig) (_ *net.UnixListener, id fileID, err error) {
 	if id, err = idOf(c.Path); err != nil {
 		return nil, id, err
 	}
-	if err := unix.Listen(fd, -1); err != nil { // -1: the kernel's somaxconn
+	if err := unix.Listen(n, -1); err != nil { // -1: the kernel's somaxconn
 		return nil, id, os.NewSyscallError("listen", err)
 	}
-	ln, err := net.FileListener(f)
-	if err != nil {
-		return nil, id, err
-	}
-	return ln.(*net.UnixListener), id, nil
+	return fd, id, nil
 }
 
 func idOf(path string) (fileID, error) {

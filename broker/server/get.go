@@ -59,11 +59,11 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 	if err := s.checkNames(p.Names); err != nil {
 		return nil, false, err
 	}
-	q = &request{names: p.Names, blocking: p.Blocking, peer: s.peer, may: s.may, session: s, more: c.More}
+	q = &request{names: p.Names, blocking: p.Blocking, client: &s.client, link: s, more: c.More}
 	if c.More || s.peer.pid == 0 {
 		return q, p.Wait, nil
 	}
-	proc, err := processOf(s.rc, s.peer)
+	proc, err := processOf(s.rc, s.peer, s.server.registry.lifetimes.pidfs)
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot follow pid %d: %w", s.peer.pid, err)
 	}
@@ -78,8 +78,8 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 }
 
 // checkNames checks the names of a call: some, not too many, none twice.
-func (s *session) checkNames(names []string) error {
-	most := s.server.cfg.MaxNamesInCall
+func (c *client) checkNames(names []string) error {
+	most := c.server.cfg.MaxNamesInCall
 	switch {
 	case len(names) == 0:
 		return &protocol.InvalidParameterError{Parameter: "names"}

@@ -13,7 +13,7 @@ import (
 )
 
 // grant is the record that a process holds listeners. It lasts as long as the
-// process, which pidfd refers to, or else as long as the connection of session.
+// process, which pidfd refers to, or else as long as the connection of link.
 // The registry's lock guards all of it but what never changes.
 type grant struct {
 	id      int64
@@ -21,13 +21,13 @@ type grant struct {
 	since   time.Time
 	pidfd   *scmrights.FD // nil where the grant lasts as long as a connection
 	process processID
-	session *session // nil where it lasts as long as a process
-	more    bool     // session tells its client what becomes of it
+	link    link // nil where it lasts as long as a process
+	more    bool // its client is told what becomes of it
 
 	listeners []*listener       // in the order in which they were asked for
 	times     map[*listener]int // how many requests got each, where more than one
 	ended     bool
-	event     string // for session to tell its client, once it is woken
+	event     string // for link to tell its client, once it is woken
 }
 
 // ending is why a grant ended.
@@ -46,12 +46,11 @@ type request struct {
 	id       int64
 	names    []string
 	blocking *bool // what the caller needs, if anything
-	peer     peer
-	may      func(*socket.Options) bool
 	since    time.Time
 	process  *process // nil: the grant is to last as long as the connection
-	session  *session // woken when a request that waited is decided
-	more     bool     // it is to be told what becomes of the grant
+	client   *client
+	link     link // woken when a request that waited is decided
+	more     bool // it is to be told what becomes of the grant
 
 	// The decision, guarded by the registry's lock.
 	decided bool
@@ -76,9 +75,26 @@ func (r *registry) ask(q *request, wait bool) {
 		return
 	}
 	if unknown, ok := errors.AsType[*protocol.UnknownNameError](err); ok {
-		unknown.Names = r.visibleTo(q.may)
+		unknown.Names = r.visibleTo(q.client.may)
 	}
 	q.decide(err)
+}
+
+// askNow decides q if it can be granted without waiting for anything, and without
+// getting to know its process; otherwise it changes nothing.
+func (r *registry) askNow(q *request) {
+	q.since = time.Now()
+	if q.process != nil && q.process.pidfd == nil && r.processes[q.process.id] == nil {
+		return // the grant that the process was known by has ended
+	}
+	for _, name := range q.names {
+		if l := r.listeners[name]; l == nil || l.full() {
+			return
+		}
+	}
+	if err, _ := r.try(q); err == nil {
+		q.decide(nil)
+	}
 }
 
 func (q *request) decide(err error) { q.decided, q.err = true, err }
@@ -129,7 +145,7 @@ func (r *registry) serveWaiting() {
 				return false
 			}
 			q.decide(err)
-			q.session.wake()
+			q.link.wake()
 			return true
 		})
 	}
@@ -138,7 +154,7 @@ func (r *registry) serveWaiting() {
 // try grants q all of its names or changes nothing. Where it cannot, final says
 // that waiting is of no use.
 func (r *registry) try(q *request) (err error, final bool) {
-	if q.session.ctx.Err() != nil {
+	if q.client.server.desk.ctx.Err() != nil {
 		return errStopping, false // grants end now whose holders go on
 	}
 	own := r.grantOf(q)
@@ -150,8 +166,8 @@ func (r *registry) try(q *request) (err error, final bool) {
 			return &protocol.UnknownNameError{Name: name}, never
 		}
 		options := l.socket.Spec().Options
-		if !q.may(options) {
-			return &protocol.DeniedError{Name: name, UID: q.peer.uid, Allow: allowed(options)}, true
+		if !q.client.may(options) {
+			return &protocol.DeniedError{Name: name, UID: q.client.peer.uid, Allow: allowed(options)}, true
 		}
 		listeners[i] = l
 	}
@@ -176,10 +192,10 @@ func (r *registry) grantOf(q *request) *grant {
 	switch {
 	case q.process != nil:
 		return r.processes[q.process.id]
-	case q.more || q.session.grant == nil || q.session.grant.ended:
+	case q.more || q.client.grant == nil || q.client.grant.ended:
 		return nil
 	}
-	return q.session.grant
+	return q.client.grant
 }
 
 // full reports whether l has as many holders as it may have.
@@ -196,7 +212,7 @@ func (r *registry) reap(l *listener) {
 		switch {
 		case g.pidfd != nil && exited(g.pidfd):
 			r.end(g, endExited)
-		case g.session != nil && hungUp(g.session.rc):
+		case g.link != nil && g.link.gone():
 			r.end(g, endDisconnected)
 		}
 	}
@@ -253,12 +269,12 @@ func onlyHolder(l *listener, own *grant) bool {
 func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 	g := own
 	if g == nil {
-		g = &grant{id: q.id, peer: q.peer, since: q.since, session: q.session, more: q.more}
+		g = &grant{id: q.id, peer: q.client.peer, since: q.since, link: q.link, more: q.more}
 		if g.id == 0 {
 			g.id = r.newID()
 		}
 		if q.process != nil {
-			g.pidfd, g.process, g.session = q.process.pidfd, q.process.id, nil
+			g.pidfd, g.process, g.link = q.process.pidfd, q.process.id, nil
 			if err := r.lifetimes.add(g.id, g.pidfd); err != nil {
 				for _, l := range listeners {
 					r.restore(l)
@@ -267,8 +283,9 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 			}
 			q.process.pidfd = nil // the grant's now
 			r.processes[g.process] = g
+			r.pids[g.peer.pid] = g
 		} else if !q.more {
-			q.session.grant = g
+			q.client.grant = g
 		}
 		r.grants[g.id] = g
 	}
@@ -314,6 +331,9 @@ func (r *registry) end(g *grant, why ending) {
 	delete(r.grants, g.id)
 	if g.pidfd != nil {
 		delete(r.processes, g.process)
+		if r.pids[g.peer.pid] == g {
+			delete(r.pids, g.peer.pid)
+		}
 		r.lifetimes.remove(g.pidfd)
 		_ = g.pidfd.Close()
 	}

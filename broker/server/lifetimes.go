@@ -14,8 +14,9 @@ import (
 // that waits in the runtime's poller like any other file: a process costs no
 // goroutine and no thread.
 type lifetimes struct {
-	file *os.File
-	rc   syscall.RawConn
+	file  *os.File
+	rc    syscall.RawConn
+	pidfs bool // pidfds have inodes of their own
 }
 
 func newLifetimes() (*lifetimes, error) {
@@ -27,7 +28,7 @@ func newLifetimes() (*lifetimes, error) {
 		_ = unix.Close(n)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &lifetimes{file: os.NewFile(uintptr(n), "pidfds")}
+	l := &lifetimes{file: os.NewFile(uintptr(n), "pidfds"), pidfs: hasPidfs()}
 	if l.rc, err = l.file.SyscallConn(); err != nil {
 		_ = l.file.Close()
 		return nil, err

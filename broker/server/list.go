@@ -44,7 +44,7 @@ func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.
 		holders[i].Command = command(holders[i].PID)
 	}
 	slices.SortFunc(holders, func(a, b protocol.Holder) int { return cmp.Compare(a.Grant, b.Grant) })
-	return protocol.ListReply{Listeners: listeners, Holders: slices.Concat([]protocol.Holder{}, holders)}
+	return protocol.ListReply{Listeners: listeners, Holders: append([]protocol.Holder{}, holders...)}
 }
 
 // describe describes the listeners of these names that there are.
@@ -120,7 +120,7 @@ func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
 		add(g.holder())
 	}
 	for _, q := range r.waiting {
-		add(holder(q.id, q.peer, q.names, q.since.UnixMicro(), protocol.StateWaiting, q.process == nil))
+		add(holder(q.id, q.client.peer, q.names, q.since.UnixMicro(), protocol.StateWaiting, q.process == nil))
 	}
 	return hs
 }
@@ -150,7 +150,7 @@ func addCommands(err error) {
 }
 
 func (g *grant) holder() protocol.Holder {
-	return holder(g.id, g.peer, g.names(), g.since.UnixMicro(), protocol.StateActive, g.session != nil)
+	return holder(g.id, g.peer, g.names(), g.since.UnixMicro(), protocol.StateActive, g.link != nil)
 }
 
 func holder(id int64, p peer, names []string, since int64, state string, connection bool) protocol.Holder {

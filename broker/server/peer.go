@@ -60,8 +60,8 @@ type processID struct {
 }
 
 // processOf returns the process behind a connection. The caller must close its
-// pidfd.
-func processOf(rc syscall.RawConn, p peer) (process, error) {
+// pidfd. Pidfs says whether pidfds have inodes of their own.
+func processOf(rc syscall.RawConn, p peer, pidfs bool) (process, error) {
 	n := -1
 	var err error
 	if cerr := rc.Control(func(fd uintptr) {
@@ -79,7 +79,7 @@ func processOf(rc syscall.RawConn, p peer) (process, error) {
 	}
 	id := processID{pid: p.pid}
 	var st unix.Stat_t
-	if err := unix.Fstat(n, &st); err == nil && isPidfs(n) {
+	if err := unix.Fstat(n, &st); err == nil && pidfs {
 		id = processID{inode: st.Ino}
 	} else {
 		id.start = startTime(p.pid)

@@ -14,10 +14,15 @@ import (
 
 const maxCommand = 200 // bytes of a command line that List shows
 
-// isPidfs reports whether a pidfd has an inode of its own.
-func isPidfs(pidfd int) bool {
+// hasPidfs reports whether each pidfd has an inode of its own (Linux 6.9).
+func hasPidfs() bool {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
 	var st unix.Statfs_t
-	return unix.Fstatfs(pidfd, &st) == nil && st.Type == unix.PID_FS_MAGIC
+	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PID_FS_MAGIC
 }
 
 // startTime returns when a process started, in clock ticks since boot: field 22

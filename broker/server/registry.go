@@ -23,6 +23,7 @@ type registry struct {
 	listeners map[string]*listener
 	grants    map[int64]*grant
 	processes map[processID]*grant // those of grants that follow a process
+	pids      map[int]*grant       // the same, by pid
 	waiting   []*request           // in the order in which they asked
 	lastID    int64
 	freed     bool // a place or a name may be free for one of those who wait
@@ -53,7 +54,15 @@ func newRegistry(l *lifetimes) *registry {
 		listeners: make(map[string]*listener),
 		grants:    make(map[int64]*grant),
 		processes: make(map[processID]*grant),
+		pids:      make(map[int]*grant),
 	}
+}
+
+// processOf returns the grant that follows the process with that pid, if any.
+func (r *registry) processOf(pid int) *grant {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pids[pid]
 }
 
 // do calls f with the lock held, serves those who wait where f has freed
@@ -114,7 +123,7 @@ func (r *registry) drop(g *grant, l *listener) {
 	r.end(g, endUnbound)
 	if g.more {
 		g.event = protocol.EventUnbound
-		g.session.wake()
+		g.link.wake()
 	}
 }
 

@@ -33,15 +33,15 @@ func (s *Server) report(e event) {
 }
 
 // refuse logs that a call, or a connection, was refused.
-func (s *session) refuse(method string, err error) {
-	l := s.server.sampled.Warn()
+func (c *client) refuse(method string, err error) {
+	l := c.server.sampled.Warn()
 	if l == nil {
 		return
 	}
 	if method != "" {
 		l = l.Str("method", cut(method))
 	}
-	s.peer.addTo(l)
+	c.peer.addTo(l)
 	l.Str(zerolog.ErrorFieldName, cut(err.Error())).Msg("refused")
 }
 

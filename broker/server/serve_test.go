@@ -16,6 +16,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
 )
 
 func TestConfig(t *testing.T) {
@@ -110,16 +111,20 @@ func TestServeFails(t *testing.T) {
 	}
 	defer s.Close()
 	path := filepath.Join(fdtest.SocketDir(t), "c")
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	ctl, err := server.ListenControl(server.ControlConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer ctl.Close()
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(context.Background(), ln) }()
+	go func() { served <- s.Serve(context.Background(), ctl.Listener) }()
 	c := dialClient(t, path)
 	c.alive()
-	_ = ln.Close()
-	if err := <-served; errors.Is(err, server.ErrClosed) || !errors.Is(err, net.ErrClosed) {
+	var serr error
+	if err := ctl.Listener.Control(func(fd uintptr) { serr = unix.Shutdown(int(fd), unix.SHUT_RDWR) }); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	if err := <-served; errors.Is(err, server.ErrClosed) || err == nil {
 		t.Errorf("got %v", err)
 	}
 	c.ended()

@@ -5,14 +5,13 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +33,7 @@ type Server struct {
 	log      zerolog.Logger
 	sampled  zerolog.Logger // for what peers decide the number of
 	registry *registry
+	desk     *desk
 	watching sync.WaitGroup // for processes to end
 
 	binding sync.Mutex // one Bind or Unbind at a time; taken before the registry's lock
@@ -42,7 +42,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	clients  map[uint32]int // by uid
+	present  int            // clients in all: the desk's guests and the sessions'
+	clients  map[uint32]int // the same, by uid
 }
 
 // New returns a Server without listeners. The caller must close it.
@@ -62,6 +63,10 @@ func New(cfg Config) (*Server, error) {
 		buffers:  sync.Pool{New: func() any { return new([]byte) }},
 		sessions: make(map[*session]struct{}), clients: make(map[uint32]int),
 	}
+	if s.desk, err = newDesk(s); err != nil {
+		l.close()
+		return nil, err
+	}
 	s.watching.Go(func() {
 		l.run(func(ids []int64) { s.locked(func() { s.registry.exited(ids) }) })
 	})
@@ -75,6 +80,7 @@ func (s *Server) Close() error {
 	s.locked(func() { sockets = s.registry.clear() })
 	s.registry.lifetimes.close()
 	s.watching.Wait()
+	s.desk.close()
 	var errs []error
 	for _, sock := range sockets {
 		errs = append(errs, sock.Close())
@@ -171,44 +177,24 @@ func (s *Server) Unbind(names ...string) error {
 
 // Serve takes ln and answers calls on it until ctx is done. Calls under way may
 // finish within a second; when it returns, no goroutine of it is left. The error
-// is never nil; after a normal stop it is [ErrClosed].
-func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
+// is never nil; after a normal stop it is [ErrClosed]. It may be called once.
+func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
+	defer ln.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var closing, running sync.WaitGroup
-	closing.Go(func() {
+	var stopping, running sync.WaitGroup
+	if err := s.desk.open(ctx, ln, &running); err != nil {
+		return err
+	}
+	stopping.Go(func() {
 		<-ctx.Done()
-		_ = ln.Close()
+		s.desk.interrupt()
 	})
-	err := s.accept(ctx, ln, &running)
+	err := s.desk.run()
 	cancel()
-	closing.Wait()
+	stopping.Wait()
 	s.stopSessions(&running)
 	return err
-}
-
-// accept starts a session for each connection, until ctx is done.
-func (s *Server) accept(ctx context.Context, ln *net.UnixListener, running *sync.WaitGroup) error {
-	wait := backoffMin
-	for {
-		uc, err := ln.AcceptUnix()
-		switch {
-		case err == nil:
-			wait = backoffMin
-			s.start(ctx, uc, running)
-		case ctx.Err() != nil:
-			return ErrClosed
-		case !exhausted(err):
-			return fmt.Errorf("accept on the control socket: %w", err)
-		default:
-			s.sampled.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
-			wait = min(2*wait, backoffMax)
-		}
-	}
 }
 
 // exhausted reports whether err passes by itself.
@@ -217,70 +203,44 @@ func exhausted(err error) bool {
 		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED)
 }
 
-// start takes uc and runs a session on it, unless there are too many.
-func (s *Server) start(ctx context.Context, uc *net.UnixConn, running *sync.WaitGroup) {
-	ses, err := s.newSession(ctx, uc)
-	if err != nil {
-		_ = uc.Close()
-		return
-	}
-	if err := s.admit(ses); err != nil {
-		ses.turnAway(err)
-		return
-	}
-	running.Go(func() {
-		defer s.dismiss(ses)
-		ses.run()
-	})
-}
-
-func (s *Server) newSession(ctx context.Context, uc *net.UnixConn) (*session, error) {
-	ses := &session{server: s, ctx: ctx, uc: uc}
-	var err error
-	if ses.rc, err = uc.SyscallConn(); err != nil {
-		return nil, err
-	}
-	if ses.peer, err = peerOf(ses.rc); err != nil {
-		return nil, err
-	}
-	ses.conn, err = protocol.NewConn(uc, s.cfg.MaxMessage, 0)
-	return ses, err
-}
-
-// admit counts ses in, or says which limit is reached.
-func (s *Server) admit(ses *session) error {
+// admit counts c in, or says which limit is reached.
+func (s *Server) admit(c *client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sessions) >= s.cfg.MaxClients {
+	if s.present >= s.cfg.MaxClients {
 		return &protocol.LimitError{Limit: "clients", Max: s.cfg.MaxClients}
 	}
-	if !ses.privileged() && s.clients[ses.peer.uid] >= s.cfg.MaxClientsPerUID {
+	if !c.privileged() && s.clients[c.peer.uid] >= s.cfg.MaxClientsPerUID {
 		return &protocol.LimitError{Limit: "clients of one user", Max: s.cfg.MaxClientsPerUID}
 	}
-	s.sessions[ses] = struct{}{}
-	s.clients[ses.peer.uid]++
+	s.present++
+	s.clients[c.peer.uid]++
 	return nil
 }
 
-// dismiss closes the connection of ses and counts it out.
-func (s *Server) dismiss(ses *session) {
-	_ = ses.uc.Close()
+// dismiss counts c out.
+func (s *Server) dismiss(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.sessions, ses)
-	if s.clients[ses.peer.uid]--; s.clients[ses.peer.uid] == 0 {
-		delete(s.clients, ses.peer.uid)
+	s.present--
+	if s.clients[c.peer.uid]--; s.clients[c.peer.uid] == 0 {
+		delete(s.clients, c.peer.uid)
 	}
 }
 
-// turnAway tells the peer why it is not served, and closes the connection. An
-// error reply fits into the buffer of a new socket, so this does not block.
-func (ses *session) turnAway(err error) {
-	ses.refuse("", err)
-	if b, eerr := protocol.AppendError(nil, err); eerr == nil {
-		_ = ses.conn.Send(b)
-	}
-	_ = ses.uc.Close()
+// enter notes a session, and exit closes its connection and forgets it.
+func (s *Server) enter(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[ses] = struct{}{}
+}
+
+func (s *Server) exit(ses *session) {
+	_ = ses.file.Close()
+	s.mu.Lock()
+	delete(s.sessions, ses)
+	s.mu.Unlock()
+	s.dismiss(&ses.client)
 }
 
 // stopSessions wakes the sessions, which then end by themselves, and after a
@@ -302,7 +262,7 @@ func (s *Server) stopSessions(running *sync.WaitGroup) {
 	select {
 	case <-ended:
 	case <-time.After(stopLimit):
-		all(func(ses *session) { _ = ses.uc.Close() })
+		all(func(ses *session) { _ = ses.file.Close() })
 		<-ended
 	}
 }

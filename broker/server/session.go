@@ -9,10 +9,8 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -26,18 +24,31 @@ var errStopping = errors.New("the broker stops")
 // session is one connection to the control socket. Its goroutine alone reads and
 // writes it; others only wake it.
 type session struct {
-	server *Server
+	client
 	ctx    context.Context
-	uc     *net.UnixConn
-	rc     syscall.RawConn
+	file   *os.File
 	conn   *protocol.Conn
-	peer   peer
-	groups []uint32 // of the peer, once somebody asked
-	grant  *grant   // lasts as long as the connection and has no events; guarded by the registry's lock
-	unread bool     // the peer may not have read a reply with descriptors yet
-	timed  bool     // a read deadline is set
-	begun  bool     // and it is for the message that is being received
-	called bool     // the first call is complete
+	unread bool // the peer may not have read a reply with descriptors yet
+	timed  bool // a read deadline is set
+	begun  bool // and it is for the message that is being received
+	called bool // the first call is complete
+}
+
+var _ link = (*session)(nil)
+
+// newSession returns a session for c, on f, which it borrows. Already are the first
+// bytes that the peer has sent.
+func newSession(ctx context.Context, c client, f *os.File, already []byte) (*session, error) {
+	s := &session{client: c, ctx: ctx, file: f}
+	var err error
+	if s.rc, err = f.SyscallConn(); err != nil {
+		return nil, err
+	}
+	if s.conn, err = protocol.NewConn(f, s.server.cfg.MaxMessage, 0); err != nil {
+		return nil, err
+	}
+	s.conn.Preload(already)
+	return s, nil
 }
 
 // sendError is a reply that could not be sent, or not all of it. Nothing that
@@ -49,15 +60,20 @@ func (e *sendError) Unwrap() error { return e.err }
 
 // wake makes the session's goroutine look at its state again, if it waits for
 // bytes. The state must have been changed before.
-func (s *session) wake() { _ = s.uc.SetReadDeadline(time.Unix(1, 0)) }
+func (s *session) wake() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
 
-// run answers calls until the peer goes, or does what gets it disconnected.
-func (s *session) run() {
+func (s *session) gone() bool { return hungUp(s.rc) }
+
+// run answers calls until the peer goes, or does what gets it disconnected. The
+// first has to be complete within limit, unless that is 0.
+func (s *session) run(limit time.Duration) {
 	defer s.conn.Discard()
 	defer s.endGrant()
-	s.begin()
+	if limit > 0 {
+		s.begin(limit)
+	}
 	err := s.answer()
-	if errors.Is(err, errStopping) || isGone(err) {
+	if errors.Is(err, errStopping) || isGone(err) || s.ctx.Err() != nil {
 		return
 	}
 	if _, broken := errors.AsType[*sendError](err); broken {
@@ -106,7 +122,7 @@ func (s *session) answer() error {
 				s.rest()
 			}
 		case !s.begun:
-			s.begin()
+			s.begin(s.server.cfg.CallTimeout)
 		}
 		if s.ctx.Err() != nil {
 			return errStopping
@@ -125,15 +141,15 @@ func (s *session) answer() error {
 }
 
 // begin limits how long the message that is being received may take, from now.
-func (s *session) begin() {
+func (s *session) begin(limit time.Duration) {
 	s.timed, s.begun = true, true
-	_ = s.uc.SetReadDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	_ = s.file.SetReadDeadline(time.Now().Add(limit))
 }
 
 // rest lets reading take as long as it takes.
 func (s *session) rest() {
 	s.timed, s.begun = false, false
-	_ = s.uc.SetReadDeadline(time.Time{})
+	_ = s.file.SetReadDeadline(time.Time{})
 }
 
 // park waits until done says so, which is asked again after each wake. What the
@@ -200,28 +216,6 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// privileged reports whether the peer may change what is bound, and see all.
-// That is never uid 65534, which may be anybody.
-func (s *session) privileged() bool {
-	return s.peer.uid == 0 || s.peer.uid == s.server.uid && s.peer.uid != overflowID
-}
-
-// may reports whether the peer may get a listener with these options.
-func (s *session) may(o *socket.Options) bool {
-	if s.privileged() {
-		return true
-	}
-	for _, who := range o.Allow {
-		if s.groups == nil {
-			s.groups = groupsOf(s.rc, s.peer.gid)
-		}
-		if who.Matches(s.peer.uid, s.groups) {
-			return true
-		}
-	}
-	return false
-}
-
 // reply sends a reply to c, with descriptors, which it borrows.
 func (s *session) reply(c protocol.Call, parameters any, continues bool, fds ...*scmrights.FD) error {
 	if c.Oneway {
@@ -257,13 +251,13 @@ func (s *session) encoded(encode func([]byte) ([]byte, error), fds ...*scmrights
 // one it waits: the kernel counts all that are under way for this user.
 func (s *session) send(b []byte, fds ...*scmrights.FD) error {
 	if s.unread {
-		_ = s.uc.SetWriteDeadline(time.Time{})
+		_ = s.file.SetWriteDeadline(time.Time{})
 		if err := s.conn.WaitRead(); err != nil {
 			return &sendError{err}
 		}
 		s.unread = false
 	}
-	_ = s.uc.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	_ = s.file.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
 	if err := s.conn.Send(b, fds...); err != nil {
 		return &sendError{err}
 	}

@@ -1,0 +1,275 @@
+//go:build linux
+
+package server
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// guest is a connection that the desk looks after. Its goroutine alone uses it;
+// others may wake it, and ask whether it has gone, as long as it has a grant.
+type guest struct {
+	client
+	desk    *desk
+	fd      *scmrights.FD
+	number  int32 // of fd: what epoll knows it by
+	conn    scmrights.Nonblocking
+	known   *grant // of the process with the peer's pid, when the connection was accepted
+	held    *grant // lasts as long as the connection, and the peer is told what becomes of it
+	watched bool   // epoll knows it
+	called  bool   // the first call is complete
+	unread  bool   // the peer may not have read a reply with descriptors yet
+	deaf    bool   // what the peer sends has to wait until the grant ends
+
+	expires    time.Time
+	prev, next *guest // in the desk's list of the silent
+}
+
+// wake makes the desk look at the guest's grant.
+func (g *guest) wake() {
+	g.desk.mu.Lock()
+	g.desk.woken = append(g.desk.woken, g)
+	g.desk.mu.Unlock()
+	g.desk.interrupt()
+}
+
+func (g *guest) gone() bool { return hungUp(g.rc) }
+
+// ready does what events ask for.
+func (g *guest) ready(events uint32) {
+	switch {
+	case g.held == nil:
+		g.read()
+	case events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
+		g.leave(endDisconnected)
+	case !g.deaf: // calls behind one that goes on are answered when that ends
+		g.deaf = true
+		_ = g.desk.watch(g.fd, unix.EPOLL_CTL_MOD, unix.EPOLLRDHUP)
+	}
+}
+
+// read reads what has arrived, and answers it. It returns whether the guest stays.
+func (g *guest) read() (stays bool) {
+	n, err := g.conn.Recv(g.desk.in)
+	switch {
+	case err == nil:
+		return g.answer(g.desk.in[:n])
+	case errors.Is(err, scmrights.ErrWouldBlock):
+		return true
+	case errors.Is(err, scmrights.ErrTooMany):
+		err := &protocol.MalformedError{Reason: "descriptors that nobody asked for"}
+		g.refuse("", err)
+		_ = g.sendError(err) // it is disconnected in any case
+	}
+	g.leave(endDisconnected)
+	return false
+}
+
+// answer answers b where it is one Get that can be granted at once, and otherwise
+// leaves it to a session. It returns whether the guest stays.
+func (g *guest) answer(b []byte) (stays bool) {
+	if i := bytes.IndexByte(b, 0); i < 0 || i != len(b)-1 {
+		return g.promote(b)
+	}
+	p, more, ok := protocol.DecodeGetCall(b[:len(b)-1])
+	if !ok || len(p.Names) > deskNames || g.checkNames(p.Names) != nil {
+		return g.promote(b)
+	}
+	if g.unread {
+		if unread, err := g.conn.Unread(); err != nil || unread {
+			return g.promote(b)
+		}
+		g.unread = false
+	}
+	q := &request{names: p.Names, blocking: p.Blocking, client: &g.client, link: g, more: more}
+	if !more && !g.follow(q) {
+		return g.promote(b)
+	}
+	g.server.locked(func() { g.server.registry.askNow(q) })
+	if q.process != nil && q.process.pidfd != nil { // no grant has taken it
+		_ = q.process.pidfd.Close()
+	}
+	if q.grant == nil {
+		return g.promote(b) // it has to wait, or to be told why not
+	}
+	g.becomeCalled()
+	return g.hand(q)
+}
+
+// follow finds the process behind the guest. Most have a grant already, by which
+// they are known: a connection that was accepted while the process of a grant
+// had the peer's pid is that process's, for as long as it has not exited.
+func (g *guest) follow(q *request) bool {
+	if k := g.known; k != nil && !exited(k.pidfd) {
+		q.process = &process{id: k.process}
+		return true
+	}
+	if g.peer.pid == 0 {
+		return false
+	}
+	p, err := processOf(g.rc, g.peer, g.server.registry.lifetimes.pidfs)
+	if err != nil {
+		return false
+	}
+	if exited(p.pidfd) {
+		_ = p.pidfd.Close()
+		return false
+	}
+	q.process = &p
+	return true
+}
+
+// hand sends what q was granted. It returns whether the guest stays.
+func (g *guest) hand(q *request) (stays bool) {
+	reply := protocol.GetReply{Grant: q.grant.id, Sockets: make([]protocol.Socket, len(q.sockets))}
+	var fds [deskNames]*scmrights.FD
+	for i, sock := range q.sockets {
+		reply.Sockets[i] = protocol.Socket{Name: q.names[i], Network: sock.Network(), Address: sock.Address(), FileDescriptor: i}
+		fds[i] = sock.FD()
+	}
+	g.desk.out = protocol.AppendGetReply(g.desk.out[:0], reply, q.more)
+	if err := g.conn.Send(g.desk.out, fds[:len(q.sockets)]...); err != nil {
+		g.server.locked(func() { g.server.registry.cancel(q) })
+		if errors.Is(err, os.ErrClosed) { // unbound meanwhile, and nothing was sent
+			err = g.sendError(&protocol.UnknownNameError{Name: q.names[0]})
+		}
+		if err != nil {
+			g.leave(endUndelivered)
+		}
+		return err == nil
+	}
+	g.unread = true
+	if q.more {
+		g.held = q.grant
+	} else {
+		g.known = q.grant
+	}
+	return true
+}
+
+// tell sends the guest what has become of its grant.
+func (g *guest) tell() {
+	event := ""
+	g.server.locked(func() {
+		if g.held != nil {
+			event = g.held.event
+		}
+	})
+	if event == "" {
+		return
+	}
+	reply := protocol.GetReply{Grant: g.held.id, Event: event}
+	g.held = nil // it has ended
+	if err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, false)); err != nil {
+		g.leave(endDisconnected)
+		return
+	}
+	if g.deaf {
+		g.deaf = false
+		_ = g.desk.watch(g.fd, unix.EPOLL_CTL_MOD, unix.EPOLLIN|unix.EPOLLRDHUP)
+	}
+}
+
+// sendError tells the guest about err, if there is room for it.
+func (g *guest) sendError(err error) error {
+	b, eerr := protocol.AppendError(g.desk.out[:0], err)
+	if eerr != nil {
+		return eerr
+	}
+	return g.conn.Send(b)
+}
+
+func (g *guest) becomeCalled() {
+	g.called = true
+	g.desk.silent.remove(g)
+}
+
+// forget takes the guest out of the desk's books.
+func (g *guest) forget() {
+	delete(g.desk.guests, g.number)
+	g.desk.silent.remove(g)
+}
+
+// leave ends the connection, and the grant that lasts as long.
+func (g *guest) leave(why ending) {
+	g.forget()
+	if g.held != nil {
+		g.server.locked(func() { g.server.registry.end(g.held, why) })
+	}
+	_ = g.fd.Close()
+	g.server.dismiss(&g.client)
+}
+
+// promote gives the guest, who has no grant, a session of its own, which begins with
+// b. It returns false: the guest does not stay.
+func (g *guest) promote(b []byte) (stays bool) {
+	g.forget()
+	if g.watched {
+		_ = g.desk.watch(g.fd, unix.EPOLL_CTL_DEL, 0)
+	}
+	limit := time.Duration(0)
+	if !g.called {
+		limit = g.server.cfg.CallTimeout
+		if !g.expires.IsZero() {
+			limit = time.Until(g.expires)
+		}
+	}
+	f, err := g.fd.File("control connection")
+	if err != nil {
+		_ = g.fd.Close()
+		g.server.dismiss(&g.client)
+		return false
+	}
+	ses, err := newSession(g.desk.ctx, g.client, f, b)
+	if err != nil {
+		_ = f.Close()
+		g.server.dismiss(&g.client)
+		return false
+	}
+	ses.called, ses.unread = g.called, g.unread
+	g.server.enter(ses)
+	g.desk.running.Go(func() {
+		defer g.server.exit(ses)
+		ses.run(limit)
+	})
+	return false
+}
+
+// guestList is a list of guests by when they expire, which for all is as long after
+// they came.
+type guestList struct{ first, last *guest }
+
+func (l *guestList) add(g *guest) {
+	g.prev = l.last
+	if l.last == nil {
+		l.first = g
+	} else {
+		l.last.next = g
+	}
+	l.last = g
+}
+
+// remove takes g out, if it is in.
+func (l *guestList) remove(g *guest) {
+	switch {
+	case l.first == g:
+		l.first = g.next
+	case g.prev != nil:
+		g.prev.next = g.next
+	default:
+		return
+	}
+	if l.last == g {
+		l.last = g.prev
+	} else {
+		g.next.prev = g.prev
+	}
+	g.prev, g.next = nil, nil
+}
