@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
@@ -252,20 +251,6 @@ func (d *desk) welcome(fd *scmrights.FD, number int32) {
 			g.expires = time.Now().Add(d.server.cfg.CallTimeout)
 			d.silent.add(g)
 		}
-	}
-}
-
-// expire sends those away who have not said anything in time.
-func (d *desk) expire() {
-	if d.silent.first == nil {
-		return
-	}
-	for now := time.Now(); d.silent.first != nil && !now.Before(d.silent.first.expires); {
-		g := d.silent.first
-		err := &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(d.server.cfg.CallTimeout.Seconds())}
-		g.refuse("", err)
-		_ = g.sendError(err) // it is disconnected in any case
-		g.leave(endDisconnected)
 	}
 }
 

@@ -241,35 +241,3 @@ func (g *guest) promote(b []byte) (stays bool) {
 	})
 	return false
 }
-
-// guestList is a list of guests by when they expire, which for all is as long after
-// they came.
-type guestList struct{ first, last *guest }
-
-func (l *guestList) add(g *guest) {
-	g.prev = l.last
-	if l.last == nil {
-		l.first = g
-	} else {
-		l.last.next = g
-	}
-	l.last = g
-}
-
-// remove takes g out, if it is in.
-func (l *guestList) remove(g *guest) {
-	switch {
-	case l.first == g:
-		l.first = g.next
-	case g.prev != nil:
-		g.prev.next = g.next
-	default:
-		return
-	}
-	if l.last == g {
-		l.last = g.prev
-	} else {
-		g.next.prev = g.prev
-	}
-	g.prev, g.next = nil, nil
-}

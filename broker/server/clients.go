@@ -1,0 +1,74 @@
+//go:build linux
+
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// admit counts c in, or says which limit is reached.
+func (s *Server) admit(c *client) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.present >= s.cfg.MaxClients {
+		return &protocol.LimitError{Limit: "clients", Max: s.cfg.MaxClients}
+	}
+	if !c.privileged() && s.clients[c.peer.uid] >= s.cfg.MaxClientsPerUID {
+		return &protocol.LimitError{Limit: "clients of one user", Max: s.cfg.MaxClientsPerUID}
+	}
+	s.present++
+	s.clients[c.peer.uid]++
+	return nil
+}
+
+// dismiss counts c out.
+func (s *Server) dismiss(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.present--
+	if s.clients[c.peer.uid]--; s.clients[c.peer.uid] == 0 {
+		delete(s.clients, c.peer.uid)
+	}
+}
+
+// enter notes a session, and exit closes its connection and forgets it.
+func (s *Server) enter(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[ses] = struct{}{}
+}
+
+func (s *Server) exit(ses *session) {
+	_ = ses.file.Close()
+	s.mu.Lock()
+	delete(s.sessions, ses)
+	s.mu.Unlock()
+	s.dismiss(&ses.client)
+}
+
+// stopSessions wakes the sessions, which then end by themselves, and after a
+// while closes what is left of them.
+func (s *Server) stopSessions(running *sync.WaitGroup) {
+	all := func(f func(*session)) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for ses := range s.sessions {
+			f(ses)
+		}
+	}
+	all(func(ses *session) { ses.wake() })
+	ended := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopLimit):
+		all(func(ses *session) { _ = ses.file.Close() })
+		<-ended
+	}
+}
