@@ -134,11 +134,27 @@ func parametersOf(m protocol.Message) (json.RawMessage, error) {
 // ask sends an encoded call and waits for its first reply. The caller must close
 // the descriptors. When ctx ends first, the connection is of no more use.
 func (x *exchange) ask(ctx context.Context, call []byte) (protocol.Message, error) {
+	return x.within(ctx, func() (protocol.Message, error) { return x.roundTrip(call) })
+}
+
+// next waits for another reply to the same call; see ask.
+func (x *exchange) next(ctx context.Context) (protocol.Message, error) {
+	return x.within(ctx, func() (protocol.Message, error) {
+		m, err := x.receive()
+		if err != nil {
+			err = lost(err)
+		}
+		return m, err
+	})
+}
+
+// within calls f, and interrupts it when ctx ends.
+func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error)) (protocol.Message, error) {
 	if ctx.Done() == nil {
-		return x.roundTrip(call)
+		return f()
 	}
 	stop := context.AfterFunc(ctx, x.stream.Interrupt)
-	m, err := x.roundTrip(call)
+	m, err := f()
 	// Not ctx.Err: what counts is whether the connection is, or is about to be,
 	// interrupted, also where the reply had come before that.
 	if !stop() {

@@ -23,6 +23,7 @@ const (
 	MethodList   = InterfaceName + ".List"
 	MethodBind   = InterfaceName + ".Bind"
 	MethodUnbind = InterfaceName + ".Unbind"
+	MethodWatch  = InterfaceName + ".Watch"
 
 	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
 	MethodGetInterfaceDescription = ServiceInterfaceName + ".GetInterfaceDescription"
@@ -43,8 +44,20 @@ const (
 	StateDraining = "draining"
 )
 
-// Events of a grant, as [GetReply] has them.
+// EventUnbound is what a grant's client is told when the last of its listeners was
+// unbound, as [GetReply] has it, and what a watcher is told of a listener.
 const EventUnbound = "unbound"
+
+// What can happen, as [Event] has it.
+const (
+	EventWatching = "watching"
+	EventBound    = "bound"
+	EventGranted  = "granted"
+	EventEnded    = "ended"
+	EventRefused  = "refused"
+	EventFlipped  = "flipped"
+	EventOverflow = "overflow"
+)
 
 // GetParameters are the parameters of Get.
 type GetParameters struct {
@@ -108,6 +121,24 @@ type Holder struct {
 	Since      int64    `json:"since"`             // microseconds since 1970-01-01 UTC
 	State      string   `json:"state"`
 	Connection bool     `json:"connection"` // lasts as long as a connection
+}
+
+// WatchReply is a reply to Watch.
+type WatchReply struct {
+	Event Event `json:"event"`
+}
+
+// Event is something that happened. The interface says which fields are set for
+// which What.
+type Event struct {
+	What     string  `json:"what"`
+	Time     int64   `json:"time"` // microseconds since 1970-01-01 UTC
+	Listener string  `json:"listener,omitempty"`
+	Network  string  `json:"network,omitempty"`
+	Address  string  `json:"address,omitempty"`
+	Holder   *Holder `json:"holder,omitempty"`
+	Why      string  `json:"why,omitempty"`
+	Method   string  `json:"method,omitempty"`
 }
 
 // BindParameters are the parameters of Bind.

@@ -28,6 +28,7 @@ type registry struct {
 	lastID    int64
 	freed     bool // a place or a name may be free for one of those who wait
 	events    []event
+	watchers  map[*watcher]struct{}
 }
 
 // listener is a name with its socket.
@@ -55,6 +56,7 @@ func newRegistry(l *lifetimes) *registry {
 		grants:    make(map[int64]*grant),
 		processes: make(map[processID]*grant),
 		pids:      make(map[int]*grant),
+		watchers:  make(map[*watcher]struct{}),
 	}
 }
 
@@ -77,7 +79,11 @@ func (r *registry) do(f func()) []event {
 	return happened
 }
 
-func (r *registry) note(e event) { r.events = append(r.events, e) }
+// note keeps e for the report, and tells those who watch.
+func (r *registry) note(e event) {
+	r.events = append(r.events, e)
+	r.tellWatchers(e)
+}
 
 // insert adds listeners, whose names are free. It takes the sockets.
 func (r *registry) insert(sockets []*socket.Socket) {

@@ -32,8 +32,9 @@ func (s *Server) report(e event) {
 	}
 }
 
-// refuse logs that a call, or a connection, was refused.
+// refuse logs that a call, or a connection, was refused, and tells those who watch.
 func (c *client) refuse(method string, err error) {
+	c.tellRefused(method, err)
 	l := c.server.sampled.Warn()
 	if l == nil {
 		return

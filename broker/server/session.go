@@ -177,8 +177,11 @@ func (s *session) call(m protocol.Message) error {
 	if err != nil {
 		return err
 	}
-	if c.Method == protocol.MethodGet {
+	switch c.Method {
+	case protocol.MethodGet:
 		return s.get(c)
+	case protocol.MethodWatch:
+		return s.watch(c)
 	}
 	reply, err := s.dispatch(c)
 	if err != nil {

@@ -27,6 +27,7 @@ Usage:
 Verbs:
   get NAME... -- CMD   run CMD with the sockets of these listeners open
   list                 show the listeners, their queues and who holds them
+  watch                print what happens, as it happens
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
   addr NAME            print the address that a listener is bound to
@@ -67,7 +68,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, bindVerb, unbindVerb, addrVerb, pingVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, addrVerb, pingVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.
