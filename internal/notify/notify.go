@@ -1,0 +1,109 @@
+//go:build linux
+
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The states of a service.
+const (
+	Ready    = "READY=1"
+	Stopping = "STOPPING=1"
+	Alive    = "WATCHDOG=1"
+)
+
+// sendTime bounds how long a manager that does not read may hold this process up.
+const sendTime = time.Second
+
+// Manager is the service manager of this process. The nil Manager is none: telling
+// it something does nothing. Its methods may be called concurrently.
+type Manager struct {
+	addr     *net.UnixAddr
+	watchdog time.Duration
+}
+
+// FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and
+// WATCHDOG_PID tell of, or nil where there is none, and removes the three from the
+// environment: they are not for the processes that this one starts. The error says
+// what in them cannot be used; the Manager is good for the rest.
+func FromEnvironment() (*Manager, error) {
+	address := take("NOTIFY_SOCKET")
+	interval, err := watchdog(take("WATCHDOG_USEC"), take("WATCHDOG_PID"))
+	switch {
+	case address == "":
+		return nil, err
+	case address[0] != '/' && address[0] != '@':
+		return nil, errors.Join(fmt.Errorf("NOTIFY_SOCKET=%s: neither a path nor an abstract name, and nothing else is supported", address), err)
+	}
+	return &Manager{&net.UnixAddr{Net: "unixgram", Name: address}, interval}, err
+}
+
+func take(key string) string {
+	value := os.Getenv(key)
+	_ = os.Unsetenv(key)
+	return value
+}
+
+// watchdog returns the interval of WATCHDOG_USEC where it is for this process.
+func watchdog(usec, pid string) (time.Duration, error) {
+	if usec == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(usec, 10, 64)
+	if d := time.Duration(n) * time.Microsecond; err == nil && n > 0 && d.Microseconds() == n {
+		return d, nil
+	}
+	return 0, fmt.Errorf("WATCHDOG_USEC=%s: not a time in microseconds", usec)
+}
+
+// Watchdog returns the time without [Alive] after which the manager takes this
+// process for dead, or 0 where it does not watch.
+func (m *Manager) Watchdog() time.Duration {
+	if m == nil {
+		return 0
+	}
+	return m.watchdog
+}
+
+// Tell sends states, in one message.
+func (m *Manager) Tell(states ...string) error {
+	if m == nil {
+		return nil
+	}
+	// A connection for each message: the manager may have made its socket anew.
+	c, err := net.DialUnix("unixgram", nil, m.addr)
+	if err != nil {
+		return fmt.Errorf("tell the service manager: %w", err)
+	}
+	defer c.Close()
+	_ = c.SetWriteDeadline(time.Now().Add(sendTime))
+	if _, err := c.Write([]byte(strings.Join(states, "\n"))); err != nil {
+		return fmt.Errorf("tell the service manager: %w", err)
+	}
+	return nil
+}
+
+// Status is the state that describes the service in one line.
+func Status(text string) string {
+	return "STATUS=" + strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// Reloading is the state of a service that has just begun to read its
+// configuration again; [Ready] ends it. It has the time of now, by which a manager
+// of a Type=notify-reload service knows that its signal has come first.
+func Reloading() string {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
+		return "RELOADING=1"
+	}
+	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
+}
