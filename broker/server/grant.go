@@ -3,6 +3,7 @@
 package server
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -27,6 +28,10 @@ type grant struct {
 	ended     bool
 	event     string // for link to tell its client, once it is woken
 }
+
+// errExited refuses a grant to a process that was known by another grant, until
+// that was found to have ended with it.
+var errExited = errors.New("the process has exited")
 
 // ending is why a grant ended.
 type ending string
@@ -123,7 +128,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		}
 		if q.process != nil {
 			g.pidfd, g.process, g.link = q.process.pidfd, q.process.id, nil
-			if err := r.lifetimes.add(g.id, g.pidfd); err != nil {
+			if err := r.follow(g); err != nil {
 				for _, l := range listeners {
 					r.restore(l)
 				}
@@ -149,6 +154,14 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 	}
 	r.note(event{what: "granted", grant: g, names: q.names})
 	return nil
+}
+
+// follow makes g end with its process.
+func (r *registry) follow(g *grant) error {
+	if g.pidfd == nil {
+		return errExited
+	}
+	return r.lifetimes.add(g.id, g.pidfd)
 }
 
 // again counts that one more request got l.

@@ -266,6 +266,9 @@ func TestGetOfAProcessThatHasEnded(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
 	w := b.spawn(t)
+	if err := w.call(method(protocol.MethodGetInfo, nil)); err != nil {
+		t.Fatal(err)
+	}
 	uc := b.connectedBy(t, w)
 	w.kill()
 	c := clientOn(t, uc)
@@ -280,12 +283,9 @@ func TestGetOfAProcessThatHasEnded(t *testing.T) {
 	c.got()
 }
 
-// connectedBy returns a connection to b that w has made.
+// connectedBy returns the connection to b that w has made.
 func (b *broker) connectedBy(t testing.TB, w *worker) *net.UnixConn {
 	t.Helper()
-	if err := w.call(method(protocol.MethodGetInfo, nil)); err != nil {
-		t.Fatal(err)
-	}
 	pidfd, err := unix.PidfdOpen(w.pid(), 0)
 	if err != nil {
 		t.Fatal(err)

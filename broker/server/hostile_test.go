@@ -92,7 +92,13 @@ func TestUnknownMethods(t *testing.T) {
 // where it can, and else drops them.
 func TestUnwantedDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	t.Run("guarded", func(t *testing.T) { unwantedDescriptors(t, start(t, server.Config{}, "a=127.0.0.1:0")) })
+	t.Run("unguarded", func(t *testing.T) {
+		unwantedDescriptors(t, startOn(t, server.Config{}, unguard, "a=127.0.0.1:0"))
+	})
+}
+
+func unwantedDescriptors(t *testing.T, b *broker) {
 	good := b.client(t)
 	for _, n := range []int{1, scmrights.MaxFDs} {
 		var p [2]int

@@ -82,6 +82,12 @@ type broker struct {
 // start starts a broker that has specs bound; the test's end stops it.
 func start(t testing.TB, cfg server.Config, specs ...string) *broker {
 	t.Helper()
+	return startOn(t, cfg, func(*scmrights.FD) {}, specs...)
+}
+
+// startOn is start with something done to the control socket first.
+func startOn(t testing.TB, cfg server.Config, prepare func(*scmrights.FD), specs ...string) *broker {
+	t.Helper()
 	b := &broker{logs: new(logs)}
 	cfg.Logger = zerolog.New(b.logs)
 	cfg.Version = "test"
@@ -105,6 +111,7 @@ func start(t testing.TB, cfg server.Config, specs ...string) *broker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(control.Listener)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, control.Listener) }()

@@ -1,0 +1,364 @@
+//go:build linux
+
+package server_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// places returns how many clients the broker serves before it refuses one.
+func (b *broker) places(t testing.TB) (n int) {
+	t.Helper()
+	for {
+		c := b.client(t)
+		defer c.close()
+		_ = c.conn.Send(encode(t, method(protocol.MethodGetInfo, nil)))
+		if r, _, err := c.next(); err != nil || r.Err != nil {
+			return n
+		}
+		n++
+	}
+}
+
+// Whatever becomes of a client, it takes one place, and that is free afterwards.
+func TestEveryPlaceComesBack(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	const most = 24
+	b := start(t, server.Config{MaxClients: most, CallTimeout: short}, "a=127.0.0.1:0", "one=127.0.0.1:0,max=1")
+	getA := string(encode(t, get("a")))
+	moreA := string(encode(t, getMore(protocol.GetParameters{Names: []string{"a"}})))
+	untilEnd := func(c *client) {
+		_ = c.uc.CloseWrite()
+		_, _ = io.Copy(io.Discard, c.uc)
+	}
+	for name, visit := range map[string]func(*client){
+		"says nothing":          func(*client) {},
+		"says nothing for long": func(c *client) { _, _ = io.Copy(io.Discard, c.uc) },
+		"half a message":        func(c *client) { c.try(getA[:9]) },
+		"dawdles":               func(c *client) { c.try(getA[:9]); _, _ = io.Copy(io.Discard, c.uc) },
+		"half after a whole one": func(c *client) {
+			c.try(getA)
+			_, _, _ = c.next()
+			c.try(getA[:9])
+			_, _ = io.Copy(io.Discard, c.uc)
+		},
+		"gone before the reply": func(c *client) { c.try(getA) },
+		"gone after it":         func(c *client) { c.try(getA); _, _, _ = c.next() },
+		"half closed":           func(c *client) { c.try(getA); untilEnd(c) },
+		"does not read":         func(c *client) { _ = c.uc.CloseRead(); c.try(getA) },
+		"two at once":           func(c *client) { c.try(getA + getA); untilEnd(c) },
+		"two, none read":        func(c *client) { c.try(getA); c.try(getA) },
+		"more":                  func(c *client) { c.try(moreA); _, _, _ = c.next() },
+		"more, gone":            func(c *client) { c.try(moreA) },
+		"more, deaf":            func(c *client) { c.try(moreA); _, _, _ = c.next(); c.try(getA); c.try(getA) },
+		"unknown":               func(c *client) { c.try(strings.Replace(getA, `"a"`, `"x"`, 1)); _, _, _ = c.next() },
+		"garbage":               func(c *client) { c.try("garbage\x00"); _, _ = io.Copy(io.Discard, c.uc) },
+		"out of band": func(c *client) {
+			rc, err := c.uc.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = rc.Write(func(fd uintptr) bool {
+				_ = unix.Sendto(int(fd), []byte("x"), unix.MSG_OOB|unix.MSG_NOSIGNAL, nil)
+				return true
+			})
+		},
+	} {
+		var wg sync.WaitGroup
+		for range most + 4 { // some are refused
+			c := b.client(t)
+			wg.Go(func() { visit(c); c.close() })
+		}
+		wg.Wait()
+		n := 0
+		fdtest.Eventually(t, fmt.Sprintf("%s: %d places", name, most), func() bool {
+			n = b.places(t)
+			return n >= most
+		})
+		if n > most {
+			t.Errorf("%s: %d clients had a place, there are %d", name, n, most)
+		}
+	}
+	b.held(t, "one", 0, 0)
+}
+
+// try sends text, whether it arrives or not.
+func (c *client) try(text string) { _ = c.conn.Send([]byte(text)) }
+
+// Who closes its writing end has said all, and still gets the replies to that.
+func TestHalfClosed(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0", "b=127.0.0.1:0")
+	for name, calls := range map[string][]call{
+		"nothing":     nil,
+		"Get":         {get("a")},
+		"more":        {getMore(protocol.GetParameters{Names: []string{"b"}})},
+		"two Gets":    {get("a"), get("a")},
+		"Get, others": {get("a"), method(protocol.MethodGetInfo, nil), get("a")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, late := range []bool{false, true} { // the end comes with the calls, or after the replies
+				c := b.client(t)
+				c.send(calls...)
+				if !late {
+					_ = c.uc.CloseWrite()
+				}
+				for range calls {
+					if r, _ := c.reply(); r.Err != nil {
+						t.Error(r.Err)
+					}
+				}
+				if late {
+					_ = c.uc.CloseWrite()
+				}
+				c.ended()
+				b.held(t, "b", 0, 0)
+			}
+		})
+	}
+}
+
+// What is sent behind a Get with more is answered when that has ended, in order.
+func TestCallsBehindMore(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+	spec := b.listener(t, "a").Spec
+	for _, together := range []bool{false, true} {
+		c, silent := b.client(t), b.client(t)
+		more := getMore(protocol.GetParameters{Names: []string{"a"}})
+		behind := []call{get("a"), method(protocol.MethodGetInfo, nil), more}
+		if together {
+			c.send(append([]call{more}, behind...)...)
+			c.got()
+		} else {
+			c.send(more)
+			c.got()
+			c.send(behind[0])
+			c.send(behind[1:]...)
+		}
+		silent.refused() // so much time is no call's
+		if err := b.Unbind("a"); err != nil {
+			t.Fatal(err)
+		}
+		if g, _ := c.got(); g.Event != protocol.EventUnbound {
+			t.Errorf("got %+v", g)
+		}
+		if err := c.refused(); !errors.Is(err, protocol.ErrUnknownName) {
+			t.Error(err)
+		}
+		if r, _ := c.reply(); r.Err != nil {
+			t.Error(r.Err)
+		}
+		if err := c.refused(); !errors.Is(err, protocol.ErrUnknownName) {
+			t.Error(err)
+		}
+		c.alive()
+		b.bind(t, spec)
+	}
+}
+
+// One connection may hold one listener after the other, with more.
+func TestMoreAgainAfterUnbind(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	c := b.client(t)
+	for range 50 {
+		c.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+		c.got()
+		if err := b.Unbind("a"); err != nil {
+			t.Fatal(err)
+		}
+		if g, _ := c.got(); g.Event != protocol.EventUnbound {
+			t.Errorf("got %+v", g)
+		}
+		b.bind(t, "a=127.0.0.1:0")
+	}
+	c.send(get("a"))
+	c.got()
+	c.alive()
+}
+
+// Guests come, hold and go while what they hold is unbound under them.
+func TestUnbindAmongGuests(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "b=127.0.0.1:0")
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				c := b.client(t)
+				p := protocol.GetParameters{Names: [][]string{{"a"}, {"a", "b"}}[i%2], Wait: true}
+				k := []call{getOnce(p), getMore(p)}[i/2]
+				c.send(k)
+				r, _, err := c.next()
+				if err != nil || r.Err != nil && !errors.Is(r.Err, protocol.ErrUnknownName) {
+					t.Errorf("got %v %v", r.Err, err)
+					return
+				}
+				c.close()
+			}
+		})
+	}
+	for range 200 {
+		b.bind(t, "a=127.0.0.1:0")
+		if err := b.Unbind("a"); err != nil {
+			t.Error(err)
+		}
+	}
+	close(over)
+	b.bind(t, "a=127.0.0.1:0") // for those who wait
+	wg.Wait()
+	if n := len(b.logs.lines("refused", "closed")); n > 0 {
+		t.Errorf("%d clients were told of a closed file", n)
+	}
+}
+
+// unguard makes a control socket what it is on a kernel before Linux 6.16, where
+// anybody can send it descriptors.
+func unguard(ln *scmrights.FD) {
+	_ = ln.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1) })
+}
+
+// Where the kernel lets anybody send descriptors, nobody is served at the desk.
+func TestUnguarded(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startOn(t, server.Config{MaxClients: 20, CallTimeout: short}, unguard, "a=127.0.0.1:0")
+	for range 5 {
+		c, silent, more := b.client(t), b.client(t), b.client(t)
+		c.send(get("a"))
+		c.got()
+		more.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+		more.got()
+		silent.refused()
+		silent.ended()
+		c.alive()
+		c.close()
+		more.close()
+	}
+	fdtest.Eventually(t, "all places are free", func() bool { return b.places(t) == 20 })
+}
+
+// A call may be as long as MaxMessage says, wherever that is.
+func TestSmallLimits(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	whole := len(encode(t, get("a")))
+	for _, c := range []struct {
+		max int
+		ok  bool
+	}{{1, false}, {whole - 1, false}, {whole, true}, {2047, true}, {2048, true}, {2049, true}} {
+		b := start(t, server.Config{MaxMessage: c.max, MaxNamesInCall: 1}, "a=127.0.0.1:0", "b=127.0.0.1:0")
+		k := b.client(t)
+		message := encode(t, get("a"))
+		fill := strings.Repeat(" ", max(0, c.max-whole))
+		k.raw(fill + string(message))
+		if !c.ok {
+			if err := k.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+				t.Errorf("%d: %v", c.max, err)
+			}
+			k.ended()
+			continue
+		}
+		k.got()
+		if c.max < 2047 {
+			continue
+		}
+		k.send(get("a", "b"))
+		if err := k.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+			t.Errorf("%d: two names: %v", c.max, err)
+		}
+		k.raw(fill + " " + string(message))
+		if err := k.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+			t.Errorf("%d, one more: %v", c.max, err)
+		}
+	}
+}
+
+// Stopping leaves nobody at the desk, whatever they were about.
+func TestStopEndsGuests(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	more := getMore(protocol.GetParameters{Names: []string{"a"}})
+	var all []*client
+	for i := range 40 {
+		c := b.client(t)
+		all = append(all, c)
+		switch i % 4 {
+		case 0: // silent
+		case 1:
+			c.send(get("a"))
+			c.got()
+		case 2:
+			c.send(more)
+			c.got()
+		case 3: // deaf
+			c.send(more)
+			c.got()
+			c.send(get("a"))
+		}
+	}
+	b.held(t, "a", 21, 0) // this process is one holder
+	if err := b.stop(); !errors.Is(err, server.ErrClosed) {
+		t.Error(err)
+	}
+	for _, c := range all {
+		c.ended()
+	}
+}
+
+// A process may exit between being known by its grant and being granted more.
+func TestProcessEndsWhileItsGuestAsks(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	var specs []string
+	for i := range 1000 {
+		specs = append(specs, fmt.Sprintf("x%d=unix://@fdbroker-test-%d-%d", i, unix.Getpid(), i))
+	}
+	b := start(t, server.Config{}, append(specs, "a=127.0.0.1:0")...)
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { // so that the guest has to wait for the registry
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					_ = b.Unbind("none")
+				}
+			}
+		})
+	}
+	for range 40 {
+		w := b.spawn(t)
+		if err := w.call(get("a")); err != nil {
+			t.Fatal(err)
+		}
+		c := clientOn(t, b.connectedBy(t, w))
+		_ = c.uc.SetDeadline(time.Now().Add(patience))
+		_ = w.cmd.Process.Kill()
+		c.send(getOnce(blocking("a", true)))
+		c.reply() // the sockets, or that the process has ended
+		w.kill()
+		c.close()
+	}
+	close(over)
+	wg.Wait()
+	b.held(t, "a", 0, 0)
+}
