@@ -169,7 +169,8 @@ func (d *desk) patience() int {
 	if next.IsZero() {
 		return -1
 	}
-	return int(max(time.Until(next)+time.Millisecond, 0) / time.Millisecond)
+	wait := min(max(time.Until(next), 0), time.Hour) // what epoll_wait takes ends at 24 days
+	return int((wait + time.Millisecond - 1) / time.Millisecond)
 }
 
 // receive accepts a few connections. While they come one by one it accepts one a
@@ -214,7 +215,7 @@ func (d *desk) receive() error {
 
 // pause stops accepting for a while.
 func (d *desk) pause(err error) error {
-	d.server.log.Warn().Err(err).Int64("wait_ms", d.backoff.Milliseconds()).Msg("cannot accept for now")
+	d.server.sampled.Warn().Err(err).Int64("wait_ms", d.backoff.Milliseconds()).Msg("cannot accept for now")
 	d.paused = time.Now().Add(d.backoff)
 	d.backoff = min(2*d.backoff, backoffMax)
 	return d.watch(d.listener, unix.EPOLL_CTL_MOD, 0)

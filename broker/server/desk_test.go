@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -361,4 +363,54 @@ func TestProcessEndsWhileItsGuestAsks(t *testing.T) {
 	close(over)
 	wg.Wait()
 	b.held(t, "a", 0, 0)
+}
+
+// Who cannot be sent descriptors, since others have not read theirs, is told so, and
+// may ask again.
+func TestTooManyInFlight(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	path := filepath.Join(dir, "c")
+	cmd := fdtest.Helper(t, "broker", path, `["a=127.0.0.1:0","b=127.0.0.1:0","c=127.0.0.1:0","d=127.0.0.1:0"]`, "30")
+	asUser(t, cmd, alice, alice) // root may have any number under way
+	give(t, dir, alice)
+	stop := startHelper(t, cmd)
+	four := get("a", "b", "c", "d")
+	var lazy []*client
+	for range 24 {
+		c := dialClient(t, path)
+		c.send(four)
+		fdtest.Eventually(t, "there is a reply", func() bool { return hasInput(t, c.uc) })
+		lazy = append(lazy, c)
+	}
+	late := dialClient(t, path)
+	for range 3 {
+		late.send(four)
+		if l, ok := errors.AsType[*protocol.LimitError](late.refused()); !ok || !strings.Contains(l.Limit, "not read") {
+			t.Errorf("got %+v", l)
+		}
+	}
+	for _, c := range lazy {
+		c.close()
+	}
+	fdtest.Eventually(t, "there is room again", func() bool {
+		late.send(four)
+		r, fds := late.reply()
+		return r.Err == nil && len(fds) == 4
+	})
+	late.close()
+	stop()
+}
+
+func hasInput(t testing.TB, uc *net.UnixConn) (is bool) {
+	t.Helper()
+	rc, err := uc.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = rc.Control(func(fd uintptr) {
+		n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		is = err == nil && n > 0
+	})
+	return is
 }

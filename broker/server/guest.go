@@ -100,12 +100,14 @@ func (g *guest) answer(b []byte) (stays bool) {
 		return g.promote(b) // it has to wait, or to be told why not
 	}
 	g.becomeCalled()
-	return g.hand(q)
+	return g.hand(q, b)
 }
 
 // follow finds the process behind the guest. Most have a grant already, by which
 // they are known: a connection that was accepted while the process of a grant
-// had the peer's pid is that process's, for as long as it has not exited.
+// had the peer's pid is that process's, for as long as it has not exited. It
+// cannot be from an earlier process of that pid, since it would have been accepted
+// before the one that the grant was asked for on: the queue keeps its order.
 func (g *guest) follow(q *request) bool {
 	if k := g.known; k != nil && !exited(k.pidfd) {
 		q.process = &process{id: k.process}
@@ -126,8 +128,9 @@ func (g *guest) follow(q *request) bool {
 	return true
 }
 
-// hand sends what q was granted. It returns whether the guest stays.
-func (g *guest) hand(q *request) (stays bool) {
+// hand sends what q was granted, which b asked for. It returns whether the guest
+// stays.
+func (g *guest) hand(q *request, b []byte) (stays bool) {
 	reply := protocol.GetReply{Grant: q.grant.id, Sockets: make([]protocol.Socket, len(q.sockets))}
 	var fds [deskNames]*scmrights.FD
 	for i, sock := range q.sockets {
@@ -137,13 +140,11 @@ func (g *guest) hand(q *request) (stays bool) {
 	g.desk.out = protocol.AppendGetReply(g.desk.out[:0], reply, q.more)
 	if err := g.conn.Send(g.desk.out, fds[:len(q.sockets)]...); err != nil {
 		g.server.locked(func() { g.server.registry.cancel(q) })
-		if errors.Is(err, os.ErrClosed) { // unbound meanwhile, and nothing was sent
-			err = g.sendError(&protocol.UnknownNameError{Name: q.names[0]})
+		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ETOOMANYREFS) {
+			return g.promote(b) // nothing was sent; what it can be told now is for a session to find out
 		}
-		if err != nil {
-			g.leave(endUndelivered)
-		}
-		return err == nil
+		g.leave(endUndelivered)
+		return false
 	}
 	g.unread = true
 	if q.more {
@@ -218,7 +219,7 @@ func (g *guest) promote(b []byte) (stays bool) {
 	if !g.called {
 		limit = g.server.cfg.CallTimeout
 		if !g.expires.IsZero() {
-			limit = time.Until(g.expires)
+			limit = max(time.Until(g.expires), 1) // 0 would be a whole one
 		}
 	}
 	f, err := g.fd.File("control connection")
