@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/complete"
 	"github.com/fdbroker/fdbroker/internal/version"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -81,6 +82,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 
+	if len(args) > 0 && args[0] == complete.Verb {
+		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], map[string][]string{
+			"log-level": {"debug", "info", "warn", "error", "disabled"}, "log-format": {"console", "json", "auto"},
+		}))
+	}
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):

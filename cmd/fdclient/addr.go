@@ -20,6 +20,7 @@ var addrVerb = verb{
 	define: defineAddr,
 	failed: exitFailed,
 	wrong:  exitUsage,
+	words:  oneName,
 }
 
 func defineAddr(*pflag.FlagSet) action {

@@ -49,6 +49,7 @@ runs as may do this.
 	define: defineUnbind,
 	failed: exitFailed,
 	wrong:  exitUsage,
+	words:  otherNames,
 }
 
 func defineUnbind(*pflag.FlagSet) action {

@@ -40,6 +40,7 @@ run, 127 CMD is not found, else CMD's own.
 	failed: exitGet,
 	wrong:  exitGet,
 	runs:   true,
+	words:  otherNames,
 }
 
 func defineGet(fs *pflag.FlagSet) action {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/fdbroker/fdbroker/internal/complete"
 	"github.com/fdbroker/fdbroker/internal/version"
 	"github.com/spf13/pflag"
 )
@@ -32,6 +33,7 @@ Verbs:
   unbind NAME...       close listeners
   addr NAME            print the address that a listener is bound to
   ping                 see whether a broker answers
+  completion SHELL     print what makes a shell complete both commands
   version              print the version of fdclient
 
 'fdclient VERB --help' tells more. The control socket is --socket, else
@@ -53,6 +55,8 @@ type verb struct {
 	failed int  // exit status of a failure
 	wrong  int  // exit status of wrong usage
 	runs   bool // it runs a command, which "--" stands before
+	// words completes an argument behind those that are there; nil where nothing does.
+	words func(args []string, socket string) []complete.Word
 }
 
 // action runs a verb with its arguments.
@@ -68,7 +72,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, addrVerb, pingVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.
@@ -80,10 +84,9 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 
 // run is the command: it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("fdclient")
-	socket := fs.String("socket", "", "`PATH` of the control socket")
-	showVersion := fs.Bool("version", false, "print the version and exit")
-	fs.SetInterspersed(false) // the rest is the verb's
+	var socket string
+	var showVersion bool
+	fs := rootFlags(&socket, &showVersion)
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
@@ -91,17 +94,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	case err != nil:
 		return wrongUsage(stderr, "fdclient", err)
-	case *showVersion:
+	case showVersion:
 		fmt.Fprintln(stdout, "fdclient", version.Number)
 		return exitOK
 	case fs.NArg() == 0:
 		return wrongUsage(stderr, "fdclient", errors.New("no verb"))
 	case fs.Arg(0) == "help":
 		return help(ctx, fs.Args()[1:], stdout, stderr)
+	case fs.Arg(0) == complete.Verb:
+		_ = answer(fs.Args()[1:]).Print(stdout)
+		return exitOK
 	}
 	for _, v := range verbs() {
 		if v.name == fs.Arg(0) {
-			return v.run(ctx, *socket, fs.Args()[1:], stdout, stderr)
+			return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
 		}
 	}
 	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown verb %q", fs.Arg(0)))
@@ -114,6 +120,23 @@ func help(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	return run(ctx, []string{args[0], "--help"}, stdout, stderr)
+}
+
+// rootFlags are the flags before the verb.
+func rootFlags(socket *string, showVersion *bool) *pflag.FlagSet {
+	fs := newFlags("fdclient")
+	fs.StringVar(socket, "socket", "", "`PATH` of the control socket")
+	fs.BoolVar(showVersion, "version", false, "print the version and exit")
+	fs.SetInterspersed(false) // the rest is the verb's
+	return fs
+}
+
+// flags are the flags of a verb, and what runs it once they are parsed.
+func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
+	fs := newFlags(v.name)
+	act := v.define(fs)
+	fs.StringVar(socket, "socket", *socket, "`PATH` of the control socket")
+	return fs, act
 }
 
 func newFlags(name string) *pflag.FlagSet {
@@ -130,9 +153,7 @@ func wrongUsage(w io.Writer, command string, err error) int {
 
 // run parses the verb's flags and runs it.
 func (v verb) run(ctx context.Context, socket string, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags(v.name)
-	act := v.define(fs)
-	fs.StringVar(&socket, "socket", socket, "`PATH` of the control socket")
+	fs, act := v.flags(&socket)
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):

@@ -14,20 +14,7 @@ import (
 // written to it, at most some 4000 bytes. The test's end closes it too.
 func Terminal(t testing.TB) (tty *os.File, text func() string) {
 	t.Helper()
-	// Without O_NONBLOCK, so that it stays out of the poller: reading it ends by itself.
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no terminals here: %v", err)
-	}
-	t.Cleanup(func() { _ = master.Close() })
-	var unlocked, number int32
-	ioctl(t, master, syscall.TIOCSPTLCK, &unlocked)
-	ioctl(t, master, syscall.TIOCGPTN, &number)
-	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tty.Close() })
+	master, tty := openTerminal(t, 0) // stays out of the poller, so that reading it ends by itself
 	return tty, func() string {
 		_ = tty.Close()
 		var all []byte
@@ -40,6 +27,31 @@ func Terminal(t testing.TB) (tty *os.File, text func() string) {
 			}
 		}
 	}
+}
+
+// Keyboard returns a terminal with the other end of it: what is written to keys is
+// typed, and what is read from there was shown. The test's end closes both.
+func Keyboard(t testing.TB) (keys, tty *os.File) {
+	t.Helper()
+	return openTerminal(t, syscall.O_NONBLOCK)
+}
+
+func openTerminal(t testing.TB, flags int) (master, tty *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY|flags, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	var unlocked, number int32
+	ioctl(t, master, syscall.TIOCSPTLCK, &unlocked)
+	ioctl(t, master, syscall.TIOCGPTN, &number)
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tty.Close() })
+	return master, tty
 }
 
 func ioctl(t testing.TB, f *os.File, request uintptr, arg *int32) {

@@ -1,0 +1,58 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	_ "embed"
+	"io"
+
+	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/spf13/pflag"
+)
+
+// The scripts only ask the commands (complete.Verb), so they know every flag.
+var (
+	//go:embed completion/bash
+	bashScript string
+	//go:embed completion/zsh
+	zshScript string
+	//go:embed completion/fish
+	fishScript string
+)
+
+var completionVerb = verb{
+	name:  "completion",
+	usage: "completion bash|zsh|fish",
+	help: `Prints a script that makes the shell complete the words of fdclient and fdbroker:
+verbs, flags, and the names that the running broker has. Put it where the shell
+looks for such scripts, or have it read when the shell starts:
+
+  source <(fdclient completion bash)          # in ~/.bashrc
+  source <(fdclient completion zsh)           # in ~/.zshrc, behind compinit
+  fdclient completion fish | source           # in ~/.config/fish/config.fish
+`,
+	define: defineCompletion,
+	failed: exitFailed,
+	wrong:  exitUsage,
+	words: func(args []string, _ string) []complete.Word {
+		if len(args) > 0 {
+			return nil
+		}
+		return []complete.Word{{Text: "bash"}, {Text: "zsh"}, {Text: "fish"}}
+	},
+}
+
+func defineCompletion(*pflag.FlagSet) action {
+	return func(_ context.Context, c command) error {
+		if len(c.args) != 1 {
+			return usagef("give one shell: bash, zsh or fish")
+		}
+		script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.args[0]]
+		if !ok {
+			return usagef("no completion for %q: give bash, zsh or fish", c.args[0])
+		}
+		_, err := io.WriteString(c.out, script)
+		return err
+	}
+}

@@ -1,0 +1,94 @@
+package complete
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Verb is the hidden first word by which a script asks: the words of the line up to
+// the cursor follow, without the command's own name; the last one may be empty.
+const Verb = "__complete"
+
+// Kinds of answers.
+const (
+	Words   = "words"   // those of the answer
+	Files   = "files"   // the names of files
+	Groups  = "groups"  // the names of the system's groups
+	Command = "command" // a command line of its own, that begins at word number Skip
+)
+
+// Answer says what may stand at the cursor.
+type Answer struct {
+	Kind string
+	// Skip is how many bytes of the word at the cursor stay as they are, such as
+	// "--socket="; of a Command, how many words stand before it, with the first.
+	Skip  int
+	Words []Word
+}
+
+// Word is one completion, and what it means.
+type Word struct{ Text, Help string }
+
+// Print writes the answer as the scripts read it: kind and Skip, then a line for each
+// word. A word that would mean something to a shell, or a terminal, is left out.
+func (a Answer) Print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintln(&b, a.Kind, a.Skip)
+	for _, word := range a.Words {
+		if plain(word.Text) {
+			b.WriteString(word.Text + "\t" + oneLine(word.Help) + "\n")
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Flags answers for a command that has only flags.
+func Flags(w io.Writer, fs *pflag.FlagSet, words []string, choices map[string][]string) error {
+	before, word := Cursor(words)
+	line := Read(fs, true, before)
+	switch {
+	case line.Value != nil:
+		return Value(line.Value, word, choices).Print(w)
+	case line.Rest >= 0:
+		return Answer{Kind: Words}.Print(w)
+	}
+	return line.Flags(fs, word, choices).Print(w)
+}
+
+// Cursor splits the words into those before the cursor and the one at it.
+func Cursor(words []string) (before []string, word string) {
+	if len(words) == 0 {
+		return nil, ""
+	}
+	last := len(words) - 1
+	for _, w := range words[:last] {
+		before = append(before, Unquote(w))
+	}
+	return before, Unquote(words[last])
+}
+
+// plain reports whether text means itself to every shell.
+func plain(text string) bool {
+	for _, c := range []byte(text) {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+		case strings.IndexByte("-_.", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return text != ""
+}
+
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, text)
+}

@@ -1,0 +1,110 @@
+package complete
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Line is what the words before the cursor say to a set of flags.
+type Line struct {
+	// Args are the arguments that are no flags, before "--".
+	Args []string
+	// Rest is the number of words before the first that is not for these flags: what
+	// stands behind "--", or, for flags that are not interspersed, the first argument.
+	// It is -1 where there is none.
+	Rest int
+	// Value is the flag whose value the cursor is at; nil for none.
+	Value *pflag.Flag
+	given map[string]string
+}
+
+// Flag returns the value that a flag has been given, and whether it was.
+func (l *Line) Flag(name string) (string, bool) {
+	v, ok := l.given[name]
+	return v, ok
+}
+
+// Read reads the words before the cursor.
+func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
+	l := Line{Rest: -1, given: make(map[string]string)}
+	for i := 0; i < len(words); i++ {
+		name, isFlag := strings.CutPrefix(words[i], "--")
+		switch {
+		case words[i] == "--":
+			l.Rest = i + 1
+			return l
+		case isFlag:
+			name, value, hasValue := strings.Cut(name, "=")
+			if f := fs.Lookup(name); f != nil && !hasValue && f.NoOptDefVal == "" {
+				if i++; i == len(words) {
+					l.Value = f
+					return l
+				}
+				value = words[i]
+			}
+			l.given[name] = value
+		case strings.HasPrefix(words[i], "-") && words[i] != "-":
+			// There are no short flags but -h.
+		case !interspersed:
+			l.Rest = i
+			return l
+		default:
+			l.Args = append(l.Args, words[i])
+		}
+	}
+	return l
+}
+
+// Flags completes word, which begins with "-", as a flag of fs, or as the value that
+// stands behind "=" in it. Choices are the values of the flags that have few.
+func (l *Line) Flags(fs *pflag.FlagSet, word string, choices map[string][]string) Answer {
+	if name, value, ok := strings.Cut(strings.TrimPrefix(word, "--"), "="); ok {
+		if f := fs.Lookup(name); f != nil {
+			a := Value(f, value, choices)
+			a.Skip = len(word) - len(value)
+			return a
+		}
+		return Answer{Kind: Words}
+	}
+	a := Answer{Kind: Words}
+	fs.VisitAll(func(f *pflag.Flag) {
+		_, repeats := f.Value.(pflag.SliceValue)
+		if _, given := l.given[f.Name]; f.Hidden || given && !repeats {
+			return
+		}
+		_, usage := pflag.UnquoteUsage(f)
+		a.Words = append(a.Words, Word{"--" + f.Name, usage})
+	})
+	if fs.Lookup("help") == nil {
+		a.Words = append(a.Words, Word{"--help", "show help"})
+	}
+	return a.Filter(word)
+}
+
+// Value completes the value of a flag: what it is, its name in the usage tells.
+func Value(f *pflag.Flag, word string, choices map[string][]string) Answer {
+	kind, _ := pflag.UnquoteUsage(f)
+	switch {
+	case len(choices[f.Name]) > 0:
+		a := Answer{Kind: Words}
+		for _, c := range choices[f.Name] {
+			a.Words = append(a.Words, Word{Text: c})
+		}
+		return a.Filter(word)
+	case f.Value.Type() == "bool":
+		return Answer{Kind: Words, Words: []Word{{Text: "true"}, {Text: "false"}}}.Filter(word)
+	case kind == "PATH" || kind == "FILE":
+		return Answer{Kind: Files}
+	case kind == "GROUP":
+		return Answer{Kind: Groups}
+	}
+	return Answer{Kind: Words}
+}
+
+// Filter leaves out the words that do not begin with prefix.
+func (a Answer) Filter(prefix string) Answer {
+	a.Words = slices.DeleteFunc(a.Words, func(w Word) bool { return !strings.HasPrefix(w.Text, prefix) })
+	return a
+}
