@@ -65,10 +65,13 @@ func wireError(err error) remote {
 	return &RemoteError{Name: InterfaceName + ".Failed", Parameters: text}
 }
 
+// MaxNamesInError is how many names a broker tells one who asked for another.
+const MaxNamesInError = 100
+
 // UnknownNameError says that no listener is called Name.
 type UnknownNameError struct {
 	Name  string   `json:"name"`
-	Names []string `json:"names,omitempty"` // what there is that the caller may get
+	Names []string `json:"names,omitempty"` // what the caller may get: of the broker, the first [MaxNamesInError] in order
 }
 
 func (e *UnknownNameError) wireName() string { return InterfaceName + ".UnknownName" }
@@ -81,6 +84,8 @@ func (e *UnknownNameError) Error() string {
 	switch n := len(e.Names); {
 	case n == 0:
 		return fmt.Sprintf("no listener is called %q", e.Name)
+	case n == MaxNamesInError: // and maybe others, which were not told
+		return fmt.Sprintf("no listener is called %q; there are: %s and at least %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
 	case n > most:
 		return fmt.Sprintf("no listener is called %q; there are: %s and %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
 	default:

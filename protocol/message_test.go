@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -103,6 +105,10 @@ func TestErrorsTravel(t *testing.T) {
 		text     string
 	}{
 		{&protocol.UnknownNameError{Name: "wbe", Names: []string{"adm", "web"}}, protocol.ErrUnknownName, `no listener is called "wbe"; there are: adm, web`},
+		{&protocol.UnknownNameError{Name: "wbe", Names: slices.Repeat([]string{"web"}, 12)}, protocol.ErrUnknownName,
+			`no listener is called "wbe"; there are: ` + strings.Repeat("web, ", 9) + `web and 2 more`},
+		{&protocol.UnknownNameError{Name: "wbe", Names: slices.Repeat([]string{"web"}, 100)}, protocol.ErrUnknownName,
+			`no listener is called "wbe"; there are: ` + strings.Repeat("web, ", 9) + `web and at least 90 more`},
 		{&protocol.UnknownNameError{Name: "wbe"}, protocol.ErrUnknownName, `no listener is called "wbe"`},
 		{&protocol.DeniedError{Name: "web", UID: 1000, Allow: []string{"root", "uid:33"}}, protocol.ErrDenied, `uid 1000 may not get "web"; allowed: root, uid:33`},
 		{&protocol.ConflictError{Name: "web", Blocking: true, Holders: held}, protocol.ErrConflict,

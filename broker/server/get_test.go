@@ -4,6 +4,7 @@ package server_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -124,6 +125,14 @@ func TestUnknownNameSaysWhatThereIs(t *testing.T) {
 	c.send(get("wbe"))
 	unknown, ok := errors.AsType[*protocol.UnknownNameError](c.refused())
 	if !ok || unknown.Name != "wbe" || !slices.Equal(unknown.Names, []string{"a", "z"}) {
+		t.Errorf("got %+v", unknown)
+	}
+	for i := range 150 {
+		b.bind(t, fmt.Sprintf("m%03d=127.0.0.1:0", i))
+	}
+	c.send(get("wbe"))
+	unknown, ok = errors.AsType[*protocol.UnknownNameError](c.refused())
+	if n := protocol.MaxNamesInError; !ok || len(unknown.Names) != n || unknown.Names[0] != "a" || unknown.Names[n-1] != fmt.Sprintf("m%03d", n-2) {
 		t.Errorf("got %+v", unknown)
 	}
 }

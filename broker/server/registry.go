@@ -136,7 +136,8 @@ func (r *registry) drop(g *grant, l *listener) {
 // everybody may see everything.
 func everybody(*socket.Options) bool { return true }
 
-// visibleTo returns the names that may says yes to, sorted.
+// visibleTo returns the names that may says yes to, sorted, as far as an error has
+// room for them.
 func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
 	var names []string
 	for name, l := range r.listeners {
@@ -145,7 +146,7 @@ func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
 		}
 	}
 	slices.Sort(names)
-	return names
+	return names[:min(len(names), protocol.MaxNamesInError)]
 }
 
 // sorted returns the listeners by name.
