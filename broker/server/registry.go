@@ -26,6 +26,7 @@ type registry struct {
 	pids      map[int]*grant       // the same, by pid
 	waiting   []*request           // in the order in which they asked
 	lastID    int64
+	closed    bool // for good
 	freed     bool // a place or a name may be free for one of those who wait
 	events    []event
 	watchers  map[*watcher]struct{}
@@ -165,8 +166,9 @@ func (r *registry) newID() int64 {
 	return r.lastID
 }
 
-// clear ends everything and returns all sockets, which the caller must close.
+// clear ends everything for good and returns all sockets, which the caller must close.
 func (r *registry) clear() []*socket.Socket {
+	r.closed = true
 	var sockets []*socket.Socket
 	for _, g := range r.grants {
 		r.end(g, endStop)

@@ -133,6 +133,35 @@ func TestServeFails(t *testing.T) {
 	}
 }
 
+// After Close nothing is bound any more, whatever else is going on.
+func TestBindAfterClose(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for range 20 {
+		s, err := server.New(server.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := parse(t, "a=127.0.0.1:0")
+		bound := make(chan error)
+		go func() { bound <- s.Bind(spec) }()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-bound; err != nil && !errors.Is(err, server.ErrClosed) {
+			t.Error(err)
+		}
+		if err := s.Bind(spec); !errors.Is(err, server.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if n := len(s.Listeners()); n != 0 {
+			t.Errorf("%d listeners", n)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A broker without descriptors to spare waits, and goes on when there are some.
 func TestOutOfDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)

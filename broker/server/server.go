@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrClosed is what Serve returns after it was told to stop.
+// ErrClosed is what Serve returns after it was told to stop, and Bind after Close.
 var ErrClosed = errors.New("server: closed")
 
 const (
@@ -73,9 +73,11 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Close closes the listeners. Those who hold them go on accepting. Serve must have
-// returned.
+// Close closes the listeners, also those of a Bind that is under way, for which it
+// waits. Those who hold them go on accepting. Serve must have returned.
 func (s *Server) Close() error {
+	s.binding.Lock()
+	defer s.binding.Unlock()
 	var sockets []*socket.Socket
 	s.locked(func() { sockets = s.registry.clear() })
 	s.registry.lifetimes.close()
@@ -97,7 +99,8 @@ func (s *Server) locked(f func()) {
 
 // Bind binds listeners, all or none. A name that is bound already with the same
 // spec is left as it is. The error is a *[protocol.BindFailedError] with each
-// spec that failed, a *[protocol.NameInUseError] or a *[protocol.LimitError].
+// spec that failed, a *[protocol.NameInUseError] or a *[protocol.LimitError], or,
+// after Close, [ErrClosed].
 func (s *Server) Bind(specs ...socket.Spec) error {
 	s.binding.Lock()
 	defer s.binding.Unlock()
@@ -117,6 +120,9 @@ func (s *Server) Bind(specs ...socket.Spec) error {
 func (s *Server) unbound(specs []socket.Spec) ([]socket.Spec, error) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
+	if s.registry.closed {
+		return nil, ErrClosed
+	}
 	seen := make(map[string]socket.Spec, len(specs))
 	var fresh []socket.Spec
 	for _, spec := range specs {
