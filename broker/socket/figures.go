@@ -33,7 +33,7 @@ type Figures struct {
 // networks unix and unixpacket can only be read in the network namespace in
 // which the socket was opened.
 func (s *Socket) Figures() (f Figures, err error) {
-	n := networkOf(s.spec.Network)
+	n := networkOf(s.Spec().Network)
 	err = control(s.fd, func(fd int) error {
 		switch {
 		case n.in(tcpNets):

@@ -108,6 +108,11 @@ func setUpInet(n *network, s Spec, end endpoint, fd *scmrights.FD) (backlog int,
 				return err
 			}
 		}
+		if n.beside {
+			if err := setFlag(fd, "SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil {
+				return err
+			}
+		}
 		if err := bindOptions(fd, s, end); err != nil {
 			return err
 		}
@@ -117,8 +122,10 @@ func setUpInet(n *network, s Spec, end endpoint, fd *scmrights.FD) (backlog int,
 		if err := end.bind(fd); err != nil {
 			return err
 		}
-		backlog, err = listen(n, s, fd)
-		return err
+		if backlog, err = listen(n, s, fd); err != nil || !n.beside {
+			return err
+		}
+		return setInt(fd, "SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 0)
 	})
 	return backlog, err
 }

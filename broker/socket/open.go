@@ -79,7 +79,10 @@ func listen(n *network, s Spec, fd int) (int, error) {
 
 // newSocketOf takes fd, bound and listening, and its file, nil where it has none.
 func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *socketFile) (*Socket, error) {
-	sock := &Socket{spec: s, address: address, fd: fd, backlog: int32(backlog), file: file}
+	sock := &Socket{address: address, fd: fd, file: file}
+	s.Options = s.options()
+	sock.spec.Store(&s)
+	sock.backlog.Store(int32(backlog))
 	var st unix.Stat_t
 	err := control(fd, func(n int) (err error) {
 		if sock.cookie, err = unix.GetsockoptUint64(n, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {

@@ -94,6 +94,14 @@ func (e endpoint) sockaddr() (unix.Sockaddr, error) {
 	return &unix.SockaddrInet6{Port: int(e.Port()), ZoneId: zone, Addr: e.Addr().As16()}, err
 }
 
+// zoneName returns the name of the interface of that index, or its number.
+func zoneName(index uint32) string {
+	if ifi, err := net.InterfaceByIndex(int(index)); err == nil {
+		return ifi.Name
+	}
+	return strconv.FormatUint(uint64(index), 10)
+}
+
 // zoneID returns the index of the interface that a zone names or is.
 func zoneID(zone string) (uint32, error) {
 	if zone == "" {

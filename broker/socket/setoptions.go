@@ -22,14 +22,21 @@ func (e *optionError) Unwrap() error { return e.err }
 // bindOptions sets what must be set before bind: it decides what bind allows
 // and conflicts with, and IPV6_V6ONLY cannot change later (KERNEL §16).
 func bindOptions(fd int, s Spec, end endpoint) error {
-	o := s.options()
-	level, freebind, transparent := unix.SOL_IP, unix.IP_FREEBIND, unix.IP_TRANSPARENT
 	if end.Addr().Is6() {
-		level, freebind, transparent = unix.SOL_IPV6, unix.IPV6_FREEBIND, unix.IPV6_TRANSPARENT
 		// Always said: net.ipv6.bindv6only has a say otherwise.
 		if err := setInt(fd, "v6only", unix.SOL_IPV6, unix.IPV6_V6ONLY, toInt(end.v6only)); err != nil {
 			return err
 		}
+	}
+	return addressOptions(fd, s, end.Addr().Is6())
+}
+
+// addressOptions sets those of bindOptions that a bound socket takes as well.
+func addressOptions(fd int, s Spec, is6 bool) error {
+	o := s.options()
+	level, freebind, transparent := unix.SOL_IP, unix.IP_FREEBIND, unix.IP_TRANSPARENT
+	if is6 {
+		level, freebind, transparent = unix.SOL_IPV6, unix.IPV6_FREEBIND, unix.IPV6_TRANSPARENT
 	}
 	if o.FreeBind {
 		if err := setFlag(fd, "freebind", level, freebind); err != nil {
@@ -51,25 +58,26 @@ func bindOptions(fd int, s Spec, end endpoint) error {
 
 // listenOptions sets what must be set before the first connection or packet
 // comes: accepted sockets inherit most of it.
-func listenOptions(fd int, s Spec) error {
-	o := s.options()
+func listenOptions(fd int, s Spec) error { return changeOptions(fd, &defaults, s.options()) }
+
+// changeOptions sets those options that a socket takes at any time, where is and to
+// differ.
+func changeOptions(fd int, is, to *Options) error {
 	for _, opt := range []struct {
-		on     bool
-		name   string
-		level  int
-		number int
-		value  int
+		name          string
+		level, number int
+		is, to        int
 	}{
-		{o.Mark != 0, "mark", unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark)},
-		{o.DeferAccept != 0, "defer-accept", unix.SOL_TCP, unix.TCP_DEFER_ACCEPT, int(o.DeferAccept / time.Second)},
-		{o.FastOpen != 0, "fastopen", unix.SOL_TCP, unix.TCP_FASTOPEN, o.FastOpen},
-		{o.NoDelay, "nodelay", unix.SOL_TCP, unix.TCP_NODELAY, 1},
-		{o.KeepAlive, "keepalive", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{"mark", unix.SOL_SOCKET, unix.SO_MARK, int(is.Mark), int(to.Mark)},
+		{"defer-accept", unix.SOL_TCP, unix.TCP_DEFER_ACCEPT, int(is.DeferAccept / time.Second), int(to.DeferAccept / time.Second)},
+		{"fastopen", unix.SOL_TCP, unix.TCP_FASTOPEN, is.FastOpen, to.FastOpen},
+		{"nodelay", unix.SOL_TCP, unix.TCP_NODELAY, toInt(is.NoDelay), toInt(to.NoDelay)},
+		{"keepalive", unix.SOL_SOCKET, unix.SO_KEEPALIVE, toInt(is.KeepAlive), toInt(to.KeepAlive)},
 	} {
-		if !opt.on {
+		if opt.is == opt.to {
 			continue
 		}
-		if err := setInt(fd, opt.name, opt.level, opt.number, opt.value); err != nil {
+		if err := setInt(fd, opt.name, opt.level, opt.number, opt.to); err != nil {
 			return err
 		}
 	}

@@ -15,28 +15,32 @@ import (
 // Socket is one bound socket, which it owns. Its methods may be called
 // concurrently; after Close those that ask the kernel return [os.ErrClosed].
 type Socket struct {
-	spec    Spec
+	spec    atomic.Pointer[Spec]
 	address string
 	fd      *scmrights.FD
 	cookie  uint64
 	file    *socketFile // nil without a path
 	inode   uint32      // of the socket itself, in sockfs
-	backlog int32
+	backlog atomic.Int32
 	closed  atomic.Bool
+	adopted bool // somebody else has opened it
 }
 
-// Spec returns what the socket was opened by.
-func (s *Socket) Spec() Spec { return s.spec }
+// Spec returns what the socket was opened by, or has become.
+func (s *Socket) Spec() Spec { return *s.spec.Load() }
+
+// Adopted reports whether the socket came from [Adopt].
+func (s *Socket) Adopted() bool { return s.adopted }
 
 // Network returns the network as the spec has it.
-func (s *Socket) Network() string { return s.spec.Network }
+func (s *Socket) Network() string { return s.Spec().Network }
 
 // Address returns what was really bound: "[::]:9000", "127.0.0.1:9000", "/path"
 // or "@abstract". Port 0 has become a number, a host's name an address.
 func (s *Socket) Address() string { return s.address }
 
 // Packet reports whether the socket receives packets and accepts no connections.
-func (s *Socket) Packet() bool { return !networkOf(s.spec.Network).in(connNets) }
+func (s *Socket) Packet() bool { return !networkOf(s.Spec().Network).in(connNets) }
 
 // FD returns the socket's descriptor, which s goes on owning: the caller must
 // not close it.
@@ -49,7 +53,7 @@ func (s *Socket) Cookie() uint64 { return s.cookie }
 // Backlog returns how many connections may wait, plus one: what was asked of
 // listen, or somaxconn where that was less. It is 0 for a socket of packets.
 // Another holder may have changed it since: see [Socket.Figures].
-func (s *Socket) Backlog() int { return int(s.backlog) }
+func (s *Socket) Backlog() int { return int(s.backlog.Load()) }
 
 // Blocking reports whether the socket is without O_NONBLOCK now. The bit is
 // shared by all holders, and any of them may have changed it.

@@ -1,0 +1,319 @@
+//go:build linux
+
+package socket_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// passed opens the socket of a spec, and returns a duplicate of it, as a service
+// manager passes one, and the address. The test's end closes the manager's own.
+func passed(t *testing.T, spec string) (*scmrights.FD, *socket.Socket) {
+	t.Helper()
+	sock := open(t, spec)
+	fd, err := sock.FD().Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, sock
+}
+
+// rawFD returns a descriptor of a new socket, set up by use.
+func rawFD(t *testing.T, family, sotype, protocol int, use func(fd int) error) *scmrights.FD {
+	t.Helper()
+	n, err := unix.Socket(family, sotype|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		t.Skipf("no such sockets here: %v", err)
+	}
+	fd := scmrights.NewFD(n)
+	t.Cleanup(func() { _ = fd.Close() })
+	if use != nil {
+		if err := use(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fd
+}
+
+// TestAdopt: each network's socket can be described, and adopted by what describes
+// it; it stays the same socket, and its path stays when it is closed.
+func TestAdopt(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	for _, c := range []struct{ opened, described string }{
+		{"a=127.0.0.1:0", "web=ADDRESS"},
+		{"a=127.0.0.1:0,backlog=7", "web=ADDRESS,backlog=7"},
+		{"a=tcp4://127.0.0.1:0", "web=ADDRESS"},
+		{"a=[::1]:0", "web=ADDRESS"},
+		{"a=tcp6://[::1]:0", "web=ADDRESS"},
+		{"a=tcp6://:0", "web=tcp6://ADDRESS"},
+		{"a=:0", "web=ADDRESS"},
+		{"a=udp://127.0.0.1:0", "web=udp://ADDRESS"},
+		{"a=unix://" + dir + "/s,backlog=3", "web=unix://ADDRESS,backlog=3"},
+		{"a=unix://@fdbroker-adopt", "web=unix://ADDRESS"},
+		{"a=unixpacket://" + dir + "/p", "web=unixpacket://ADDRESS"},
+		{"a=unixgram://" + dir + "/g", "web=unixgram://ADDRESS"},
+	} {
+		t.Run(c.opened, func(t *testing.T) {
+			fd, orig := passed(t, c.opened)
+			spec, err := socket.SpecOf("web", fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := spec.String(), strings.Replace(c.described, "ADDRESS", orig.Address(), 1); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			sock, err := socket.Adopt(spec, fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sock.Cookie() != orig.Cookie() || sock.Address() != orig.Address() || sock.Backlog() != orig.Backlog() || !sock.Adopted() {
+				t.Errorf("got %d %s %d, want %d %s %d", sock.Cookie(), sock.Address(), sock.Backlog(), orig.Cookie(), orig.Address(), orig.Backlog())
+			}
+			if err := sock.Close(); err != nil {
+				t.Error(err)
+			}
+			if addr := orig.Address(); addr[0] == '/' {
+				if _, err := os.Lstat(addr); err != nil {
+					t.Errorf("the path that the manager made is gone: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// TestAdoptOptions: what a spec says is applied to a socket that was made without.
+func TestAdoptOptions(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	fd, orig := passed(t, "a=127.0.0.1:0,backlog=5,blocking")
+	// Another address than the socket's: the manager decides.
+	sock, err := socket.Adopt(parse(t, "web=:80,backlog=9,nodelay,keepalive,defer-accept=5s,freebind"), fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	if sock.Address() != orig.Address() || sock.Backlog() != 9 {
+		t.Errorf("got %s and %d", sock.Address(), sock.Backlog())
+	}
+	if f, err := sock.Figures(); err != nil || f.Limit != 9 {
+		t.Errorf("the kernel's backlog: %+v, %v", f, err)
+	}
+	if blocking, err := sock.Blocking(); blocking || err != nil {
+		t.Errorf("blocking: %v, %v", blocking, err)
+	}
+	for name, got := range map[string]int{
+		"nodelay":      sockopt(t, sock, unix.SOL_TCP, unix.TCP_NODELAY),
+		"keepalive":    sockopt(t, sock, unix.SOL_SOCKET, unix.SO_KEEPALIVE),
+		"defer-accept": sockopt(t, sock, unix.SOL_TCP, unix.TCP_DEFER_ACCEPT),
+		"freebind":     sockopt(t, sock, unix.SOL_IP, unix.IP_FREEBIND),
+	} {
+		if got == 0 {
+			t.Errorf("%s is off", name)
+		}
+	}
+
+	path := fdtest.SocketDir(t) + "/s"
+	fd, _ = passed(t, "a=unix://"+path)
+	sock, err = socket.Adopt(parse(t, "app=unix:///other,mode=0601"), fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o601 {
+		t.Errorf("mode: %v, %v", st.Mode(), err)
+	}
+}
+
+func TestAdoptRefuses(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	bind4 := func(fd int) error { return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}) }
+	of := func(spec string) *scmrights.FD { fd, _ := passed(t, spec); return fd }
+	for _, c := range []struct {
+		name string
+		fd   *scmrights.FD
+		spec string
+		want string
+	}{
+		{"udp for tcp", of("a=udp://127.0.0.1:0"), "web=127.0.0.1:80", "cannot bind web=127.0.0.1:80: the socket that was passed is udp://127.0.0.1:PORT, and the spec's network is tcp"},
+		{"IPv6 for tcp4", of("a=[::1]:0"), "web=tcp4://127.0.0.1:80", "the socket that was passed is tcp://[::1]:PORT, and the spec's network is tcp4"},
+		{"unix for tcp", of("a=unix://" + dir + "/a"), "web=:80", "the socket that was passed is unix://" + dir + "/a, and the spec's network is tcp"},
+		{"stream for packets", of("a=unix://" + dir + "/b"), "web=unixgram:///b", "and the spec's network is unixgram"},
+		{"IPv4 too", of("a=:0"), "web=:80,v6only", "takes IPv4 as well"},
+		{"no listener", rawFD(t, unix.AF_INET, unix.SOCK_STREAM, 0, bind4), "web=:80", "the socket tcp://127.0.0.1:PORT that was passed does not listen"},
+		{"unbound", rawFD(t, unix.AF_INET, unix.SOCK_DGRAM, 0, nil), "web=udp://:80", "the socket that was passed has no address"},
+		{"netlink", rawFD(t, unix.AF_NETLINK, unix.SOCK_RAW, 0, nil), "web=:80", "a socket of family 16, type 3 and protocol 0 was passed"},
+		{"MPTCP", rawFD(t, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, bind4), "web=:80", "protocol 262 was passed"},
+		{"no file for mode", of("a=unix://@fdbroker-refuses"), "web=unix:///a,mode=0600", "has no file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dup, err := c.fd.Dup()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.fd.Close()
+			_, port, _ := net.SplitHostPort(boundAddr(dup))
+			_, err = socket.Adopt(parse(t, c.spec), dup)
+			be, ok := errors.AsType[*socket.BindError](err)
+			if want := strings.ReplaceAll(c.want, "PORT", port); !ok || !strings.Contains(be.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+			if err := dup.Control(func(uintptr) {}); err == nil {
+				t.Error("the descriptor is still open")
+			}
+		})
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	rc, _ := r.SyscallConn()
+	_ = rc.Control(func(n uintptr) {
+		d, err := unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := scmrights.NewFD(d)
+		defer fd.Close()
+		if _, err := socket.SpecOf("web", fd); err == nil || err.Error() != `the socket "web": the descriptor that was passed is no socket` {
+			t.Errorf("a pipe: got %v", err)
+		}
+	})
+}
+
+func boundAddr(fd *scmrights.FD) (addr string) {
+	_ = fd.Control(func(n uintptr) {
+		switch sa, _ := unix.Getsockname(int(n)); sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			addr = (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+		case *unix.SockaddrInet6:
+			addr = (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+		}
+	})
+	return addr
+}
+
+// TestBecome: options that a socket takes at any time are set, and cleared again,
+// without disturbing what waits.
+func TestBecome(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	sock := open(t, "web=127.0.0.1:0")
+	c, err := net.Dial("tcp", sock.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cookie := sock.Cookie()
+	is := func() []int {
+		return []int{
+			sockopt(t, sock, unix.SOL_TCP, unix.TCP_NODELAY), sockopt(t, sock, unix.SOL_SOCKET, unix.SO_KEEPALIVE), sock.Backlog(),
+		}
+	}
+	plain := is()
+	for _, text := range []string{"web=127.0.0.1:0,backlog=6,nodelay,keepalive,max=2,allow=uid:5,blocking", "web=127.0.0.1:0"} {
+		to := parse(t, text)
+		if !sock.CanBecome(to) {
+			t.Fatalf("cannot become %s", to)
+		}
+		if err := sock.Become(to); err != nil {
+			t.Fatal(err)
+		}
+		if got := sock.Spec(); !got.Equal(to) {
+			t.Errorf("got %s, want %s", got, to)
+		}
+		f, err := sock.Figures()
+		if err != nil || f.Queue != 1 || int(f.Limit) != sock.Backlog() || sock.Cookie() != cookie {
+			t.Errorf("%s: %+v, %v", to, f, err)
+		}
+		if got, want := is(), []int{1, 1, 6}; len(text) > 20 && (got[0] != 1 || got[1] != 1 || got[2] != 6) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	if got := is(); got[0] != plain[0] || got[1] != plain[1] || got[2] != plain[2] {
+		t.Errorf("got %v, want %v", got, plain)
+	}
+	for _, text := range []string{"adm=127.0.0.1:0", "web=127.0.0.1:1", "web=tcp4://127.0.0.1:0", "web=127.0.0.1:0,freebind"} {
+		if sock.CanBecome(parse(t, text)) {
+			t.Errorf("can become %s", text)
+		}
+	}
+}
+
+// TestOpenBeside: a socket is opened where another one is, which goes on until it is
+// closed; and without that nothing has happened.
+func TestOpenBeside(t *testing.T) {
+	dir := fdtest.SocketDir(t)
+	for _, c := range []struct{ old, beside string }{
+		{"a=127.0.0.1:0", "b=127.0.0.1:PORT"},
+		{"a=[::1]:0", "b=[::1]:PORT"},
+		{"a=:0", "b=127.0.0.1:PORT"},
+		{"a=127.0.0.1:0", "b=:PORT"},
+		{"a=udp://127.0.0.1:0", "b=udp://127.0.0.1:PORT"},
+		{"a=unix://" + dir + "/s", "b=unix://" + dir + "/s,mode=0600"},
+		{"a=unixgram://" + dir + "/g", "b=unix://" + dir + "/g"},
+	} {
+		for _, keep := range []bool{true, false} {
+			t.Run(c.old+" "+map[bool]string{true: "kept", false: "given up"}[keep], func(t *testing.T) {
+				fdtest.CheckLeaks(t)
+				old := open(t, c.old)
+				_, port, _ := net.SplitHostPort(old.Address())
+				spec := parse(t, strings.Replace(c.beside, "PORT", port, 1))
+				if _, err := socket.Open(spec); !errors.Is(err, syscall.EADDRINUSE) {
+					t.Fatalf("Open: got %v, want EADDRINUSE", err)
+				}
+				sock, settle, err := socket.OpenBeside(spec, []*socket.Socket{old})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer sock.Close()
+				for _, s := range []*socket.Socket{sock, old} {
+					if !s.Packet() && spec.Network == "tcp" && sockopt(t, s, unix.SOL_SOCKET, unix.SO_REUSEPORT) != 0 {
+						t.Errorf("%s keeps SO_REUSEPORT", s.Spec())
+					}
+				}
+				settle(keep)
+				left := old
+				if keep {
+					if err := old.Close(); err != nil {
+						t.Error(err)
+					}
+					left = sock
+				}
+				reach(t, left)
+				if files, _ := os.ReadDir(dir); left.Address()[0] == '/' && len(files) != 1 {
+					t.Errorf("there are files: %v", files)
+				}
+			})
+		}
+	}
+}
+
+// reach connects to a socket, and sees that it comes there.
+func reach(t *testing.T, s *socket.Socket) {
+	t.Helper()
+	c, err := net.Dial(s.Network(), s.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if s.Packet() {
+		_, _ = c.Write([]byte("x"))
+	}
+	fdtest.Eventually(t, "the socket has it", func() bool {
+		f, err := s.Figures()
+		return err == nil && f.Queue > 0
+	})
+}
