@@ -165,3 +165,39 @@ func TestLimitPerUser(t *testing.T) {
 		return w.call(info) == nil
 	})
 }
+
+// The broker has a descriptor open for each process that holds something, and one
+// user may not take them all. Connections do not count: they have their own limit.
+func TestGrantsPerUser(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxGrantsPerUID: 2}, "a=127.0.0.1:0,allow=any", "b=127.0.0.1:0,allow=any")
+	one, two, three, other := b.spawn(t, alice, alice), b.spawn(t, alice, alice), b.spawn(t, alice, alice), b.spawn(t, bob, bob)
+	for _, w := range []*worker{one, two, other, one, b.spawn(t), b.spawn(t), b.spawn(t)} { // root has no limit
+		if err := w.call(get("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l, ok := errors.AsType[*protocol.LimitError](three.call(get("a"))); !ok || l.Limit != "grants of one user" || l.Max != 2 {
+		t.Errorf("the third process: %+v", l)
+	}
+	if err := errors.Join(one.call(get("b")), three.call(getMore(protocol.GetParameters{Names: []string{"a"}}))); err != nil {
+		t.Error(err)
+	}
+	for range 5 {
+		one.kill()
+		one = b.spawn(t, alice, alice)
+		fdtest.Eventually(t, "there is room for another", func() bool { return one.call(get("a")) == nil })
+	}
+	if err := b.spawn(t, alice, alice).call(get("a")); !errors.Is(err, protocol.ErrLimitReached) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.Unbind("a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	b.bind(t, "a=127.0.0.1:0,allow=any")
+	for _, w := range []*worker{one, two} {
+		if err := w.call(get("a")); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 const (
 	DefaultMaxClients       = 4096
 	DefaultMaxClientsPerUID = 256
+	DefaultMaxGrantsPerUID  = 1024
 	DefaultMaxNames         = 16384
 	DefaultCallTimeout      = 10 * time.Second
 )
@@ -27,6 +28,9 @@ type Config struct {
 	// MaxClientsPerUID is the same for any one user who is neither root nor the
 	// broker's own. Default 256.
 	MaxClientsPerUID int
+	// MaxGrantsPerUID is how many processes of any one such user may hold listeners;
+	// the broker has a descriptor open for each. Default 1024.
+	MaxGrantsPerUID int
 	// MaxNames is how many listeners there may be. Default 16384.
 	MaxNames int
 	// MaxNamesInCall is how many names one call may have. Default 64, and no more
@@ -51,6 +55,7 @@ func (c Config) withDefaults() (Config, error) {
 	}{
 		{&c.MaxClients, DefaultMaxClients, "MaxClients"},
 		{&c.MaxClientsPerUID, DefaultMaxClientsPerUID, "MaxClientsPerUID"},
+		{&c.MaxGrantsPerUID, DefaultMaxGrantsPerUID, "MaxGrantsPerUID"},
 		{&c.MaxNames, DefaultMaxNames, "MaxNames"},
 		{&c.MaxNamesInCall, protocol.MaxNamesInCall, "MaxNamesInCall"},
 		{&c.MaxMessage, protocol.MaxMessage, "MaxMessage"},

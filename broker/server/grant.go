@@ -71,6 +71,14 @@ func (r *registry) reap(l *listener) {
 	}
 }
 
+// crowded reports whether q would take a process more of its user than there may
+// be. Those whose end the broker has not been told of count: to look for them each
+// time would let a user at the limit keep the registry busy.
+func (r *registry) crowded(q *request) bool {
+	return q.process != nil && r.processes[q.process.id] == nil && !q.client.privileged() &&
+		r.users[q.client.peer.uid] >= q.client.server.cfg.MaxGrantsPerUID
+}
+
 // setMode makes O_NONBLOCK of all listeners what is needed, or of none.
 func (r *registry) setMode(listeners []*listener, need *bool, own *grant) (err error) {
 	if need == nil {
@@ -137,6 +145,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 			q.process.pidfd = nil // the grant's now
 			r.processes[g.process] = g
 			r.pids[g.peer.pid] = g
+			r.users[g.peer.uid]++
 		} else if !q.more {
 			q.client.grant = g
 		}
@@ -194,6 +203,9 @@ func (r *registry) end(g *grant, why ending) {
 		delete(r.processes, g.process)
 		if r.pids[g.peer.pid] == g {
 			delete(r.pids, g.peer.pid)
+		}
+		if r.users[g.peer.uid]--; r.users[g.peer.uid] == 0 {
+			delete(r.users, g.peer.uid)
 		}
 		r.lifetimes.remove(g.pidfd)
 		_ = g.pidfd.Close()

@@ -24,6 +24,7 @@ type registry struct {
 	grants    map[int64]*grant
 	processes map[processID]*grant // those of grants that follow a process
 	pids      map[int]*grant       // the same, by pid
+	users     map[uint32]int       // how many of the same each user has
 	waiting   []*request           // in the order in which they asked
 	lastID    int64
 	closed    bool // for good
@@ -57,6 +58,7 @@ func newRegistry(l *lifetimes) *registry {
 		grants:    make(map[int64]*grant),
 		processes: make(map[processID]*grant),
 		pids:      make(map[int]*grant),
+		users:     make(map[uint32]int),
 		watchers:  make(map[*watcher]struct{}),
 	}
 }

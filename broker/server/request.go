@@ -134,6 +134,9 @@ func (r *registry) try(q *request) (err error, final bool) {
 		}
 		listeners[i] = l
 	}
+	if r.crowded(q) {
+		return &protocol.LimitError{Limit: "grants of one user", Max: q.client.server.cfg.MaxGrantsPerUID}, true
+	}
 	for _, l := range listeners {
 		if l.full() && !own.holds(l) {
 			spec := l.socket.Spec()

@@ -24,6 +24,7 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]server.Config{
 		"MaxClients":       {MaxClients: -1},
 		"MaxClientsPerUID": {MaxClientsPerUID: -1},
+		"MaxGrantsPerUID":  {MaxGrantsPerUID: -1},
 		"MaxNames":         {MaxNames: -1},
 		"MaxNamesInCall":   {MaxNamesInCall: 254},
 		"MaxMessage":       {MaxMessage: -1},

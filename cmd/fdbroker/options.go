@@ -73,6 +73,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	group := fs.String("socket-group", "", "`GROUP` of the control socket, by name or number")
 	fs.IntVar(&o.server.MaxClients, "max-clients", server.DefaultMaxClients, "serve at most `N` connections at a time")
 	fs.IntVar(&o.server.MaxClientsPerUID, "max-clients-per-uid", server.DefaultMaxClientsPerUID, "and `N` of one user other than root and the broker's")
+	fs.IntVar(&o.server.MaxGrantsPerUID, "max-grants-per-uid", server.DefaultMaxGrantsPerUID, "let at most `N` processes of such a user hold listeners")
 	fs.IntVar(&o.server.MaxNames, "max-names", server.DefaultMaxNames, "bind at most `N` listeners")
 	fs.IntVar(&o.server.MaxNamesInCall, "max-names-per-call", protocol.MaxNamesInCall, "hand out at most `N` sockets in one call")
 	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "take calls of at most `BYTES`")
