@@ -33,6 +33,7 @@ func newError(name string) remote {
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
 		new(BindFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
+		new(FailedError),
 	} {
 		if e.wireName() == name {
 			return e
@@ -56,13 +57,7 @@ func wireError(err error) remote {
 	if w, ok := errors.AsType[remote](err); ok {
 		return w
 	}
-	text, merr := json.Marshal(struct {
-		Message string `json:"message"`
-	}{err.Error()})
-	if merr != nil {
-		text = nil
-	}
-	return &RemoteError{Name: InterfaceName + ".Failed", Parameters: text}
+	return &FailedError{Message: err.Error()}
 }
 
 // MaxNamesInError is how many names a broker tells one who asked for another.
@@ -198,7 +193,7 @@ type BindFailure struct {
 	Spec      string    `json:"spec"`
 	Message   string    `json:"message"`
 	Errno     int       `json:"errno,omitempty"`
-	Processes []Process `json:"processes"`
+	Processes []Process `json:"processes,omitempty"` // seen to use the address
 }
 
 // Process is a process seen to use an address.
@@ -247,6 +242,15 @@ func (e *MalformedError) wireName() string { return InterfaceName + ".Malformed"
 func (e *MalformedError) Is(target error) bool { return target == ErrMalformed }
 
 func (e *MalformedError) Error() string { return "malformed message: " + e.Reason }
+
+// FailedError says how the broker itself has failed.
+type FailedError struct {
+	Message string `json:"message"`
+}
+
+func (e *FailedError) wireName() string { return InterfaceName + ".Failed" }
+
+func (e *FailedError) Error() string { return "the broker failed: " + e.Message }
 
 // RemoteError is an error that this package has no type for.
 type RemoteError struct {

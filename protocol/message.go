@@ -94,7 +94,7 @@ func AppendReply(dst []byte, parameters any, continues bool) ([]byte, error) {
 }
 
 // AppendError appends the reply that tells of err, ended by NUL, to dst. An err
-// that is no error of this package is told as *[RemoteError] with its text.
+// that is no error of this package is told as *[FailedError] with its text.
 func AppendError(dst []byte, err error) ([]byte, error) {
 	w := wireError(err)
 	p, merr := json.Marshal(w)

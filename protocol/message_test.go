@@ -123,6 +123,7 @@ func TestErrorsTravel(t *testing.T) {
 		{&protocol.MethodNotFoundError{Method: "io.fdbroker.Fly"}, nil, `the broker has no method io.fdbroker.Fly; it may be older than this client`},
 		{&protocol.InterfaceNotFoundError{Interface: "a.b"}, nil, `there is no interface a.b`},
 		{&protocol.ExpectedMoreError{}, nil, `the method must be called with "more"`},
+		{&protocol.FailedError{Message: "disk on fire"}, nil, "the broker failed: disk on fire"},
 		{&protocol.RemoteError{Name: "com.example.New", Parameters: json.RawMessage(`{"why":"\u001b[2J"}`)}, nil, `the broker answers com.example.New {"why":"\u001b[2J"}`},
 	}
 	for _, tt := range tests {
