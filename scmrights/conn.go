@@ -45,10 +45,7 @@ func NewConn(c syscall.Conn) (*Conn, error) {
 // byte, so b must not be empty where there are any: the kernel would drop them.
 func (c *Conn) Send(b []byte, fds ...*FD) error {
 	if len(b) == 0 {
-		if len(fds) > 0 {
-			return fmt.Errorf("send: %d descriptors need at least one byte to travel with", len(fds))
-		}
-		return nil
+		return nothingToSend(fds)
 	}
 	nums, err := numbers(make([]int, 0, fewFDs), fds)
 	defer func() { release(fds[:len(nums)]) }()
@@ -73,6 +70,14 @@ func (c *Conn) Send(b []byte, fds ...*FD) error {
 		return true
 	})
 	return errors.Join(err, serr)
+}
+
+// nothingToSend is what sending no byte comes to.
+func nothingToSend(fds []*FD) error {
+	if len(fds) > 0 {
+		return fmt.Errorf("send: %d descriptors need at least one byte to travel with", len(fds))
+	}
+	return nil
 }
 
 // Recv reads into b and returns the descriptors that came along, at most limit;

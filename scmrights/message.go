@@ -3,6 +3,7 @@
 package scmrights
 
 import (
+	"encoding/binary"
 	"os"
 	"unsafe"
 
@@ -57,12 +58,12 @@ func appendRights(oob []byte, nums []int) []byte {
 	}
 	at := len(oob)
 	oob = append(oob, make([]byte, unix.CmsgSpace(4*len(nums)))...)
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[at]))
-	h.Level, h.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	h := unix.Cmsghdr{Level: unix.SOL_SOCKET, Type: unix.SCM_RIGHTS}
 	h.SetLen(unix.CmsgLen(4 * len(nums)))
-	data := unsafe.Slice((*int32)(unsafe.Pointer(&oob[at+unix.CmsgLen(0)])), len(nums))
+	copy(oob[at:], unsafe.Slice((*byte)(unsafe.Pointer(&h)), unix.SizeofCmsghdr)) // oob need not be aligned
+	data := oob[at+unix.CmsgLen(0):]
 	for i, n := range nums {
-		data[i] = int32(n)
+		binary.NativeEndian.PutUint32(data[4*i:], uint32(n))
 	}
 	return oob
 }
@@ -80,7 +81,7 @@ func parseRights(oob []byte) (fds []*FD, err error) {
 			continue
 		}
 		for ; len(data) >= 4; data = data[4:] {
-			fds = append(fds, NewFD(int(*(*int32)(unsafe.Pointer(&data[0])))))
+			fds = append(fds, NewFD(int(int32(binary.NativeEndian.Uint32(data)))))
 		}
 	}
 	return fds, nil

@@ -30,6 +30,9 @@ var (
 // Send is [Conn.Send], but where not all of b fits into the socket's buffer it
 // returns [ErrWouldBlock], and a part may have been sent.
 func (c Nonblocking) Send(b []byte, fds ...*FD) error {
+	if len(b) == 0 {
+		return nothingToSend(fds)
+	}
 	var few [fewFDs]int
 	nums, err := numbers(few[:0], fds)
 	defer func() { release(fds[:len(nums)]) }()

@@ -234,7 +234,7 @@ func idOf(path string) (fileID, error) {
 	if err := unix.Lstat(path, &st); err != nil {
 		return fileID{}, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	return fileID{st.Dev, st.Ino}, nil
+	return fileID{uint64(st.Dev), st.Ino}, nil
 }
 
 func idOfFile(f *os.File) (fileID, error) {
@@ -245,5 +245,5 @@ func idOfFile(f *os.File) (fileID, error) {
 	var st unix.Stat_t
 	var serr error
 	err = rc.Control(func(fd uintptr) { serr = unix.Fstat(int(fd), &st) })
-	return fileID{st.Dev, st.Ino}, errors.Join(err, os.NewSyscallError("fstat", serr))
+	return fileID{uint64(st.Dev), st.Ino}, errors.Join(err, os.NewSyscallError("fstat", serr))
 }
