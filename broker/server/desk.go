@@ -78,6 +78,7 @@ func newDesk(s *Server) (*desk, error) {
 func (d *desk) open(ctx context.Context, ln *scmrights.FD, running *sync.WaitGroup) error {
 	d.ctx, d.listener, d.running = ctx, ln, running
 	_ = ln.Control(func(fd uintptr) {
+		_ = unix.SetNonblock(int(fd), true) // or accept would wait, and everybody with it
 		v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS)
 		d.guarded = err == nil && v == 0
 	})

@@ -258,6 +258,23 @@ func TestUnguarded(t *testing.T) {
 	fdtest.Eventually(t, "all places are free", func() bool { return b.places(t) == 20 })
 }
 
+// The desk does not wait in accept, whatever the control socket was made by.
+func TestBlockingControlSocket(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startOn(t, server.Config{}, func(ln *scmrights.FD) { setBlocking(t, ln, true) }, "a=127.0.0.1:0")
+	for range 40 { // sooner or later it looks for more than one
+		c := b.client(t)
+		c.send(get("a"))
+		c.got()
+		c.close()
+	}
+	c := b.client(t)
+	for range 3 {
+		c.send(get("a"))
+		c.got()
+	}
+}
+
 // A call may be as long as MaxMessage says, wherever that is.
 func TestSmallLimits(t *testing.T) {
 	fdtest.CheckLeaks(t)
