@@ -72,13 +72,14 @@ func TestFlags(t *testing.T) {
 			t.Fatal(err)
 		}
 		head, rest, _ := strings.Cut(b.String(), "\n")
-		got := head + ":"
+		var got strings.Builder
+		got.WriteString(head + ":")
 		for line := range strings.Lines(rest) {
 			word, _, _ := strings.Cut(line, "\t")
-			got += " " + word
+			got.WriteString(" " + word)
 		}
-		if got != c.want {
-			t.Errorf("%s: %q, want %q", c.words, got, c.want)
+		if got.String() != c.want {
+			t.Errorf("%s: %q, want %q", c.words, got.String(), c.want)
 		}
 	}
 }

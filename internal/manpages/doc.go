@@ -1,0 +1,5 @@
+// Package manpages checks the pages in docs/man against what the commands say with
+// --help, and writes the parts of them that are the same. To write them anew:
+//
+//	go test ./internal/manpages -update
+package manpages
