@@ -12,8 +12,9 @@ import (
 	"github.com/fdbroker/fdbroker/internal/complete"
 )
 
-// answerTime is how long a completion waits for the broker: somebody has pressed Tab.
-const answerTime = time.Second
+// answerTime is how long a completion waits for the broker: somebody has pressed Tab,
+// and a List of ten thousand listeners takes a second.
+const answerTime = 2 * time.Second
 
 // answer says what may stand at the end of a command line, which the words up to the
 // cursor are, without "fdclient".

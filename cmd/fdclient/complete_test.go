@@ -3,9 +3,12 @@
 package main
 
 import (
+	"net"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
 // TestSummaries: the list in the usage, which completion reads, has every verb.
@@ -35,5 +38,22 @@ func TestAnswerCommand(t *testing.T) {
 		if a := answer(c.words); a.Kind != c.kind || a.Skip != c.skip {
 			t.Errorf("%q: %s %d, want %s %d", c.words, a.Kind, a.Skip, c.kind, c.skip)
 		}
+	}
+}
+
+// TestNamesHung: a broker that does not answer holds up nobody who presses Tab.
+func TestNamesHung(t *testing.T) {
+	control := fdtest.SocketDir(t) + "/c"
+	ln, err := net.Listen("unix", control) // connects, and is never accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	begin := time.Now()
+	if a := answer([]string{"addr", "--socket", control, ""}); a.Kind != complete.Words || len(a.Words) > 0 && a.Words[0].Text[0] != '-' {
+		t.Errorf("answer %+v", a)
+	}
+	if took := time.Since(begin); took > 10*answerTime {
+		t.Errorf("it took %v", took)
 	}
 }
