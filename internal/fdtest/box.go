@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,15 +79,19 @@ func lockBoxes(t testing.TB, cache, suite string) (unlock func()) {
 	return func() { _ = f.Close() }
 }
 
-// build makes a tree under another name first, so that there is never half of one.
+// build makes a tree under another name first, so that there is never half of one. It
+// has namespaces of its own: what it mounts and starts ends with it, and with the test.
 func build(t testing.TB, program, dir, suite string) {
 	t.Helper()
 	part := dir + ".part"
 	if err := os.RemoveAll(part); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(program, "build", part, suite).CombinedOutput()
-	if err != nil {
+	runtime.LockOSThread() // whose end Pdeathsig means
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", program, "build", part, suite)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("cannot make a tree of %s: %v\n%s", suite, err, out)
 	}
 	if err := os.Rename(part, dir); err != nil {
