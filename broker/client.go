@@ -84,6 +84,15 @@ func (c *Client) Unbind(ctx context.Context, names ...string) error {
 	return c.call(ctx, protocol.MethodUnbind, protocol.UnbindParameters{Names: names}, nil)
 }
 
+// Reload makes the broker read its configuration again, and returns the names of
+// the listeners for which that changed something. On an error nothing has changed.
+//
+// Errors: [ErrReloadFailed], [ErrBindFailed], [ErrNameInUse], [ErrDenied],
+// [ErrLimitReached].
+func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err error) {
+	return changes, c.call(ctx, protocol.MethodReload, nil, &changes)
+}
+
 // Info returns who answers.
 func (c *Client) Info(ctx context.Context) (info protocol.Info, err error) {
 	return info, c.call(ctx, protocol.MethodGetInfo, nil, &info)

@@ -24,6 +24,8 @@ var (
 	ErrNameInUse = protocol.ErrNameInUse
 	// ErrBindFailed says that an address cannot be bound.
 	ErrBindFailed = protocol.ErrBindFailed
+	// ErrReloadFailed says that the configuration has errors, or that there is none.
+	ErrReloadFailed = protocol.ErrReloadFailed
 	// ErrLimitReached says that one of the broker's limits is reached.
 	ErrLimitReached = protocol.ErrLimitReached
 

@@ -18,6 +18,7 @@ var (
 	ErrNameInUse    = errors.New("name is bound already")
 	ErrBindFailed   = errors.New("cannot bind")
 	ErrLimitReached = errors.New("limit reached")
+	ErrReloadFailed = errors.New("configuration not loaded")
 	ErrMalformed    = errors.New("malformed message")
 )
 
@@ -31,7 +32,7 @@ type remote interface {
 func newError(name string) remote {
 	for _, e := range []remote{
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
-		new(BindFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
+		new(BindFailedError), new(ReloadFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
 		new(FailedError),
 	} {
@@ -215,6 +216,18 @@ func (e *BindFailedError) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// ReloadFailedError says why the configuration was not loaded: a line each.
+type ReloadFailedError struct {
+	Reasons []string `json:"reasons"`
+}
+
+func (e *ReloadFailedError) wireName() string { return InterfaceName + ".ReloadFailed" }
+
+// Is reports whether target is [ErrReloadFailed].
+func (e *ReloadFailedError) Is(target error) bool { return target == ErrReloadFailed }
+
+func (e *ReloadFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
 
 // LimitError says that the broker's limit of that name is reached.
 type LimitError struct {

@@ -23,6 +23,7 @@ const (
 	MethodList   = InterfaceName + ".List"
 	MethodBind   = InterfaceName + ".Bind"
 	MethodUnbind = InterfaceName + ".Unbind"
+	MethodReload = InterfaceName + ".Reload"
 	MethodWatch  = InterfaceName + ".Watch"
 
 	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
@@ -154,6 +155,13 @@ type BindReply struct {
 // UnbindParameters are the parameters of Unbind.
 type UnbindParameters struct {
 	Names []string `json:"names"`
+}
+
+// ReloadReply is the reply to Reload: names.
+type ReloadReply struct {
+	Bound   []string `json:"bound"`
+	Unbound []string `json:"unbound"`
+	Changed []string `json:"changed"`
 }
 
 // Info is the reply to GetInfo.

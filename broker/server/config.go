@@ -42,6 +42,12 @@ type Config struct {
 	// first call, from the first byte to the last of any later one, and to take
 	// a reply that does not fit into the socket's buffer. Default 10 s.
 	CallTimeout time.Duration
+	// Reload answers the method of that name: it reads the configuration again and
+	// calls [Server.Reload]. Nil means that there is none, and the method an error.
+	Reload func() (Changes, error)
+	// Counted is called with the number of listeners after each change of it. It
+	// must not bind or unbind any. Nil means that nobody wants to know.
+	Counted func(listeners int)
 	// Logger gets an event for what happens to listeners and grants, and for each
 	// refusal. The zero Logger is silent.
 	Logger zerolog.Logger

@@ -41,7 +41,10 @@ func (s *session) get(c protocol.Call) error {
 	}
 	if err := s.hand(c, q); err != nil {
 		s.server.locked(func() { s.server.registry.cancel(q) })
-		return s.handFailed(c, q.names[0], err)
+		if errors.Is(err, os.ErrClosed) {
+			return s.get(c) // unbound meanwhile, or its name has another socket now
+		}
+		return s.handFailed(c, err)
 	}
 	if !c.More {
 		return nil
@@ -133,16 +136,13 @@ func (s *session) hand(c protocol.Call, q *request) error {
 
 // handFailed turns what went wrong with sending descriptors into an error reply,
 // where nothing of the reply has been sent.
-func (s *session) handFailed(c protocol.Call, name string, err error) error {
-	switch {
-	case errors.Is(err, os.ErrClosed): // unbound meanwhile
-		return s.replyError(c, &protocol.UnknownNameError{Name: name})
-	case errors.Is(err, unix.ETOOMANYREFS):
-		err := &protocol.LimitError{Limit: "descriptors that other clients have not read yet"}
-		s.refuse(c.Method, err)
-		return s.replyError(c, err)
+func (s *session) handFailed(c protocol.Call, err error) error {
+	if !errors.Is(err, unix.ETOOMANYREFS) {
+		return err
 	}
-	return err
+	err = &protocol.LimitError{Limit: "descriptors that other clients have not read yet"}
+	s.refuse(c.Method, err)
+	return s.replyError(c, err)
 }
 
 // hold keeps g until the connection ends, and sends its client what becomes of it.

@@ -35,10 +35,11 @@ type registry struct {
 
 // listener is a name with its socket.
 type listener struct {
-	socket   *socket.Socket
-	blocking bool     // how the broker has left O_NONBLOCK
-	unbound  bool     // the socket is its holders' alone
-	holders  []*grant // none twice
+	socket     *socket.Socket
+	blocking   bool     // how the broker has left O_NONBLOCK
+	unbound    bool     // the socket is its holders' alone
+	configured bool     // Reload decides what becomes of it
+	holders    []*grant // none twice
 }
 
 // event is something that happened to a listener or a grant.

@@ -113,6 +113,7 @@ func (s *Server) Bind(specs ...socket.Spec) error {
 		return err
 	}
 	s.locked(func() { s.registry.insert(sockets) })
+	s.counted()
 	return nil
 }
 
@@ -173,12 +174,29 @@ func (s *Server) Unbind(names ...string) error {
 	var sockets []*socket.Socket
 	var err error
 	s.locked(func() { sockets, err = s.registry.remove(names) })
+	s.closeAll(sockets)
+	s.counted()
+	return err
+}
+
+// closeAll closes sockets that are no listener's any more.
+func (s *Server) closeAll(sockets []*socket.Socket) {
 	for _, sock := range sockets {
-		if cerr := sock.Close(); cerr != nil {
-			s.log.Warn().Err(cerr).Str("name", sock.Spec().Name).Msg("closing a listener")
+		if err := sock.Close(); err != nil {
+			s.log.Warn().Err(err).Str("name", sock.Spec().Name).Msg("closing a listener")
 		}
 	}
-	return err
+}
+
+// counted tells whoever asked for it how many listeners there are now.
+func (s *Server) counted() {
+	if s.cfg.Counted == nil {
+		return
+	}
+	s.registry.mu.Lock()
+	n := len(s.registry.listeners)
+	s.registry.mu.Unlock()
+	s.cfg.Counted(n)
 }
 
 // Serve takes ln and answers calls on it until ctx is done. Calls under way may

@@ -200,6 +200,8 @@ func (s *session) dispatch(c protocol.Call) (any, error) {
 		return s.bind(c)
 	case protocol.MethodUnbind:
 		return s.unbind(c)
+	case protocol.MethodReload:
+		return s.reload()
 	case protocol.MethodGetInfo:
 		return s.server.info(), nil
 	case protocol.MethodGetInterfaceDescription:

@@ -140,7 +140,11 @@ func (is identity) network() *network {
 
 // in reports whether is is a socket of n.
 func (is identity) in(n *network) bool {
-	if is.sotype != n.sotype || is.protocol != n.protocol {
+	protocol := is.protocol
+	if protocol == unix.IPPROTO_MPTCP {
+		protocol = unix.IPPROTO_TCP // we open none, but Go's net.Listen does, and it is the same to accept on
+	}
+	if is.sotype != n.sotype || protocol != n.protocol {
 		return false
 	}
 	switch is.family {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,51 +28,53 @@ func OpenBeside(s Spec, old []*Socket) (sock *Socket, settle func(keep bool), er
 			return nil, nil, newBindError(s, err)
 		}
 	}
+	if networkOf(s.Network) == nil {
+		return nil, nil, newBindError(s, fmt.Errorf("there is no network %q", s.Network))
+	}
 	a, err := makeWay(s, old)
 	if err != nil {
 		return nil, nil, newBindError(s, err)
 	}
-	if n := networkOf(s.Network); n != nil && n.in(inetNets) {
-		sock, err = openBesideInet(*n, s, old)
+	share(s, old, true)
+	if n := networkOf(s.Network); n.in(inetNets) {
+		beside := *n
+		beside.beside = slices.ContainsFunc(old, func(o *Socket) bool { return o.samePort(s) })
+		sock, err = openInet(&beside, s)
 	} else {
 		sock, err = open(s)
 	}
 	if err != nil {
+		share(s, old, false)
 		a.settle(false)
 		return nil, nil, newBindError(s, err)
 	}
 	return sock, func(keep bool) {
 		if !keep {
 			_ = sock.Close() // nobody has it yet
+			share(s, old, false)
 		}
 		a.settle(keep)
 	}, nil
 }
 
-// openBesideInet has SO_REUSEPORT set on both sides for as long as it takes: the
-// kernel looks at it when the second one is bound, and not later. Other processes
-// of this user could bind the address meanwhile, and those could as well ask for it.
-func openBesideInet(n network, s Spec, old []*Socket) (*Socket, error) {
+// share sets or clears SO_REUSEPORT of those of old that have the port of s. The
+// kernel looks at both sides when the second one is bound. The new one has the
+// option until it listens, and the old one for good: it may live on in a worker,
+// and must not be in the way of the next one either. Other processes of this user
+// can then bind the address too, and those could as well ask for the socket.
+func share(s Spec, old []*Socket, on bool) {
 	for _, o := range old {
-		if !samePort(s.Address, o) {
-			continue
+		if o.samePort(s) {
+			_ = control(o.fd, func(fd int) error {
+				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on))
+			})
 		}
-		n.beside = true
-		_ = o.reusePort(1)
-		defer o.reusePort(0)
 	}
-	return openInet(&n, s)
 }
 
-func samePort(address string, o *Socket) bool {
-	is, err := netip.ParseAddrPort(o.Address())
-	return err == nil && strings.HasSuffix(address, fmt.Sprintf(":%d", is.Port()))
-}
-
-func (s *Socket) reusePort(value int) error {
-	return control(s.fd, func(fd int) error {
-		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, value))
-	})
+func (s *Socket) samePort(as Spec) bool {
+	is, err := netip.ParseAddrPort(s.Address())
+	return err == nil && networkOf(as.Network).in(inetNets) && strings.HasSuffix(as.Address, fmt.Sprintf(":%d", is.Port()))
 }
 
 // aside is a Unix socket's file that was moved out of the way; nil is none.
