@@ -16,5 +16,8 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	// Heard from the start, so that a terminal that is closed never ends the broker.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	os.Exit(run(ctx, os.Args[1:], hangups, os.Stdout, os.Stderr))
 }

@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			var stdout, stderr bytes.Buffer
-			status := run(context.Background(), strings.Fields(c.args), &stdout, &stderr)
+			status := run(context.Background(), strings.Fields(c.args), nil, &stdout, &stderr)
 			if status != c.status {
 				t.Errorf("exit status %d, want %d", status, c.status)
 			}

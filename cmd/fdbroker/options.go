@@ -42,6 +42,10 @@ Flags:
 The control socket is --socket, else $FDBROKER_SOCKET, else
 /run/fdbroker/control for root, else $XDG_RUNTIME_DIR/fdbroker/control.
 
+SIGHUP, or 'fdclient reload', reads --config again: what is the same there keeps its
+socket. A service manager may pass sockets (LISTEN_FDS): one by the name of a
+listener is used instead of binding, any other becomes a listener of its name.
+
 Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or go on, 2 wrong
 usage or configuration.
 `

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"sync"
 
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
 )
@@ -22,8 +25,8 @@ const (
 	exitUsage  = 2
 )
 
-// run is the command: it returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// run is the command: it returns the exit status. Hangups are SIGHUPs.
+func run(ctx context.Context, args []string, hangups <-chan os.Signal, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
 	switch {
 	case errors.Is(err, errDone):
@@ -46,8 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	log, flush := newLogger(stderr, o.level, o.format)
 	defer flush()
-	o.server.Logger = log
-	if err := serve(ctx, o, listeners, log); err != nil {
+	if err := serve(ctx, o, listeners, hangups, log); err != nil {
 		complain(stderr, err)
 		return exitFailed
 	}
@@ -63,23 +65,41 @@ func complain(w io.Writer, err error) {
 }
 
 // serve binds everything and answers until ctx is done. It leaves nothing behind.
-func serve(ctx context.Context, o options, listeners []socket.Spec, log zerolog.Logger) (err error) {
-	s, err := server.New(o.server)
+func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-chan os.Signal, log zerolog.Logger) (err error) {
+	m := newManager(log)
+	r := &reloader{binds: o.binds, config: o.config, manager: m, log: log}
+	o.server.Logger, o.server.Reload, o.server.Counted = log, r.reload, m.counted
+	passed, err := passedSockets()
 	if err != nil {
 		return err
 	}
+	s, err := server.New(o.server)
+	if err != nil {
+		closePassed(passed)
+		return err
+	}
+	r.server = s
 	defer func() { err = errors.Join(err, s.Close()) }()
 	// First, so that a second broker is told so rather than that its addresses are
 	// in use. Whoever connects now is answered when all is bound.
 	control, err := server.ListenControl(o.control)
 	if err != nil {
+		closePassed(passed)
 		return err
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
-	if err := s.Bind(listeners...); err != nil {
+	if err := s.Configure(listeners, passed); err != nil {
 		return err
 	}
 	log.Info().Str("socket", o.control.Path).Msg("ready")
+	m.tell(notify.Ready)
+	defer context.AfterFunc(ctx, func() { m.tell(notify.Stopping) })()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	helpers.Go(func() { r.onSignals(ctx, hangups) })
+	helpers.Go(func() { m.feedWatchdog(ctx, o.control.Path) })
 	if err := s.Serve(ctx, control.Listener); !errors.Is(err, server.ErrClosed) {
 		return err
 	}

@@ -31,6 +31,7 @@ Verbs:
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
+  reload               make the broker read its configuration file again
   addr NAME            print the address that a listener is bound to
   ping                 see whether a broker answers
   completion SHELL     print what makes a shell complete both commands
@@ -72,7 +73,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.

@@ -1,0 +1,91 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// manager tells the service manager, if there is one, how the broker is doing.
+// Where that does not work the log says so, and the broker goes on.
+type manager struct {
+	*notify.Manager
+	log       zerolog.Logger
+	listeners atomic.Int64
+}
+
+func newManager(log zerolog.Logger) *manager {
+	m, err := notify.FromEnvironment()
+	if err != nil {
+		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+	}
+	return &manager{Manager: m, log: log}
+}
+
+func (m *manager) tell(states ...string) {
+	if err := m.Tell(states...); err != nil {
+		m.log.Warn().Err(err).Msg("the service manager was not told")
+	}
+}
+
+// counted tells how many listeners there are.
+func (m *manager) counted(n int) {
+	m.listeners.Store(int64(n))
+	m.tell(notify.Status(m.serving()))
+}
+
+func (m *manager) serving() string {
+	if n := m.listeners.Load(); n != 1 {
+		return fmt.Sprintf("serving %d listeners", n)
+	}
+	return "serving 1 listener"
+}
+
+// feedWatchdog tells a manager that watches the broker that it lives, for as long
+// as it answers on its own control socket at path, until ctx is done.
+func (m *manager) feedWatchdog(ctx context.Context, path string) {
+	interval := m.Watchdog()
+	if interval == 0 {
+		return
+	}
+	ticker := time.NewTicker(interval / 2)
+	defer ticker.Stop()
+	for {
+		if err := alive(ctx, path, interval/4); err == nil {
+			m.tell(notify.Alive)
+		} else if ctx.Err() == nil {
+			m.log.Error().Err(err).Msg("the broker does not answer itself")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// alive returns an error if no broker answers at path in time. One that has run out
+// of descriptors, or turns clients away, lives: to start it anew would close every
+// listener, and cure nothing.
+func alive(ctx context.Context, path string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c := broker.Client{Socket: path}
+	defer c.Close()
+	_, err := c.Info(ctx)
+	for _, passes := range []error{broker.ErrLimitReached, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, passes) {
+			return nil
+		}
+	}
+	return err
+}
