@@ -27,6 +27,23 @@ var (
 	_ syscall.RawConn = Nonblocking{}
 )
 
+// Accept accepts a connection to ln, a non-blocking listener that it borrows, and
+// returns it and its descriptor's number, which is its owner's to know it by. The
+// error is the bare errno. The caller must close FD.
+func Accept(ln *FD) (c Nonblocking, number int, err error) {
+	fd, ok := ln.acquire()
+	if !ok {
+		return c, -1, unix.EBADF
+	}
+	defer ln.release()
+	// Not unix.Accept4: that asks for the peer's address, which has none.
+	n, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return c, -1, errno
+	}
+	return Nonblocking{FD: NewFD(int(n))}, int(n), nil
+}
+
 // Send is [Conn.Send], but where not all of b fits into the socket's buffer it
 // returns [ErrWouldBlock], and a part may have been sent.
 func (c Nonblocking) Send(b []byte, fds ...*FD) error {

@@ -191,17 +191,11 @@ func (d *desk) receive() error {
 		most = crowd
 	}
 	for range most {
-		n := -1
-		var err error
-		cerr := d.listener.Control(func(fd uintptr) {
-			n, _, err = unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		})
+		conn, number, err := scmrights.Accept(d.listener)
 		switch {
-		case cerr != nil:
-			return cerr
 		case err == nil:
 			d.backoff = backoffMin
-			d.welcome(scmrights.NewFD(n), int32(n))
+			d.welcome(conn, int32(number))
 		case err == unix.EAGAIN || err == unix.EINTR:
 			d.quiet = 0
 			return nil
@@ -222,15 +216,15 @@ func (d *desk) pause(err error) error {
 	return d.watch(d.listener, unix.EPOLL_CTL_MOD, 0)
 }
 
-// welcome takes fd and makes a guest of it, unless there are too many clients.
-func (d *desk) welcome(fd *scmrights.FD, number int32) {
-	rc := scmrights.Nonblocking{FD: fd}
-	p, err := peerOf(rc)
+// welcome takes conn and makes a guest of it, unless there are too many clients.
+func (d *desk) welcome(conn scmrights.Nonblocking, number int32) {
+	fd := conn.FD
+	p, err := peerOf(conn)
 	if err != nil {
 		_ = fd.Close()
 		return
 	}
-	g := &guest{client: client{server: d.server, rc: rc, peer: p}, desk: d, fd: fd, number: number, conn: rc}
+	g := &guest{client: client{server: d.server, rc: conn, peer: p}, desk: d, fd: fd, number: number, conn: conn}
 	if err := d.server.admit(&g.client); err != nil {
 		g.refuse("", err)
 		_ = g.sendError(err) // it is disconnected in any case

@@ -161,7 +161,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		}
 		q.sockets = append(q.sockets, l.socket)
 	}
-	r.note(event{what: "granted", grant: g, names: q.names})
+	r.noteGrant(protocol.EventGranted, g, "", func() []string { return q.names })
 	return nil
 }
 
@@ -197,7 +197,7 @@ func (r *registry) end(g *grant, why ending) {
 		return
 	}
 	g.ended = true
-	r.note(event{what: "ended", grant: g, names: g.names(), why: why})
+	r.noteGrant(protocol.EventEnded, g, why, g.names)
 	delete(r.grants, g.id)
 	if g.pidfd != nil {
 		delete(r.processes, g.process)

@@ -31,6 +31,7 @@ type registry struct {
 	freed     bool // a place or a name may be free for one of those who wait
 	events    []event
 	watchers  map[*watcher]struct{}
+	verbose   bool // grants are reported too
 }
 
 // listener is a name with its socket.
@@ -52,8 +53,9 @@ type event struct {
 	socket *socket.Socket
 }
 
-func newRegistry(l *lifetimes) *registry {
+func newRegistry(l *lifetimes, verbose bool) *registry {
 	return &registry{
+		verbose:   verbose,
 		lifetimes: l,
 		listeners: make(map[string]*listener),
 		grants:    make(map[int64]*grant),
@@ -87,6 +89,14 @@ func (r *registry) do(f func()) []event {
 func (r *registry) note(e event) {
 	r.events = append(r.events, e)
 	r.tellWatchers(e)
+}
+
+// noteGrant notes what has become of a grant, unless nobody wants to know: with
+// each handout something does.
+func (r *registry) noteGrant(what string, g *grant, why ending, names func() []string) {
+	if r.verbose || len(r.watchers) > 0 {
+		r.note(event{what: what, grant: g, names: names(), why: why})
+	}
 }
 
 // insert adds listeners, whose names are free. It takes the sockets.

@@ -59,7 +59,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled:  cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
-		registry: newRegistry(l),
+		registry: newRegistry(l, cfg.Logger.GetLevel() <= zerolog.DebugLevel),
 		buffers:  sync.Pool{New: func() any { return new([]byte) }},
 		sessions: make(map[*session]struct{}), clients: make(map[uint32]int),
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -91,6 +92,8 @@ func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-ch
 	if err := s.Configure(listeners, passed); err != nil {
 		return err
 	}
+	listeners = nil
+	debug.FreeOSMemory() // what thousands of specs took to parse is never needed again
 	log.Info().Str("socket", o.control.Path).Msg("ready")
 	m.tell(notify.Ready)
 	defer context.AfterFunc(ctx, func() { m.tell(notify.Stopping) })()
