@@ -185,12 +185,13 @@ func (c completing) press(t *testing.T, cmd *exec.Cmd, setup string) {
 func TestFish(t *testing.T) {
 	path := shell(t, "fish")
 	c := newCompleting(t)
-	script := "set -g fish_complete_path\nfdclient completion fish | source\n"
+	var script strings.Builder
+	script.WriteString("set -g fish_complete_path\nfdclient completion fish | source\n")
 	for _, test := range completions {
 		typed := strings.ReplaceAll(test.typed, "DIR", c.dir)
-		script += "complete -C '" + typed + "'\necho =\n"
+		script.WriteString("complete -C '" + typed + "'\necho =\n")
 	}
-	cmd := exec.Command(path, "--no-config", "-c", script)
+	cmd := exec.Command(path, "--no-config", "-c", script.String())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
