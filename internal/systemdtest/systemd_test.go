@@ -1,0 +1,265 @@
+//go:build linux
+
+package systemdtest
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+const address = "127.0.0.1:80"
+
+// TestSystemd installs the units of examples/systemd as they are, and does with them
+// what an operator does.
+func TestSystemd(t *testing.T) {
+	if !isolated(t, func() string { return newTree(t) }) {
+		return
+	}
+	b := boot(t)
+	b.do("systemd-sysusers")
+	b.do("systemctl", "daemon-reload")
+	t.Run("main job", func(t *testing.T) { b.t = t; testMainJob(t, b) })
+	t.Run("reload", func(t *testing.T) { b.t = t; testReload(t, b) })
+	t.Run("worker killed under load", func(t *testing.T) { b.t = t; testKilled(t, b) })
+	t.Run("not ready before all is bound", func(t *testing.T) { b.t = t; testNotReady(t, b) })
+	t.Run("socket-fed", func(t *testing.T) { b.t = t; testSocketFed(t, b) })
+	b.t = t
+}
+
+func testMainJob(t *testing.T, b *box) {
+	b.do("systemctl", "start", "fdbroker", "worker@1", "worker@2")
+	b.do("systemctl", "is-active", "fdbroker", "worker@1", "worker@2")
+	if status := b.property("StatusText"); status != "serving 1 listener" {
+		t.Errorf("status: %q", status)
+	}
+	b.bothAnswer()
+	if user := b.do("stat", "-c", "%U", "/proc/"+b.property("MainPID")); user != "fdbroker\n" {
+		t.Errorf("the broker runs as %q", user)
+	}
+	for _, h := range b.list().Holders {
+		if h.PID == 0 || h.Connection || h.Command != "/usr/local/bin/server" {
+			t.Errorf("holder: %+v", h)
+		}
+	}
+}
+
+// bothAnswer asks until two workers have answered.
+func (b *box) bothAnswer() {
+	b.t.Helper()
+	seen := make(map[string]bool)
+	fdtest.Eventually(b.t, "both workers answer", func() bool {
+		text, err := ask()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		seen[text] = true
+		return len(seen) > 1
+	})
+}
+
+func (b *box) property(name string) string {
+	b.t.Helper()
+	return strings.TrimSpace(b.do("systemctl", "show", "--value", "-p", name, "fdbroker"))
+}
+
+func (b *box) list() (list protocol.ListReply) {
+	b.t.Helper()
+	if err := json.Unmarshal([]byte(b.do("fdclient", "list", "--json")), &list); err != nil {
+		b.t.Fatal(err)
+	}
+	return list
+}
+
+// cookie returns which socket the listener web has.
+func (b *box) cookie() uint64 {
+	b.t.Helper()
+	for _, l := range b.list().Listeners {
+		if l.Name == "web" {
+			return l.Cookie
+		}
+	}
+	b.t.Fatal("there is no listener web")
+	return 0
+}
+
+const spec = "web=:80,allow=group:fdbroker"
+
+// testReload: systemctl knows when it is done, and whether it worked.
+func testReload(t *testing.T, b *box) {
+	was := b.cookie()
+	b.configure(spec, "adm=127.0.0.1:81")
+	b.do("systemctl", "reload", "fdbroker")
+	if l := b.list(); len(l.Listeners) != 2 || len(l.Holders) != 2 || b.cookie() != was {
+		t.Errorf("after a reload: %+v", l)
+	}
+	b.configure(spec, "adm")
+	if out, err := b.run("systemctl", "reload", "fdbroker"); err == nil {
+		t.Errorf("a reload with a bad spec: %s", out)
+	}
+	if status := b.property("StatusText"); !strings.HasPrefix(status, "serving 2 listeners; configuration not loaded: /etc/fdbroker.conf:2: ") {
+		t.Errorf("status: %q", status)
+	}
+	if state := b.property("ActiveState"); state != "active" || len(b.list().Listeners) != 2 {
+		t.Errorf("the broker is %s", state)
+	}
+	b.configure(spec)
+	b.do("systemctl", "reload", "fdbroker")
+	if status := b.property("StatusText"); status != "serving 1 listener" {
+		t.Errorf("status: %q", status)
+	}
+}
+
+// testKilled: what a worker that is killed had accepted is lost, and nothing else.
+func testKilled(t *testing.T, b *box) {
+	load := startLoad(t)
+	for range 5 {
+		load.more(20)
+		b.do("systemctl", "kill", "--signal=KILL", "worker@1")
+		load.more(20)
+		b.do("systemctl", "is-active", "worker@2")
+	}
+	load.stop()
+	if load.refused.Load() > 0 || load.dropped.Load() > 5*clients {
+		t.Errorf("%d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
+	}
+	fdtest.Eventually(t, "systemd has started the worker again", func() bool { return len(b.list().Holders) == 2 })
+}
+
+// testNotReady: the start fails, and the journal says why.
+func testNotReady(t *testing.T, b *box) {
+	b.do("systemctl", "stop", "worker@1", "worker@2", "fdbroker")
+	b.configure(spec, "bad=192.0.2.1:81")
+	if out, err := b.run("systemctl", "start", "fdbroker"); err == nil {
+		t.Errorf("it was ready: %s", out)
+	}
+	if journal := b.do("journalctl", "--no-pager", "-o", "cat", "-u", "fdbroker"); !strings.Contains(journal, "fdbroker: cannot bind bad=192.0.2.1:81: no interface of this machine has the address 192.0.2.1") {
+		t.Errorf("the journal does not say why:\n%s", journal)
+	}
+	b.do("systemctl", "stop", "fdbroker") // which is to be started again otherwise
+}
+
+// testSocketFed: systemd has the socket, and the broker comes and goes.
+func testSocketFed(t *testing.T, b *box) {
+	b.configure("web=:80,max=9,allow=group:fdbroker")
+	b.do("systemctl", "start", "fdbroker.socket")
+	b.do("systemctl", "start", "fdbroker", "worker@1", "worker@2")
+	was := b.cookie()
+	if l := b.list().Listeners; len(l) != 1 || l[0].Max != 9 || l[0].Address != "[::]:80" {
+		t.Errorf("listeners: %+v", l)
+	}
+	b.bothAnswer()
+	load := startLoad(t)
+	for range 3 {
+		load.more(20)
+		b.do("systemctl", "restart", "fdbroker")
+		load.more(20)
+	}
+	load.stop()
+	if load.refused.Load()+load.dropped.Load() > 0 {
+		t.Errorf("%d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
+	}
+	if b.cookie() != was {
+		t.Error("the broker has another socket")
+	}
+
+	// With no worker and no broker, a connection waits for both.
+	b.do("systemctl", "stop", "worker@1", "worker@2", "fdbroker")
+	answer := make(chan error, 1)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, err := exchange(conn)
+		answer <- err
+	}()
+	b.do("systemctl", "start", "fdbroker", "worker@1")
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+}
+
+// ask asks a worker for its pid.
+func ask() (string, error) {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return "", err
+	}
+	return exchange(conn)
+}
+
+func exchange(conn net.Conn) (string, error) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// clients is how many ask at a time.
+const clients = 4
+
+// load is clients that ask one request after the other.
+type load struct {
+	t                          *testing.T
+	answered, refused, dropped atomic.Int64
+	done                       chan struct{}
+	running                    sync.WaitGroup
+}
+
+func startLoad(t *testing.T) *load {
+	l := &load{t: t, done: make(chan struct{})}
+	for range clients {
+		l.running.Go(func() {
+			for {
+				select {
+				case <-l.done:
+					return
+				default:
+				}
+				switch _, err := ask(); {
+				case err == nil:
+					l.answered.Add(1)
+				case errors.Is(err, syscall.ECONNREFUSED):
+					l.refused.Add(1)
+				default:
+					l.dropped.Add(1)
+				}
+			}
+		})
+	}
+	return l
+}
+
+// more waits until so many more requests were answered.
+func (l *load) more(n int64) {
+	l.t.Helper()
+	from := l.answered.Load()
+	fdtest.Eventually(l.t, fmt.Sprintf("%d more answers", n), func() bool { return l.answered.Load() >= from+n })
+}
+
+func (l *load) stop() {
+	close(l.done)
+	l.running.Wait()
+}
