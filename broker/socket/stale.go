@@ -23,7 +23,7 @@ func clearPath(n *network, path string) error {
 	case kind != fs.ModeSocket:
 		return &problem{fmt.Sprintf("%s exists and is %s, not a socket; remove it or choose another path", path, kindName(kind)), unix.EADDRINUSE, nil}
 	}
-	switch live, err := answers(n, path); {
+	switch live, err := inUse(n, path, file); {
 	case errors.Is(err, fs.ErrPermission):
 		return &problem{deniedTo("ask whether anybody answers at the socket " + path), err, nil}
 	case err != nil:
@@ -37,6 +37,16 @@ func clearPath(n *network, path string) error {
 		return &problem{deniedTo(fmt.Sprintf("remove %s, a socket at which nobody answers", path)), err, nil}
 	}
 	return err
+}
+
+// inUse reports whether a process has the socket at path, whose file is file. The
+// kernel tells of the sockets of this network namespace, without their noticing;
+// for those of others, somebody has to try.
+func inUse(n *network, path string, file *socketFile) (bool, error) {
+	if byFile, _ := unixSockets(path, file); len(byFile) > 0 {
+		return true, nil
+	}
+	return answers(n, path)
 }
 
 // answers reports whether a process has the socket at path and would take a

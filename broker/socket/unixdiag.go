@@ -60,7 +60,16 @@ func unixQueue(inode uint32, cookie uint64) (queue, limit uint32, err error) {
 // (or nil). Accepted sockets carry the name of the one that accepted them, so
 // only those that listen or receive packets count.
 func holdersOfUnix(address string, file *socketFile) holders {
-	var byFile, byName []diagSocket
+	byFile, byName := unixSockets(address, file)
+	if len(byFile) > 0 {
+		return holdersOf(byFile) // an older socket may have had the same name
+	}
+	return holdersOf(byName)
+}
+
+// unixSockets returns the sockets of this network namespace whose file is file, and
+// those besides that only have the same address.
+func unixSockets(address string, file *socketFile) (byFile, byName []diagSocket) {
 	// On an error nobody is named; the address is in use all the same.
 	_ = diag(unixDiagRequest(0, ^uint64(0), unixShowName|unixShowVFS|unixShowUID), true, func(body []byte) {
 		if len(body) < unixDiagMsgSize || body[1] != unix.SOCK_DGRAM && body[2] != tcpListen {
@@ -77,10 +86,7 @@ func holdersOfUnix(address string, file *socketFile) holders {
 			byName = append(byName, d)
 		}
 	})
-	if len(byFile) > 0 {
-		return holdersOf(byFile) // an older socket may have had the same name
-	}
-	return holdersOf(byName)
+	return byFile, byName
 }
 
 // unixName returns a name from sock_diag as a spec has it.

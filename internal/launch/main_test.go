@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{
 		"launch": helperLaunch,
 		"probe":  helperProbe,
+		"return": helperReturn,
 	})
 }
 
