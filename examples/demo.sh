@@ -21,7 +21,9 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
+bold='' plain=''
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); fi
+say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; }
 request() { curl -sS --max-time 30 "http://$(bin/fdclient addr web)/"; }
 serve() {
 	bin/http &
@@ -32,7 +34,7 @@ serve() {
 say "fdbroker --bind web=$address"
 bin/fdbroker --bind "web=$address" --log-format console &
 broker=$!
-bin/fdclient get --wait=10s web -- true || exit 1
+until bin/fdclient ping >/dev/null 2>&1; do kill -0 "$broker" 2>/dev/null || exit 1; done
 
 say './http                    # a worker: net/http on broker.Dial("web")'
 serve

@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 )
@@ -50,12 +51,25 @@ func DecodeCall(b []byte) (Call, error) {
 		return c, &MalformedError{Reason: "empty message"}
 	}
 	if err := json.Unmarshal(b, &c); err != nil {
-		return c, &MalformedError{Reason: err.Error()}
+		return c, &MalformedError{Reason: reason(err)}
 	}
 	if c.Method == "" {
 		return c, &MalformedError{Reason: "no method"}
 	}
 	return c, nil
+}
+
+// reason says what is wrong with a call, without the names of this package's types.
+func reason(err error) string {
+	t, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return err.Error()
+	case t.Field == "":
+		return "a call is a JSON object, not " + t.Value
+	default:
+		return fmt.Sprintf("%s must not be of type %s", t.Field, t.Value)
+	}
 }
 
 // DecodeParameters decodes the parameters of a call or a reply into v. Absent,

@@ -98,7 +98,7 @@ func parse(args []string, out io.Writer) (options, error) {
 		fmt.Fprintf(out, usage, fs.FlagUsages())
 		return o, errDone
 	case err != nil:
-		return o, err
+		return o, plainly(err)
 	case *showVersion:
 		fmt.Fprintln(out, "fdbroker", version.Number)
 		return o, errDone
@@ -120,6 +120,21 @@ func parse(args []string, out io.Writer) (options, error) {
 	return o, o.parseControl(*socket, *mode, *group)
 }
 
+// plainly says what a flag's value may be, instead of what Go thinks of it.
+func plainly(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	switch f := invalid.GetFlag(); f.Value.Type() {
+	case "int":
+		return fmt.Errorf("--%s %q: use a number from 1 up", f.Name, invalid.GetValue())
+	case "duration":
+		return fmt.Errorf("--%s %q: use a duration such as 10s", f.Name, invalid.GetValue())
+	}
+	return err
+}
+
 // checkLimits refuses the limits that would mean "default" or nothing at all.
 func checkLimits(fs *pflag.FlagSet) (err error) {
 	fs.Visit(func(f *pflag.Flag) {
@@ -130,7 +145,7 @@ func checkLimits(fs *pflag.FlagSet) (err error) {
 			}
 		case "duration":
 			if s := f.Value.String(); s == "0s" || strings.HasPrefix(s, "-") {
-				err = fmt.Errorf("--%s %s: must be more than nothing", f.Name, s)
+				err = fmt.Errorf("--%s %s: must be more than 0s", f.Name, s)
 			}
 		}
 	})

@@ -42,6 +42,10 @@ func run(ctx context.Context, args []string, hangups <-chan os.Signal, stdout, s
 		complain(stderr, err)
 		return exitUsage
 	}
+	if n := len(listeners); n > o.server.MaxNames {
+		complain(stderr, fmt.Errorf("%d listeners, and --max-names is %d", n, o.server.MaxNames))
+		return exitUsage
+	}
 	if o.check {
 		for _, spec := range listeners {
 			fmt.Fprintln(stdout, spec)

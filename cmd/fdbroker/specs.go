@@ -25,7 +25,11 @@ func specs(binds []string, config string) ([]socket.Spec, error) {
 			return
 		}
 		if first, ok := where[spec.Name]; ok {
-			errs = append(errs, fmt.Errorf("%s: the name %q is given twice, first in %s", from, spec.Name, first))
+			text := fmt.Sprintf("%s: the name %q is given twice", from, spec.Name)
+			if first != from {
+				text += ", first in " + first
+			}
+			errs = append(errs, errors.New(text))
 			return
 		}
 		where[spec.Name] = from

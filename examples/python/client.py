@@ -12,7 +12,9 @@ import socket
 import sys
 
 RUN = "/run" if os.getuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run")
-CONTROL = os.environ.get("FDBROKER_SOCKET", RUN + "/fdbroker/control")
+CONTROL = os.environ.get("FDBROKER_SOCKET") or RUN + "/fdbroker/control"
+if "FDBROKER_SOCKET" not in os.environ and not os.path.exists(CONTROL):
+    CONTROL = "/run/fdbroker/control"
 
 
 def listener(name):
