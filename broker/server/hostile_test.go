@@ -281,7 +281,7 @@ func TestTooMuchBehindAGetThatWaits(t *testing.T) {
 	}
 }
 
-// 300 clients of every bad kind cost 200 good ones nothing.
+// 2000 clients of every bad kind, at once, cost 200 good ones nothing.
 func TestStress(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{CallTimeout: 300 * time.Millisecond, MaxMessage: 4096},
@@ -303,9 +303,17 @@ func TestStress(t *testing.T) {
 			_ = c.Close()
 		},
 		func(c *net.UnixConn) { _, _, _ = c.WriteMsgUnix([]byte("x\x00"), unix.UnixRights(0, 1, 2), nil) },
+		func(c *net.UnixConn) {
+			_, _, _ = c.WriteMsgUnix([]byte("x\x00"), unix.UnixRights(make([]int, scmrights.MaxFDs)...), nil)
+		},
+		func(c *net.UnixConn) { _, _ = c.Write([]byte("{\"method\":\"io.fdbroker.\xff\"}\x00")) },
+		func(c *net.UnixConn) { // an unknown method, and silence
+			_, _ = c.Write(encode(t, method("io.fdbroker.None", nil)))
+			_ = c.CloseWrite()
+		},
 	}
 	var wg sync.WaitGroup
-	for i := range 300 {
+	for i := range 2000 {
 		wg.Go(func() {
 			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: b.path})
 			if err != nil {
