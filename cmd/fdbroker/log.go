@@ -7,9 +7,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/rs/zerolog"
 	"github.com/rs/zerolog/diode"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,9 +23,9 @@ const (
 // stop reading: lines are then dropped, and their number is logged, but the broker
 // goes on, and ends when it is told to.
 func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
-	console := format == "console" || format == "auto" && isTerminal(w)
+	console := format == "console" || format == "auto" && terminal.Is(w)
 	if console {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != ""}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !terminal.Is(w) || os.Getenv("NO_COLOR") != ""}
 	}
 	var log zerolog.Logger
 	lines := diode.NewWriter(struct{ io.Writer }{w}, logBuffer, 0, func(missed int) {
@@ -43,21 +43,4 @@ func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger,
 		case <-time.After(flushTime): // the process ends; what blocks ends with it
 		}
 	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	terminal := false
-	_ = rc.Control(func(fd uintptr) {
-		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
-		terminal = err == nil
-	})
-	return terminal
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 )
@@ -139,6 +140,5 @@ func age(d time.Duration) string {
 
 // standOut reports whether a row may be made to stand out on w.
 func standOut(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && isTerminal(f)
+	return os.Getenv("NO_COLOR") == "" && terminal.Is(w)
 }

@@ -4,12 +4,10 @@ package main
 
 import (
 	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // table prints rows in aligned columns. Cells may hold what others have chosen, so
@@ -65,17 +63,4 @@ func writeRow(b *strings.Builder, row []string, width []int) {
 			b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(c)+2))
 		}
 	}
-}
-
-func isTerminal(f *os.File) bool {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	terminal := false
-	_ = rc.Control(func(fd uintptr) {
-		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
-		terminal = err == nil
-	})
-	return terminal
 }
