@@ -25,14 +25,18 @@ import (
 // where IPv4 would come in all the same. Close leaves a Unix socket's path alone:
 // whoever made it removes it.
 func Adopt(s Spec, fd *scmrights.FD) (*Socket, error) {
-	sock, err := adopt(s, fd)
+	sock, err := adopt(s, fd, nil)
 	if err != nil {
 		return nil, newBindError(s, errors.Join(err, fd.Close()))
 	}
+	sock.adopted = true
 	return sock, nil
 }
 
-func adopt(s Spec, fd *scmrights.FD) (*Socket, error) {
+// adopt returns the socket of s, which borrows fd until it succeeds. With held,
+// others may be using fd, and O_NONBLOCK stays as they need it; held must say that
+// the socket is the right one, before anything of it is changed.
+func adopt(s Spec, fd *scmrights.FD, held func(identity, int) error) (*Socket, error) {
 	n := networkOf(s.Network)
 	if n == nil {
 		return nil, fmt.Errorf("there is no network %q", s.Network)
@@ -46,7 +50,12 @@ func adopt(s Spec, fd *scmrights.FD) (*Socket, error) {
 		if err := is.checkFor(n, s); err != nil {
 			return err
 		}
-		if backlog, err = is.setUp(n, s, num); err != nil {
+		if held != nil {
+			if err := held(is, num); err != nil {
+				return err
+			}
+		}
+		if backlog, err = is.setUp(n, s, num); err != nil || held != nil {
 			return err
 		}
 		return os.NewSyscallError("fcntl", unix.SetNonblock(num, !s.options().Blocking))
@@ -54,11 +63,7 @@ func adopt(s Spec, fd *scmrights.FD) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock, err := newSocketOf(s, is.address, fd, backlog, nil)
-	if err == nil {
-		sock.adopted = true
-	}
-	return sock, err
+	return newSocketOf(s, is.address, fd, backlog, nil)
 }
 
 // SpecOf returns a spec for name that describes fd, a bound socket that somebody

@@ -3,6 +3,7 @@
 package socket
 
 import (
+	"errors"
 	"os"
 	"unsafe"
 
@@ -31,9 +32,13 @@ type Figures struct {
 
 // Figures asks the kernel for the figures of now (KERNEL §4). Those of the
 // networks unix and unixpacket can only be read in the network namespace in
-// which the socket was opened.
+// which the socket was opened. Those of [AdoptAny] have none, which is
+// [errors.ErrUnsupported].
 func (s *Socket) Figures() (f Figures, err error) {
-	n := networkOf(s.Spec().Network)
+	n := s.network()
+	if n.in(anyNet) {
+		return f, errors.ErrUnsupported
+	}
 	err = control(s.fd, func(fd int) error {
 		switch {
 		case n.in(tcpNets):

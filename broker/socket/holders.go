@@ -86,6 +86,12 @@ func holdersOf(socks []diagSocket) holders {
 	return h
 }
 
+// HeldBy reports whether a process can be seen to have the socket open. It may take
+// as long as that process has descriptors.
+func (s *Socket) HeldBy(pid int) bool {
+	return s.inode != 0 && holdsAny(pid, map[string]bool{fmt.Sprintf("socket:[%d]", s.inode): true}, time.Now().Add(searchTime))
+}
+
 // processes yields the pids that /proc shows until the deadline.
 func processes(deadline time.Time) func(yield func(int) bool) {
 	return func(yield func(int) bool) {

@@ -21,6 +21,7 @@ const (
 	unixNet
 	unixpacketNet
 	unixgramNet
+	anyNet // of no entry in the table, see anyNetwork
 
 	tcpNets  = tcpNet | tcp4Net | tcp6Net
 	udpNets  = udpNet | udp4Net | udp6Net
@@ -64,6 +65,15 @@ func networkOf(name string) *network {
 		}
 	}
 	return nil
+}
+
+// network returns the network of s's own spec.
+func (s *Socket) network() *network {
+	name := s.Spec().Network
+	if name == anyName {
+		return anyNetwork()
+	}
+	return networkOf(name)
 }
 
 // in reports whether n is one of set.

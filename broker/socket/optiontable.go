@@ -28,8 +28,8 @@ type option struct {
 // optionTable is constant. Its order is the one in which specs are printed.
 var optionTable = [...]option{
 	number("backlog", connNets, func(o *Options) *int { return &o.Backlog }),
-	{"allow", allNets, "WHO[+WHO]...", parseAllow, allowText},
-	number("max", allNets, func(o *Options) *int { return &o.Max }),
+	{"allow", allNets | anyNet, "WHO[+WHO]...", parseAllow, allowText},
+	number("max", allNets|anyNet, func(o *Options) *int { return &o.Max }),
 	{"mode", unixNets, "MODE", parseMode, modeText},
 	owner("user", lookupUser, func(o *Options) *string { return &o.User }),
 	owner("group", lookupGroup, func(o *Options) *string { return &o.Group }),
@@ -42,7 +42,7 @@ var optionTable = [...]option{
 	number("fastopen", tcpNets, func(o *Options) *int { return &o.FastOpen }),
 	flag("nodelay", tcpNets, func(o *Options) *bool { return &o.NoDelay }),
 	flag("keepalive", tcpNets, func(o *Options) *bool { return &o.KeepAlive }),
-	flag("blocking", allNets, func(o *Options) *bool { return &o.Blocking }),
+	flag("blocking", allNets|anyNet, func(o *Options) *bool { return &o.Blocking }),
 }
 
 // number describes an option whose value is a number of at least one.

@@ -40,7 +40,7 @@ func (s *Socket) Network() string { return s.Spec().Network }
 func (s *Socket) Address() string { return s.address }
 
 // Packet reports whether the socket receives packets and accepts no connections.
-func (s *Socket) Packet() bool { return !networkOf(s.Spec().Network).in(connNets) }
+func (s *Socket) Packet() bool { return s.network().in(udpNets | unixgramNet) }
 
 // FD returns the socket's descriptor, which s goes on owning: the caller must
 // not close it.
