@@ -164,10 +164,12 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 	return m, err
 }
 
-func (x *exchange) roundTrip(call []byte) (protocol.Message, error) {
+// roundTrip sends an encoded call with descriptors, which it borrows, and waits for
+// its first reply.
+func (x *exchange) roundTrip(call []byte, fds ...*scmrights.FD) (protocol.Message, error) {
 	// A broker that turns this client away has said why before it closed the
 	// connection: a failed send is the answer only where there is no other.
-	serr := x.conn.Send(call)
+	serr := x.conn.Send(call, fds...)
 	m, err := x.receive()
 	if err != nil {
 		if serr != nil {

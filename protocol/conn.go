@@ -53,6 +53,10 @@ func (c *Conn) Preload(b []byte) {
 	c.buf = append(make([]byte, 0, max(len(b), min(smallBuffer, c.max))), b...)
 }
 
+// Admit makes limit the most descriptors that a message may have, from the next Fill
+// on.
+func (c *Conn) Admit(limit int) { c.maxFDs = limit }
+
 // Send sends a message that ends with NUL, and descriptors, which it borrows.
 func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
 

@@ -24,6 +24,7 @@ const (
 	MethodBind   = InterfaceName + ".Bind"
 	MethodUnbind = InterfaceName + ".Unbind"
 	MethodReload = InterfaceName + ".Reload"
+	MethodPut    = InterfaceName + ".Put"
 	MethodWatch  = InterfaceName + ".Watch"
 
 	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
@@ -155,6 +156,25 @@ type BindReply struct {
 // UnbindParameters are the parameters of Unbind.
 type UnbindParameters struct {
 	Names []string `json:"names"`
+}
+
+// NetworkAny is the network of what was put with Any: no listening socket, but any
+// descriptor, whose address says what it is.
+const NetworkAny = "any"
+
+// PutParameters are the parameters of Put. Without FileDescriptor it only asks
+// whether one may be sent.
+type PutParameters struct {
+	Name           string `json:"name"`
+	Options        string `json:"options,omitempty"` // OPTION[=VALUE],... as in a spec
+	Any            bool   `json:"any,omitempty"`
+	PID            int    `json:"pid,omitempty"` // of a process that accepts on the socket; 0: none
+	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
+}
+
+// PutReply is the reply to Put. Listener is nil where a descriptor may be sent now.
+type PutReply struct {
+	Listener *Listener `json:"listener,omitempty"`
 }
 
 // ReloadReply is the reply to Reload: names.

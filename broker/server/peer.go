@@ -77,14 +77,16 @@ func processOf(rc syscall.RawConn, p peer, pidfs bool) (process, error) {
 	if err != nil {
 		return process{}, os.NewSyscallError("pidfd", err)
 	}
-	id := processID{pid: p.pid}
+	return process{scmrights.NewFD(n), idOfProcess(n, p.pid, pidfs)}, nil
+}
+
+// idOfProcess returns the identity of the process with that pid, behind a pidfd.
+func idOfProcess(pidfd, pid int, pidfs bool) processID {
 	var st unix.Stat_t
-	if err := unix.Fstat(n, &st); err == nil && pidfs {
-		id = processID{inode: st.Ino}
-	} else {
-		id.start = startTime(p.pid)
+	if err := unix.Fstat(pidfd, &st); err == nil && pidfs {
+		return processID{inode: st.Ino}
 	}
-	return process{scmrights.NewFD(n), id}, nil
+	return processID{pid: pid, start: startTime(pid)}
 }
 
 // exited reports whether the process behind a pidfd has ended (pidfd_open(2): a

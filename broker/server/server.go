@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -170,11 +171,12 @@ func open(specs []socket.Spec) ([]*socket.Socket, error) {
 // error is a *[protocol.UnknownNameError].
 func (s *Server) Unbind(names ...string) error {
 	s.binding.Lock()
-	defer s.binding.Unlock()
 	var sockets []*socket.Socket
 	var err error
 	s.locked(func() { sockets, err = s.registry.remove(names) })
-	s.closeAll(sockets)
+	s.closeAll(slices.DeleteFunc(slices.Clone(sockets), (*socket.Socket).Any))
+	s.binding.Unlock()
+	s.closeAll(sockets) // what is left has no address that others wait for, and may take long
 	s.counted()
 	return err
 }

@@ -32,6 +32,8 @@ type session struct {
 	timed  bool // a read deadline is set
 	begun  bool // and it is for the message that is being received
 	called bool // the first call is complete
+
+	invited bool // the next message may carry a descriptor
 }
 
 var _ link = (*session)(nil)
@@ -172,10 +174,14 @@ func (s *session) park(done func() bool) error {
 
 // call answers one call. An error ends the session.
 func (s *session) call(m protocol.Message) error {
-	scmrights.CloseAll(m.FDs)
+	defer scmrights.CloseAll(m.FDs)
+	s.shut()
 	c, err := protocol.DecodeCall(m.Bytes)
 	if err != nil {
 		return err
+	}
+	if len(m.FDs) > 0 && !brings(c.Method) {
+		return &protocol.MalformedError{Reason: "descriptors that nobody asked for"}
 	}
 	switch c.Method {
 	case protocol.MethodGet:
@@ -183,7 +189,7 @@ func (s *session) call(m protocol.Message) error {
 	case protocol.MethodWatch:
 		return s.watch(c)
 	}
-	reply, err := s.dispatch(c)
+	reply, err := s.dispatch(c, m.FDs)
 	if err != nil {
 		s.refuse(c.Method, err)
 		return s.replyError(c, err)
@@ -191,9 +197,12 @@ func (s *session) call(m protocol.Message) error {
 	return s.reply(c, reply, false)
 }
 
-// dispatch calls the method that c names, of those with one plain reply.
-func (s *session) dispatch(c protocol.Call) (any, error) {
+// dispatch calls the method that c names, of those with one plain reply. It borrows
+// the descriptors that came with c.
+func (s *session) dispatch(c protocol.Call, fds []*scmrights.FD) (any, error) {
 	switch c.Method {
+	case protocol.MethodPut:
+		return s.put(c, fds)
 	case protocol.MethodList:
 		return s.server.list(s.privileged(), s.may), nil
 	case protocol.MethodBind:

@@ -1,0 +1,59 @@
+//go:build linux
+
+package server
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// holds records that a process, which has never asked, holds a listener's socket, if
+// it can be seen to have that open. It reports whether it does.
+func (s *Server) holds(pid int, name string) bool {
+	proc, p, err := processWith(pid, s.registry.lifetimes.pidfs)
+	if err != nil {
+		return false
+	}
+	r := s.registry
+	q := &request{names: []string{name}, since: time.Now(), process: &proc, client: &client{server: s, peer: p}}
+	defer func() {
+		if q.process.pidfd != nil { // no grant has taken it
+			_ = q.process.pidfd.Close()
+		}
+	}()
+	r.mu.Lock()
+	l := r.listeners[name]
+	r.mu.Unlock()
+	if l == nil || !l.socket.HeldBy(pid) || exited(proc.pidfd) { // it is the process that was looked at
+		return false
+	}
+	s.locked(func() {
+		if r.listeners[name] != l {
+			err = os.ErrClosed
+		} else if own := r.grantOf(q); !own.holds(l) {
+			err = r.grant(q, own, []*listener{l})
+		}
+	})
+	return err == nil
+}
+
+// processWith returns the process with that pid, and whose it is. The caller must
+// close its pidfd.
+func processWith(pid int, pidfs bool) (process, peer, error) {
+	n, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return process{}, peer{}, os.NewSyscallError("pidfd_open", err)
+	}
+	fd := scmrights.NewFD(n)
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err != nil {
+		_ = fd.Close()
+		return process{}, peer{}, &os.PathError{Op: "stat", Path: fmt.Sprintf("/proc/%d", pid), Err: err}
+	}
+	return process{fd, idOfProcess(n, pid, pidfs)}, peer{pid, st.Uid, st.Gid}, nil
+}
