@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"fdclient": main, "probe": probe})
+	testscript.Main(m, map[string]func(){"fdclient": main, "probe": probe, "passing": passing})
 }
 
 // TestScripts runs both commands as their users do.
@@ -147,6 +147,43 @@ func probe() {
 		n, _ := strconv.Atoi(os.Args[2])
 		os.Exit(n)
 	}
+}
+
+// passing runs a command with new listening sockets: one as descriptor 3 or, behind
+// LISTEN=NAME[:NAME]..., as a service manager passes them. The command has its pid.
+func passing() {
+	words, env := os.Args[1:], os.Environ()
+	names, listen := strings.CutPrefix(words[0], "LISTEN=")
+	count := 1
+	if listen {
+		words = words[1:]
+		count = strings.Count(names, ":") + 1
+		env = append(env, fmt.Sprintf("LISTEN_FDS=%d", count), fmt.Sprintf("LISTEN_PID=%d", os.Getpid()), "LISTEN_FDNAMES="+names)
+	}
+	path, err := exec.LookPath(words[0])
+	for i := 0; i < count && err == nil; i++ {
+		err = listenAt(3 + i)
+	}
+	if err == nil {
+		err = unix.Exec(path, words, env)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(99)
+}
+
+// listenAt makes descriptor n a listening socket.
+func listenAt(n int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err == nil {
+		err = unix.Dup3(fd, n, 0)
+	}
+	return err
 }
 
 // describe says what socket fd is, if it is one.

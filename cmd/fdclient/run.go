@@ -31,6 +31,7 @@ Verbs:
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
+  put NAME             store a socket that was made elsewhere
   reload               make the broker read its configuration file again
   addr NAME            print the address that a listener is bound to
   ping                 see whether a broker answers
@@ -73,7 +74,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, putVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.
