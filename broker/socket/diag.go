@@ -13,8 +13,10 @@ import (
 
 // A diagSocket is what sock_diag(7) tells of one socket.
 type diagSocket struct {
-	inode uint32
-	uid   uint32
+	inode  uint32
+	uid    uint32
+	cookie uint64
+	sotype byte // of a Unix socket
 }
 
 // attrTypeMask leaves out the two flags of an attribute's type (linux/netlink.h).
@@ -99,6 +101,11 @@ func attribute(b []byte, want uint16) []byte {
 		b = b[min(align4(size), len(b)):]
 	}
 	return nil
+}
+
+// diagCookie returns a cookie, which the kernel tells in two halves, the lower first.
+func diagCookie(b []byte) uint64 {
+	return uint64(binary.NativeEndian.Uint32(b)) | uint64(binary.NativeEndian.Uint32(b[4:]))<<32
 }
 
 func align4(n int) int { return (n + 3) &^ 3 }

@@ -67,7 +67,7 @@ func holdersOf(socks []diagSocket) holders {
 	}
 	links := make(map[string]bool, len(socks))
 	for _, d := range socks {
-		links[fmt.Sprintf("socket:[%d]", d.inode)] = true
+		links[socketLink(d.inode)] = true
 	}
 	h := holders{found: true, uid: socks[0].uid}
 	deadline := time.Now().Add(searchTime)
@@ -89,7 +89,7 @@ func holdersOf(socks []diagSocket) holders {
 // HeldBy reports whether a process can be seen to have the socket open. It may take
 // as long as that process has descriptors.
 func (s *Socket) HeldBy(pid int) bool {
-	return s.inode != 0 && holdsAny(pid, map[string]bool{fmt.Sprintf("socket:[%d]", s.inode): true}, time.Now().Add(searchTime))
+	return s.inode != 0 && holdsAny(pid, map[string]bool{socketLink(s.inode): true}, time.Now().Add(searchTime))
 }
 
 // processes yields the pids that /proc shows until the deadline.
@@ -118,24 +118,35 @@ func processes(deadline time.Time) func(yield func(int) bool) {
 	}
 }
 
-// holdsAny reports whether one of pid's descriptors is one of links. Those of
-// processes that this one may not trace cannot be read (proc(5)).
-func holdsAny(pid int, links map[string]bool, deadline time.Time) bool {
+// holdsAny reports whether one of pid's descriptors is one of links.
+func holdsAny(pid int, links map[string]bool, deadline time.Time) (held bool) {
+	eachSocket(pid, deadline, func(_ int, link string) { held = held || links[link] })
+	return held
+}
+
+// socketLink returns what the link in /proc/PID/fd of a socket says.
+func socketLink(inode uint32) string { return fmt.Sprintf("socket:[%d]", inode) }
+
+// eachSocket calls use with the number and the link of each of pid's descriptors that
+// is a socket. Those of processes that this one may not trace cannot be read (proc(5)).
+func eachSocket(pid int, deadline time.Time, use func(number int, link string)) {
 	path := "/proc/" + strconv.Itoa(pid) + "/fd"
 	dir, err := os.Open(path)
 	if err != nil {
-		return false
+		return
 	}
 	defer dir.Close()
 	for {
 		names, err := dir.Readdirnames(1024)
 		for _, name := range names {
-			if link, lerr := os.Readlink(path + "/" + name); lerr == nil && links[link] {
-				return true
+			number, nerr := strconv.Atoi(name)
+			link, lerr := os.Readlink(path + "/" + name)
+			if nerr == nil && lerr == nil && strings.HasPrefix(link, "socket:") {
+				use(number, link)
 			}
 		}
 		if err != nil || time.Now().After(deadline) { // io.EOF, or no use in going on
-			return false
+			return
 		}
 	}
 }

@@ -15,6 +15,7 @@ const (
 	inetDiagMsgSize = 72
 	inetDiagV6Only  = 11 // INET_DIAG_SKV6ONLY, an attribute of listening and closed IPv6 sockets
 
+	tcpClose  = 7
 	tcpListen = 10
 	// Every state but TIME_WAIT and SYN_RECV, whose sockets hold no address against
 	// one with SO_REUSEADDR or have no process; the unused bits are for kernels
@@ -25,23 +26,45 @@ const (
 // holdersOfInet returns who has an address that conflicts with end.
 func holdersOfInet(n *network, s Spec, end endpoint) holders {
 	var listening, others []diagSocket
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		// On an error nobody is named; the address is in use all the same.
-		_ = diag(inetDiagRequest(n, family, end.Port()), true, func(body []byte) {
-			d, state, ok := conflicting(s, end, body)
-			switch {
-			case !ok:
-			case state == tcpListen:
-				listening = append(listening, d)
-			default:
-				others = append(others, d)
-			}
-		})
-	}
+	eachConflict(n, s, end, func(d diagSocket, state byte) {
+		if state == tcpListen {
+			listening = append(listening, d)
+		} else {
+			others = append(others, d)
+		}
+	})
 	if len(listening) > 0 {
 		return holdersOf(listening)
 	}
 	return holdersOf(others)
+}
+
+// socketsAt returns the sockets that take connections, or packets from anybody, at an
+// address that conflicts with end.
+func socketsAt(n *network, s Spec, end endpoint) []diagSocket {
+	want := byte(tcpClose) // as an unconnected UDP socket is
+	if n.in(connNets) {
+		want = tcpListen
+	}
+	var all []diagSocket
+	eachConflict(n, s, end, func(d diagSocket, state byte) {
+		if state == want {
+			all = append(all, d)
+		}
+	})
+	return all
+}
+
+// eachConflict calls use with each socket whose address conflicts with end.
+func eachConflict(n *network, s Spec, end endpoint, use func(d diagSocket, state byte)) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		// On an error nobody is found; the address is in use all the same.
+		_ = diag(inetDiagRequest(n, family, end.Port()), true, func(body []byte) {
+			if d, state, ok := conflicting(s, end, body); ok {
+				use(d, state)
+			}
+		})
+	}
 }
 
 // inetDiagRequest asks for the sockets of a family with that local port.
@@ -68,6 +91,7 @@ func conflicting(s Spec, end endpoint, b []byte) (d diagSocket, state byte, ok b
 		v6only = len(v) > 0 && v[0] != 0
 	}
 	bound := binary.NativeEndian.Uint32(b[40:])
+	d.cookie = diagCookie(b[44:])
 	d.uid = binary.NativeEndian.Uint32(b[64:])
 	d.inode = binary.NativeEndian.Uint32(b[68:])
 	if bound != 0 && s.options().Device != "" {

@@ -88,6 +88,7 @@ func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *so
 		if sock.cookie, err = unix.GetsockoptUint64(n, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
 			return os.NewSyscallError("getsockopt", err)
 		}
+		mark(n)
 		return os.NewSyscallError("fstat", unix.Fstat(n, &st))
 	})
 	if err != nil {

@@ -76,7 +76,7 @@ func unixSockets(address string, file *socketFile) (byFile, byName []diagSocket)
 			return
 		}
 		attrs := body[unixDiagMsgSize:]
-		d := diagSocket{inode: binary.NativeEndian.Uint32(body[4:])}
+		d := diagSocket{inode: binary.NativeEndian.Uint32(body[4:]), cookie: diagCookie(body[8:]), sotype: body[1]}
 		if v := attribute(attrs, unixAttrUID); len(v) >= 4 {
 			d.uid = binary.NativeEndian.Uint32(v)
 		}
