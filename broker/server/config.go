@@ -42,6 +42,9 @@ type Config struct {
 	// first call, from the first byte to the last of any later one, and to take
 	// a reply that does not fit into the socket's buffer. Default 10 s.
 	CallTimeout time.Duration
+	// NoRecover makes an address that is in use an error at the start as at any other
+	// time, also where an earlier broker's socket could be taken back.
+	NoRecover bool
 	// Reload answers the method of that name: it reads the configuration again and
 	// calls [Server.Reload]. Nil means that there is none, and the method an error.
 	Reload func() (Changes, error)

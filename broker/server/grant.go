@@ -22,6 +22,7 @@ type grant struct {
 	process processID
 	link    link // nil where it lasts as long as a process
 	more    bool // its client is told what becomes of it
+	found   bool // nobody has asked for it: its process was found to hold the socket
 
 	listeners []*listener       // in the order in which they were asked for
 	times     map[*listener]int // how many requests got each, where more than one
@@ -41,7 +42,8 @@ const (
 	endDisconnected ending = "disconnected"
 	endUndelivered  ending = "client gone"
 	endUnbound      ending = "unbound"
-	endStop         ending = "stop" // of the broker: the holder goes on
+	endReplaced     ending = "replaced" // by one that its process has asked for
+	endStop         ending = "stop"     // of the broker: the holder goes on
 )
 
 // leave takes l from g, which has others.
@@ -130,7 +132,7 @@ func onlyHolder(l *listener, own *grant) bool {
 func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 	g := own
 	if g == nil {
-		g = &grant{id: q.id, peer: q.client.peer, since: q.since, link: q.link, more: q.more}
+		g = &grant{id: q.id, peer: q.client.peer, since: q.since, link: q.link, more: q.more, found: q.found}
 		if g.id == 0 {
 			g.id = r.newID()
 		}
@@ -152,6 +154,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		r.grants[g.id] = g
 	}
 	q.grant = g
+	g.found = g.found && q.found
 	for _, l := range listeners {
 		if !g.holds(l) {
 			g.listeners = append(g.listeners, l)
@@ -161,6 +164,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		}
 		q.sockets = append(q.sockets, l.socket)
 	}
+	r.replaceFound(q, listeners)
 	r.noteGrant(protocol.EventGranted, g, "", func() []string { return q.names })
 	return nil
 }

@@ -20,7 +20,7 @@ func (s *Server) holds(pid int, name string) bool {
 		return false
 	}
 	r := s.registry
-	q := &request{names: []string{name}, since: time.Now(), process: &proc, client: &client{server: s, peer: p}}
+	q := &request{names: []string{name}, since: time.Now(), process: &proc, found: true, client: &client{server: s, peer: p}}
 	defer func() {
 		if q.process.pidfd != nil { // no grant has taken it
 			_ = q.process.pidfd.Close()
@@ -40,6 +40,30 @@ func (s *Server) holds(pid int, name string) bool {
 		}
 	})
 	return err == nil
+}
+
+// foundFor returns the grant by which the process of q, whose own is to last as long as
+// its connection, was found to hold names, if any.
+func (r *registry) foundFor(q *request) *grant {
+	if g := r.pids[q.client.peer.pid]; g != nil && g.found && q.process == nil {
+		return g
+	}
+	return nil
+}
+
+// replaceFound takes listeners, which q has been granted, from the grant that its
+// process was found by: it holds them by the new one.
+func (r *registry) replaceFound(q *request, listeners []*listener) {
+	found := r.foundFor(q)
+	for _, l := range listeners {
+		switch {
+		case !found.holds(l):
+		case len(found.listeners) > 1:
+			r.leave(found, l)
+		default:
+			r.end(found, endReplaced)
+		}
+	}
 }
 
 // processWith returns the process with that pid, and whose it is. The caller must

@@ -9,15 +9,12 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// A process that accepts on the socket already is its holder from then on.
-func TestPutWithHolder(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	b := start(t, server.Config{})
-	c := b.client(t)
-	fd, _ := listening(t)
-	holder := fdtest.Helper(t, "worker", b.path)
+// spawnWith starts a worker that has fd open.
+func (b *broker) spawnWith(t testing.TB, fd *scmrights.FD) *worker {
+	t.Helper()
 	held, err := fd.Dup()
 	if err != nil {
 		t.Fatal(err)
@@ -26,16 +23,20 @@ func TestPutWithHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder.ExtraFiles = []*os.File{f}
-	stdin, err := holder.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = f.Close()
-	reply, err := c.put(protocol.PutParameters{Name: "web", PID: holder.Process.Pid}, fd)
+	defer f.Close()
+	cmd := fdtest.Helper(t, "worker", b.path)
+	cmd.ExtraFiles = []*os.File{f}
+	return startWorker(t, cmd)
+}
+
+// A process that accepts on the socket already is its holder from then on.
+func TestFoundHolder(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{})
+	c := b.client(t)
+	fd, _ := listening(t)
+	w := b.spawnWith(t, fd)
+	reply, err := c.put(protocol.PutParameters{Name: "web", PID: w.pid()}, fd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,11 +44,10 @@ func TestPutWithHolder(t *testing.T) {
 		t.Errorf("got %+v", reply.Listener)
 	}
 	h := c.list().Holders
-	if len(h) != 1 || h[0].PID != holder.Process.Pid || h[0].UID != uint32(os.Getuid()) || h[0].Connection || h[0].State != protocol.StateActive {
+	if len(h) != 1 || h[0].PID != w.pid() || h[0].UID != uint32(os.Getuid()) || h[0].Connection || h[0].State != protocol.StateActive {
 		t.Errorf("got %+v", h)
 	}
-	_ = stdin.Close()
-	_ = holder.Wait()
+	w.kill()
 	b.held(t, "web", 0, 0)
 
 	// One that has not got it is not.
@@ -59,5 +59,36 @@ func TestPutWithHolder(t *testing.T) {
 	b.held(t, "other", 0, 0)
 	if len(b.logs.lines("not known as a holder", `"other"`)) != 1 {
 		t.Error("nothing says so")
+	}
+}
+
+// Once such a process asks by itself it is one holder, not two, and has its own place.
+func TestFoundHolderAsks(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for name, c := range map[string]struct {
+		call
+		connection bool
+	}{
+		"for its connection": {getMore(protocol.GetParameters{Names: []string{"web"}}), true},
+		"for its process":    {get("web"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, server.Config{})
+			fd, _ := listening(t)
+			w := b.spawnWith(t, fd)
+			if _, err := b.client(t).put(protocol.PutParameters{Name: "web", Options: "max=1", PID: w.pid()}, fd); err != nil {
+				t.Fatal(err)
+			}
+			b.held(t, "web", 1, 0)
+			if err := w.call(c.call); err != nil {
+				t.Fatal(err)
+			}
+			b.held(t, "web", 1, 0)
+			if h := b.client(t).list().Holders; len(h) != 1 || h[0].PID != w.pid() || h[0].Connection != c.connection {
+				t.Errorf("got %+v", h)
+			}
+			w.kill()
+			b.held(t, "web", 0, 0)
+		})
 	}
 }

@@ -381,6 +381,11 @@ func (b *broker) spawn(t testing.TB, ids ...uint32) *worker {
 	if len(ids) > 0 {
 		asUser(t, cmd, ids...)
 	}
+	return startWorker(t, cmd)
+}
+
+func startWorker(t testing.TB, cmd *exec.Cmd) *worker {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

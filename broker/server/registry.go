@@ -66,11 +66,15 @@ func newRegistry(l *lifetimes, verbose bool) *registry {
 	}
 }
 
-// processOf returns the grant that follows the process with that pid, if any.
+// processOf returns the grant that follows the process with that pid, if any, and that
+// it has asked for itself.
 func (r *registry) processOf(pid int) *grant {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.pids[pid]
+	if g := r.pids[pid]; g != nil && !g.found {
+		return g
+	}
+	return nil
 }
 
 // do calls f with the lock held, serves those who wait where f has freed
@@ -103,7 +107,11 @@ func (r *registry) noteGrant(what string, g *grant, why ending, names func() []s
 func (r *registry) insert(sockets []*socket.Socket) {
 	for _, s := range sockets {
 		spec := s.Spec()
-		r.listeners[spec.Name] = &listener{socket: s, blocking: spec.Options.Blocking}
+		l := &listener{socket: s, blocking: spec.Options.Blocking}
+		if is, err := s.Blocking(); err == nil {
+			l.blocking = is // of one that others hold, as they need it
+		}
+		r.listeners[spec.Name] = l
 		r.note(event{what: "bound", name: spec.Name, socket: s})
 	}
 	r.freed = true

@@ -3,7 +3,10 @@
 package server
 
 import (
+	"errors"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -28,11 +31,13 @@ type Changes struct {
 // Configure binds the listeners of the configuration, all or none. It takes passed,
 // in which no name may come twice: a socket by the name of a spec is used instead of
 // binding, and any other becomes a listener, which is not of the configuration. The
-// error is as that of [Server.Bind].
+// error is as that of [Server.Bind]. An address that is in use by the socket of an
+// earlier broker of this user is taken back from who holds it still, unless
+// [Config.NoRecover] is set.
 func (s *Server) Configure(specs []socket.Spec, passed []Passed) error {
 	s.binding.Lock()
 	defer s.binding.Unlock()
-	t := &transition{server: s, passed: make(map[string]*scmrights.FD, len(passed))}
+	t := &transition{server: s, passed: make(map[string]*scmrights.FD, len(passed)), recovers: !s.cfg.NoRecover}
 	defer t.closePassed()
 	all := slices.Clone(specs)
 	for _, p := range passed {
@@ -84,6 +89,10 @@ type transition struct {
 	replaced   []string                 // names of fresh that have a socket now
 	gone       []string
 	old        []*socket.Socket // of replaced and gone
+
+	recovers bool                        // what is in use may be taken back
+	inUse    []*inUse                    // addresses of fresh
+	holders  map[string][]socket.Process // of what was taken back, by name
 
 	opened []*socket.Socket
 	settle []func(keep bool)
@@ -157,6 +166,7 @@ func (t *transition) make() error {
 	for _, spec := range t.fresh {
 		t.open(spec)
 	}
+	t.takeBack()
 	done := 0
 	if len(t.failed.Failures) == 0 { // the altered ones are in use: touched last
 		for _, a := range t.altered {
@@ -176,6 +186,7 @@ func (t *transition) make() error {
 	}
 	t.server.locked(t.commit)
 	t.settled(true)
+	t.tellTakenBack()
 	t.server.closeAll(t.old)
 	t.server.counted()
 	return nil
@@ -204,12 +215,15 @@ func (t *transition) open(spec socket.Spec) {
 	} else {
 		sock, err = socket.Open(spec)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		t.opened = append(t.opened, sock)
+		t.settle = append(t.settle, settle)
+	case t.recovers && errors.Is(err, unix.EADDRINUSE):
+		t.inUse = append(t.inUse, &inUse{spec, err})
+	default:
 		t.fail(failureOf(spec, err))
-		return
 	}
-	t.opened = append(t.opened, sock)
-	t.settle = append(t.settle, settle)
 }
 
 // commit makes the registry what was planned. Nobody sees anything in between.

@@ -21,6 +21,7 @@ type request struct {
 	client   *client
 	link     link // woken when a request that waited is decided
 	more     bool // it is to be told what becomes of the grant
+	found    bool // nobody asks: its process was found to hold the names
 
 	// The decision, guarded by the registry's lock.
 	decided bool
@@ -137,8 +138,9 @@ func (r *registry) try(q *request) (err error, final bool) {
 	if r.crowded(q) {
 		return &protocol.LimitError{Limit: "grants of one user", Max: q.client.server.cfg.MaxGrantsPerUID}, true
 	}
+	found := r.foundFor(q)
 	for _, l := range listeners {
-		if l.full() && !own.holds(l) {
+		if l.full() && !own.holds(l) && !found.holds(l) {
 			spec := l.socket.Spec()
 			return &protocol.FullError{Name: spec.Name, Max: spec.Options.Max, Holders: holdersOf(l)}, false
 		}

@@ -82,6 +82,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.IntVar(&o.server.MaxNamesInCall, "max-names-per-call", protocol.MaxNamesInCall, "hand out at most `N` sockets in one call")
 	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "take calls of at most `BYTES`")
 	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "give a client `DURATION` to complete a call")
+	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "do not take back, at the start, what an earlier broker's workers still hold")
 	level := fs.String("log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
 	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
 	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
