@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -28,11 +29,14 @@ const (
 // connect connects to the control socket: the first that exists, where there is
 // more than one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
+	if path == "" {
+		path = os.Getenv(protocol.SocketEnv)
+	}
 	paths := []string{path}
 	if path == "" {
 		paths = protocol.DialPaths(os.Geteuid(), os.Getenv)
 	}
-	var failed NoBrokerError
+	var errs []error
 	for _, p := range paths {
 		s, err := scmrights.Dial(ctx, p)
 		switch {
@@ -41,13 +45,12 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		case ctx.Err() == nil && !isAbsence(err):
 			return nil, fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
 		}
-		failed.Paths = append(failed.Paths, p)
-		failed.Errs = append(failed.Errs, err)
+		errs = append(errs, err)
 		if !errors.Is(err, fs.ErrNotExist) {
 			break // one that is down or closed to us is not replaced by another
 		}
 	}
-	return nil, &failed
+	return nil, &NoBrokerError{Paths: slices.Clone(paths[:len(errs)]), Errs: errs}
 }
 
 // isAbsence reports whether err of connecting to a path says something about who
@@ -186,12 +189,13 @@ func (x *exchange) receive() (protocol.Message, error) {
 			return m, nil
 		}
 		err := x.conn.Fill()
+		if err == nil {
+			continue
+		}
 		if limit, ok := errors.AsType[*protocol.LimitError](err); ok { // ours, not the broker's
 			err = malformedf("more than %d %s", limit.Max, limit.Limit)
 		}
-		if err != nil {
-			return protocol.Message{}, err
-		}
+		return protocol.Message{}, err
 	}
 }
 

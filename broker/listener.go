@@ -4,6 +4,7 @@ package broker
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -13,10 +14,9 @@ import (
 // Listener is a [net.Listener] on a socket that the broker owns and others may
 // accept on too. Its methods may be called concurrently.
 type Listener struct {
-	ln    net.Listener
-	name  string
-	link  *link
-	close func() error
+	ln   net.Listener
+	name string
+	end
 }
 
 // newListener takes s and makes a Listener of it, which uses l.
@@ -39,17 +39,25 @@ func newListener(l *link, s Socket) (*Listener, error) {
 	if u, ok := ln.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the path is the broker's
 	}
-	return &Listener{ln: ln, name: s.Name, link: l, close: closeOnce(ln, l)}, nil
+	return &Listener{ln: ln, name: s.Name, end: end{link: l}}, nil
 }
 
-// closeOnce returns a Close for a socket that uses l. The socket goes first, so
-// that whoever gets the place next does not find two holders.
-func closeOnce(c interface{ Close() error }, l *link) func() error {
-	return sync.OnceValue(func() error {
-		err := c.Close()
-		l.release()
-		return err
+// end is how the use of a link by one socket ends: once.
+type end struct {
+	link *link
+	once sync.Once
+	err  error
+}
+
+// close closes c, the socket that uses the link, and then gives the link back: so
+// whoever gets the place next does not find two holders. Closing again returns
+// what the first close did.
+func (e *end) close(c io.Closer) error {
+	e.once.Do(func() {
+		e.err = c.Close()
+		e.link.release()
 	})
+	return e.err
 }
 
 // Accept waits for the next connection and returns it. After Close the error is
@@ -59,7 +67,7 @@ func (l *Listener) Accept() (net.Conn, error) { return l.ln.Accept() }
 // Close makes Accept return, closes this process's descriptor and gives the grant
 // back. Neither the other holders nor the connections that are queued notice. The
 // path of a Unix socket stays. Closing again returns what the first Close did.
-func (l *Listener) Close() error { return l.close() }
+func (l *Listener) Close() error { return l.close(l.ln) }
 
 // Addr returns the address that the socket is bound to.
 func (l *Listener) Addr() net.Addr { return l.ln.Addr() }

@@ -14,9 +14,8 @@ import (
 // be called concurrently.
 type PacketConn struct {
 	net.PacketConn
-	name  string
-	link  *link
-	close func() error
+	name string
+	end
 }
 
 // newPacketConn takes s and makes a PacketConn of it, which uses l.
@@ -36,13 +35,13 @@ func newPacketConn(l *link, s Socket) (*PacketConn, error) {
 		}
 		return nil, err
 	}
-	return &PacketConn{PacketConn: pc, name: s.Name, link: l, close: closeOnce(pc, l)}, nil
+	return &PacketConn{PacketConn: pc, name: s.Name, end: end{link: l}}, nil
 }
 
 // Close makes ReadFrom return, closes this process's descriptor and gives the
 // grant back; the other holders do not notice. Closing again returns what the
 // first Close did.
-func (c *PacketConn) Close() error { return c.close() }
+func (c *PacketConn) Close() error { return c.close(c.PacketConn) }
 
 // NetConn returns the connection that c wraps, a *[net.UDPConn] or a
 // *[net.UnixConn], for what these have besides. Close c, not it.

@@ -22,7 +22,7 @@ type Message struct {
 // Conn frames messages over a Unix stream socket that somebody else owns.
 // One goroutine may receive while another sends.
 type Conn struct {
-	c        *scmrights.Conn
+	c        scmrights.Conn
 	max      int // bytes of a message
 	maxFDs   int // descriptors of a message
 	buf      []byte
@@ -44,7 +44,7 @@ func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{c: sc, max: limit, maxFDs: limitFDs}, nil
+	return &Conn{c: *sc, max: limit, maxFDs: limitFDs}, nil
 }
 
 // Preload makes b, which it copies, the first bytes received. It comes before the
@@ -77,7 +77,11 @@ func (c *Conn) Next() (m Message, ok bool) {
 	end := c.scanned + i
 	m.Bytes = c.buf[c.start:end]
 	for len(c.attached) > 0 && c.attached[0].off <= end {
-		m.FDs = append(m.FDs, c.attached[0].fds...)
+		if m.FDs == nil {
+			m.FDs = c.attached[0].fds // as a rule there are no others
+		} else {
+			m.FDs = append(m.FDs, c.attached[0].fds...)
+		}
 		c.attached = c.attached[1:]
 	}
 	c.start, c.scanned = end+1, end+1

@@ -28,7 +28,8 @@ var ErrTooMany = errors.New("scmrights: more descriptors than expected")
 // Its socket must not be read or written in any other way while descriptors may
 // be coming: a plain read discards them.
 type Conn struct {
-	rc syscall.RawConn
+	rc     syscall.RawConn
+	stream *Stream // rc itself, where it is one: that needs no callback to wait for it
 }
 
 // NewConn returns a Conn on c, which it borrows. Deadlines set on c hold for
@@ -38,7 +39,8 @@ func NewConn(c syscall.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{rc: rc}, nil
+	stream, _ := rc.(*Stream)
+	return &Conn{rc: rc, stream: stream}, nil
 }
 
 // Send writes all of b. The descriptors, which it borrows, travel with b's first
@@ -46,6 +48,9 @@ func NewConn(c syscall.Conn) (*Conn, error) {
 func (c *Conn) Send(b []byte, fds ...*FD) error {
 	if len(b) == 0 {
 		return nothingToSend(fds)
+	}
+	if c.stream != nil && len(fds) == 0 {
+		return c.stream.send(b)
 	}
 	nums, err := numbers(make([]int, 0, fewFDs), fds)
 	defer func() { release(fds[:len(nums)]) }()
@@ -90,6 +95,9 @@ func nothingToSend(fds []*FD) error {
 // With limit 0 no descriptor is even installed in this process: the kernel
 // drops them, and Recv returns [ErrTooMany].
 func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
+	if c.stream != nil {
+		return c.stream.recv(b, limit)
+	}
 	var oob []byte
 	if limit > 0 {
 		oob = make([]byte, unix.CmsgSpace(4*limit))

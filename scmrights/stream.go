@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -107,6 +108,46 @@ func (s *Stream) File() (*os.File, error) {
 		return nil, fmt.Errorf("hand over stream: %w", err)
 	}
 	return f, nil
+}
+
+// send is [Conn.Send] without descriptors.
+func (s *Stream) send(b []byte) error {
+	fd, ok := s.fd.acquire()
+	if !ok {
+		return os.ErrClosed
+	}
+	defer s.fd.release()
+	for len(b) > 0 {
+		n, errno := sendmsg(fd, b, nil)
+		switch errno {
+		case 0:
+			b = b[n:]
+		case unix.EAGAIN: // a time limit of the socket's ran out
+		default:
+			return os.NewSyscallError("sendmsg", errno)
+		}
+	}
+	return nil
+}
+
+// recv is [Conn.Recv].
+func (s *Stream) recv(b []byte, limit int) (int, []*FD, error) {
+	var space [320]byte // for the control data of a call with as many names as one may have
+	oob := space[:0]
+	if limit > 0 {
+		oob = slices.Grow(oob, unix.CmsgSpace(4*limit))[:unix.CmsgSpace(4*limit)]
+	}
+	fd, ok := s.fd.acquire()
+	if !ok {
+		return 0, nil, os.ErrClosed
+	}
+	defer s.fd.release()
+	for {
+		n, oobn, flags, errno := recvmsg(fd, b, oob)
+		if errno != unix.EAGAIN { // a time limit of the socket's ran out
+			return received(n, oob[:oobn], flags, errno, len(b), limit)
+		}
+	}
 }
 
 // SyscallConn returns s itself.
