@@ -180,6 +180,7 @@ func (s *scanner) socketField(key string, sock *Socket) bool {
 // for good.
 type scanner struct {
 	b      []byte
+	at     int // what comes next
 	failed bool
 }
 
@@ -191,22 +192,26 @@ func (s *scanner) fail() bool {
 // done reports whether all was understood.
 func (s *scanner) done() bool {
 	s.space()
-	return !s.failed && len(s.b) == 0
+	return !s.failed && s.at == len(s.b)
 }
 
 func (s *scanner) space() {
-	for len(s.b) > 0 && (s.b[0] == ' ' || s.b[0] == '\t' || s.b[0] == '\n' || s.b[0] == '\r') {
-		s.b = s.b[1:]
+	for s.at < len(s.b) && (s.b[s.at] == ' ' || s.b[s.at] == '\t' || s.b[s.at] == '\n' || s.b[s.at] == '\r') {
+		s.at++
 	}
 }
 
 // next takes c, and white space before it, if it comes next.
 func (s *scanner) next(c byte) bool {
+	if s.at < len(s.b) && s.b[s.at] == c { // as a rule there is no white space
+		s.at++
+		return true
+	}
 	s.space()
-	if len(s.b) == 0 || s.b[0] != c {
+	if s.at == len(s.b) || s.b[s.at] != c {
 		return false
 	}
-	s.b = s.b[1:]
+	s.at++
 	return true
 }
 
@@ -260,11 +265,11 @@ func (s *scanner) text() []byte {
 		s.fail()
 		return nil
 	}
-	for i, c := range s.b {
+	rest := s.b[s.at:]
+	for i, c := range rest {
 		if c == '"' {
-			t := s.b[:i]
-			s.b = s.b[i+1:]
-			return t
+			s.at += i + 1
+			return rest[:i]
 		}
 		if !plain(c) {
 			break
@@ -277,8 +282,8 @@ func (s *scanner) text() []byte {
 func (s *scanner) bool(v *bool) bool {
 	s.space()
 	for _, word := range []string{"true", "false"} {
-		if len(s.b) >= len(word) && string(s.b[:len(word)]) == word {
-			s.b = s.b[len(word):]
+		if rest := s.b[s.at:]; len(rest) >= len(word) && string(rest[:len(word)]) == word {
+			s.at += len(word)
 			*v = word == "true"
 			return true
 		}
@@ -289,17 +294,18 @@ func (s *scanner) bool(v *bool) bool {
 // int takes a whole number that is not negative, of at most 18 digits.
 func (s *scanner) int(v *int64) bool {
 	s.space()
+	digits := s.b[s.at:]
 	n := 0
-	for n < len(s.b) && s.b[n] >= '0' && s.b[n] <= '9' {
+	for n < len(digits) && digits[n] >= '0' && digits[n] <= '9' {
 		n++
 	}
-	if n == 0 || n > 18 || n > 1 && s.b[0] == '0' {
+	if n == 0 || n > 18 || n > 1 && digits[0] == '0' {
 		return s.fail()
 	}
 	*v = 0
-	for _, c := range s.b[:n] {
+	for _, c := range digits[:n] {
 		*v = *v*10 + int64(c-'0')
 	}
-	s.b = s.b[n:]
+	s.at += n
 	return true
 }

@@ -52,6 +52,11 @@ func (c *Conn) Send(b []byte, fds ...*FD) error {
 	if c.stream != nil && len(fds) == 0 {
 		return c.stream.send(b)
 	}
+	return c.send(b, fds)
+}
+
+// send is Send by callback, which costs a few allocations.
+func (c *Conn) send(b []byte, fds []*FD) error {
 	nums, err := numbers(make([]int, 0, fewFDs), fds)
 	defer func() { release(fds[:len(nums)]) }()
 	if err != nil {
@@ -98,6 +103,11 @@ func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
 	if c.stream != nil {
 		return c.stream.recv(b, limit)
 	}
+	return c.recv(b, limit)
+}
+
+// recv is Recv by callback, which costs a few allocations.
+func (c *Conn) recv(b []byte, limit int) (n int, fds []*FD, err error) {
 	var oob []byte
 	if limit > 0 {
 		oob = make([]byte, unix.CmsgSpace(4*limit))
