@@ -79,6 +79,9 @@ func listen(n *network, s Spec, fd int) (int, error) {
 
 // newSocketOf takes fd, bound and listening, and its file, nil where it has none.
 func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *socketFile) (*Socket, error) {
+	if address == s.Address {
+		address = s.Address // one text of it is enough
+	}
 	sock := &Socket{address: address, fd: fd, file: file}
 	s.Options = s.options()
 	sock.spec.Store(&s)

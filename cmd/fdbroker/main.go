@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 )
 
@@ -28,5 +29,7 @@ func main() {
 	// Heard from the start, so that a terminal that is closed never ends the broker.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	os.Exit(run(ctx, os.Args[1:], hangups, os.Stdout, os.Stderr))
+	args := os.Args[1:]
+	os.Args = slices.Clone(os.Args[:1]) // run is to be the last to have the others
+	os.Exit(run(ctx, args, hangups, os.Stdout, os.Stderr))
 }

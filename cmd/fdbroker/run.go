@@ -72,7 +72,11 @@ func complain(w io.Writer, err error) {
 // serve binds everything and answers until ctx is done. It leaves nothing behind.
 func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-chan os.Signal, log zerolog.Logger) (err error) {
 	m := newManager(log)
-	r := &reloader{binds: o.binds, config: o.config, manager: m, log: log}
+	r := &reloader{config: o.config, manager: m, log: log}
+	if o.config != "" {
+		r.binds = o.binds
+	}
+	o.binds = nil // thousands, it may be
 	o.server.Logger, o.server.Reload, o.server.Counted = log, r.reload, m.counted
 	passed, err := passedSockets()
 	if err != nil {
