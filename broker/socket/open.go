@@ -109,11 +109,18 @@ func somaxconn() int {
 
 // sysctl returns a number below /proc/sys, or otherwise where it cannot be read.
 func sysctl(name string, otherwise int) int {
-	text, err := os.ReadFile("/proc/sys/" + name)
+	// Not os.ReadFile: this is read for each listener, of which there may be thousands.
+	fd, err := unix.Open("/proc/sys/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return otherwise
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	defer unix.Close(fd)
+	var text [32]byte // a number fits, and such files are read at once
+	n, err := unix.Read(fd, text[:])
+	if err != nil {
+		return otherwise
+	}
+	n, err = strconv.Atoi(strings.TrimSpace(string(text[:n])))
 	if err != nil {
 		return otherwise
 	}
