@@ -3,9 +3,11 @@
 package scmrights_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -74,6 +76,44 @@ func TestStream(t *testing.T) {
 			t.Errorf("got %d bytes, %d descriptors, %v", n, len(fds), err)
 		}
 		scmrights.CloseAll(fds)
+	}
+}
+
+// TestStreamSend sends more than fits into the socket's buffer, past a time limit
+// that may run out, and then to nobody.
+func TestStreamSend(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	ln, path := listen(t)
+	s, c := dial(t, t.Context(), path)
+	u, err := ln.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if err := s.Control(func(fd uintptr) {
+		tv := unix.NsecToTimeval(int64(time.Millisecond))
+		if err := unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	sent := make(chan error, 1)
+	go func() { sent <- c.Send(text) }()
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(u, got); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("received something else, or %v", err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	_ = u.Close()
+	if err := c.Send([]byte("x")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	if _, _, err := c.Recv(make([]byte, 1), 0); err != io.EOF {
+		t.Errorf("Recv: %v", err)
 	}
 }
 
