@@ -72,3 +72,19 @@ func TestPut(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+// Nobody is asked for a socket that the broker does not want.
+func TestAttachUnwanted(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startBroker(t, "web=127.0.0.1:0")
+	c := b.client()
+	find := func(string, string) (*scmrights.FD, error) {
+		t.Error("it was asked for")
+		return nil, net.ErrClosed
+	}
+	for name, want := range map[string]error{"web": broker.ErrNameInUse, "wbe": broker.ErrUnknownName} {
+		if err := c.Attach(context.Background(), name, find); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -34,7 +34,7 @@ func newError(name string) remote {
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
 		new(BindFailedError), new(ReloadFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
-		new(FailedError),
+		new(FailedError), new(PendingError),
 	} {
 		if e.wireName() == name {
 			return e
@@ -87,6 +87,21 @@ func (e *UnknownNameError) Error() string {
 	default:
 		return fmt.Sprintf("no listener is called %q; there are: %s", e.Name, strings.Join(e.Names, ", "))
 	}
+}
+
+// PendingError says that Name is not bound yet, and that the broker waits for who held
+// it from an earlier one to give it back.
+type PendingError struct {
+	Name string `json:"name"`
+}
+
+func (e *PendingError) wireName() string { return InterfaceName + ".Pending" }
+
+// Is reports whether target is [ErrUnknownName]: nobody has the name yet.
+func (e *PendingError) Is(target error) bool { return target == ErrUnknownName }
+
+func (e *PendingError) Error() string {
+	return fmt.Sprintf("%q is not bound yet: the broker waits for workers of an earlier one to give it back; wait, or try again in some seconds", e.Name)
 }
 
 // DeniedError says that UID may not get Name, and who may.

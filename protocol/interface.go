@@ -25,6 +25,7 @@ const (
 	MethodUnbind = InterfaceName + ".Unbind"
 	MethodReload = InterfaceName + ".Reload"
 	MethodPut    = InterfaceName + ".Put"
+	MethodAttach = InterfaceName + ".Attach"
 	MethodWatch  = InterfaceName + ".Watch"
 
 	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
@@ -175,6 +176,19 @@ type PutParameters struct {
 // PutReply is the reply to Put. Listener is nil where a descriptor may be sent now.
 type PutReply struct {
 	Listener *Listener `json:"listener,omitempty"`
+}
+
+// AttachParameters are the parameters of Attach. Without FileDescriptor it only asks
+// whether one may be sent.
+type AttachParameters struct {
+	Name           string `json:"name"`
+	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
+}
+
+// AttachReply is the reply to Attach: where the socket has to be.
+type AttachReply struct {
+	Network string `json:"network"`
+	Address string `json:"address"`
 }
 
 // ReloadReply is the reply to Reload: names.

@@ -16,6 +16,7 @@ const (
 	DefaultMaxGrantsPerUID  = 1024
 	DefaultMaxNames         = 16384
 	DefaultCallTimeout      = 10 * time.Second
+	DefaultOfferTime        = 3 * time.Second
 )
 
 // Config says how a [Server] behaves. In each field, zero means the default.
@@ -45,6 +46,9 @@ type Config struct {
 	// NoRecover makes an address that is in use an error at the start as at any other
 	// time, also where an earlier broker's socket could be taken back.
 	NoRecover bool
+	// OfferTime is how long [Server.Settle] waits for such a socket to be given back,
+	// where it cannot be taken. Default 3 s.
+	OfferTime time.Duration
 	// Reload answers the method of that name: it reads the configuration again and
 	// calls [Server.Reload]. Nil means that there is none, and the method an error.
 	Reload func() (Changes, error)
@@ -79,8 +83,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxNamesInCall > maxFDs {
 		return c, fmt.Errorf("MaxNamesInCall is %d: one message carries at most %d descriptors", c.MaxNamesInCall, maxFDs)
 	}
-	if c.CallTimeout < 0 {
-		return c, errors.New("CallTimeout is negative")
+	if c.CallTimeout < 0 || c.OfferTime < 0 {
+		return c, errors.New("CallTimeout or OfferTime is negative")
+	}
+	if c.OfferTime == 0 {
+		c.OfferTime = DefaultOfferTime
 	}
 	if c.CallTimeout == 0 {
 		c.CallTimeout = DefaultCallTimeout

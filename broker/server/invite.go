@@ -37,7 +37,9 @@ func (s *session) passRights(on int) {
 }
 
 // brings reports whether a method is one of those that take a descriptor.
-func brings(method string) bool { return method == protocol.MethodPut }
+func brings(method string) bool {
+	return method == protocol.MethodPut || method == protocol.MethodAttach
+}
 
 // brought returns the descriptor that a call says it has brought, of those that came
 // with it; nil where it says nothing. The caller must close it.

@@ -3,13 +3,17 @@
 package server
 
 import (
+	"slices"
+
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // inUse is a spec whose address somebody has, and what was said to that.
 type inUse struct {
-	spec socket.Spec
-	err  error
+	spec    socket.Spec
+	err     error
+	failure protocol.BindFailure // what it comes to in the end
 }
 
 // takeBack gets back the sockets that an earlier broker had opened, from those who
@@ -26,11 +30,15 @@ func (t *transition) takeBack() {
 	for i, r := range socket.Recover(specs) {
 		u := t.inUse[i]
 		if r.Socket == nil {
-			f := failureOf(u.spec, u.err)
+			u.failure = failureOf(u.spec, u.err)
 			if r.Why != "" {
-				f.Message += " (not taken back: " + r.Why + ")"
+				u.failure.Message += " (not taken back: " + r.Why + ")"
 			}
-			t.fail(f)
+			if r.Offer && !t.impatient && slices.Contains(t.configured, u.spec.Name) {
+				t.pending = append(t.pending, u)
+			} else {
+				t.fail(u.failure)
+			}
 			continue
 		}
 		t.opened = append(t.opened, r.Socket)
@@ -41,6 +49,22 @@ func (t *transition) takeBack() {
 		})
 		t.holders[u.spec.Name] = r.Holders
 	}
+}
+
+// tellPending says what is waited for.
+func (t *transition) tellPending() {
+	for _, u := range t.pending {
+		t.server.log.Warn().Str("name", u.spec.Name).Int64("wait_ms", t.server.cfg.OfferTime.Milliseconds()).
+			Str("why", u.failure.Message).Msg("waiting for a worker of an earlier broker to give the socket back")
+	}
+}
+
+// giveUp makes failures of what could have been waited for.
+func (t *transition) giveUp() {
+	for _, u := range t.pending {
+		t.fail(u.failure)
+	}
+	t.pending = nil
 }
 
 // tellTakenBack says what was taken back, and records who holds it.

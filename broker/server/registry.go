@@ -21,6 +21,8 @@ type registry struct {
 
 	mu        sync.Mutex
 	listeners map[string]*listener
+	pending   map[string]*inUse // to be given back; see Settle
+	settled   chan struct{}     // closed when none is pending any more; nil where none ever was
 	grants    map[int64]*grant
 	processes map[processID]*grant // those of grants that follow a process
 	pids      map[int]*grant       // the same, by pid
@@ -112,6 +114,7 @@ func (r *registry) insert(sockets []*socket.Socket) {
 			l.blocking = is // of one that others hold, as they need it
 		}
 		r.listeners[spec.Name] = l
+		r.settle(spec.Name)
 		r.note(event{what: "bound", name: spec.Name, socket: s})
 	}
 	r.freed = true

@@ -33,7 +33,8 @@ type Changes struct {
 // binding, and any other becomes a listener, which is not of the configuration. The
 // error is as that of [Server.Bind]. An address that is in use by the socket of an
 // earlier broker of this user is taken back from who holds it still, unless
-// [Config.NoRecover] is set.
+// [Config.NoRecover] is set. One that may be such a socket and cannot be taken is
+// waited for by [Server.Settle], which has to be called while Serve runs.
 func (s *Server) Configure(specs []socket.Spec, passed []Passed) error {
 	s.binding.Lock()
 	defer s.binding.Unlock()
@@ -90,9 +91,11 @@ type transition struct {
 	gone       []string
 	old        []*socket.Socket // of replaced and gone
 
-	recovers bool                        // what is in use may be taken back
-	inUse    []*inUse                    // addresses of fresh
-	holders  map[string][]socket.Process // of what was taken back, by name
+	recovers  bool                        // what is in use may be taken back
+	impatient bool                        // and is not waited for
+	inUse     []*inUse                    // addresses of fresh
+	holders   map[string][]socket.Process // of what was taken back, by name
+	pending   []*inUse                    // may be given back
 
 	opened []*socket.Socket
 	settle []func(keep bool)
@@ -178,6 +181,7 @@ func (t *transition) make() error {
 		}
 	}
 	if len(t.failed.Failures) > 0 {
+		t.giveUp()
 		for _, a := range t.altered[:done] {
 			_ = a.listener.socket.Become(a.was) // as it was a moment ago
 		}
@@ -187,6 +191,7 @@ func (t *transition) make() error {
 	t.server.locked(t.commit)
 	t.settled(true)
 	t.tellTakenBack()
+	t.tellPending()
 	t.server.closeAll(t.old)
 	t.server.counted()
 	return nil
@@ -220,7 +225,7 @@ func (t *transition) open(spec socket.Spec) {
 		t.opened = append(t.opened, sock)
 		t.settle = append(t.settle, settle)
 	case t.recovers && errors.Is(err, unix.EADDRINUSE):
-		t.inUse = append(t.inUse, &inUse{spec, err})
+		t.inUse = append(t.inUse, &inUse{spec: spec, err: err})
 	default:
 		t.fail(failureOf(spec, err))
 	}
@@ -232,8 +237,11 @@ func (t *transition) commit() {
 	_, _ = r.remove(slices.Concat(t.replaced, t.gone)) // they are there
 	r.insert(t.opened)
 	for _, name := range t.configured {
-		r.listeners[name].configured = true
+		if l := r.listeners[name]; l != nil { // else it is pending
+			l.configured = true
+		}
 	}
+	r.await(t.pending)
 	for _, a := range t.altered {
 		r.restore(a.listener)
 	}

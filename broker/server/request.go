@@ -125,6 +125,9 @@ func (r *registry) try(q *request) (err error, final bool) {
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
 		l := r.listeners[name]
+		if l == nil && r.pending[name] != nil {
+			return &protocol.PendingError{Name: name}, false
+		}
 		if l == nil {
 			never := socket.CheckName(name) != nil // nothing can ever be bound by it
 			return &protocol.UnknownNameError{Name: name}, never

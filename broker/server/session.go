@@ -203,6 +203,8 @@ func (s *session) dispatch(c protocol.Call, fds []*scmrights.FD) (any, error) {
 	switch c.Method {
 	case protocol.MethodPut:
 		return s.put(c, fds)
+	case protocol.MethodAttach:
+		return s.attach(c, fds)
 	case protocol.MethodList:
 		return s.server.list(s.privileged(), s.may), nil
 	case protocol.MethodBind:

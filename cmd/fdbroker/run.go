@@ -111,8 +111,6 @@ func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-ch
 		runtime.GC() // what is in pools, the log's above all, survives the first collection
 	}
 	debug.FreeOSMemory() // what thousands of specs took to parse is never needed again
-	log.Info().Str("socket", o.control.Path).Msg("ready")
-	m.tell(notify.Ready)
 	defer context.AfterFunc(ctx, func() { m.tell(notify.Stopping) })()
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
@@ -120,7 +118,22 @@ func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-ch
 	defer cancel()
 	helpers.Go(func() { r.onSignals(ctx, hangups) })
 	helpers.Go(func() { m.feedWatchdog(ctx, o.control.Path) })
-	if err := s.Serve(ctx, control.Listener); !errors.Is(err, server.ErrClosed) {
+	var missing error
+	helpers.Go(func() {
+		if missing = s.Settle(ctx); missing != nil {
+			cancel()
+		} else if ctx.Err() == nil {
+			log.Info().Str("socket", o.control.Path).Msg("ready")
+			m.tell(notify.Ready)
+		}
+	})
+	err = s.Serve(ctx, control.Listener)
+	cancel()
+	helpers.Wait()
+	if missing != nil {
+		return missing
+	}
+	if !errors.Is(err, server.ErrClosed) {
 		return err
 	}
 	log.Info().Msg("stopped")

@@ -39,11 +39,7 @@ func newRig(t *testing.T, cred *syscall.Credential) *rig {
 	}
 	r := &rig{t, fdtest.SocketDir(t), cred}
 	fdtest.Build(t, r.dir, "github.com/fdbroker/fdbroker/cmd/fdbroker", "github.com/fdbroker/fdbroker/cmd/fdclient")
-	script, err := os.ReadFile("testdata/worker.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(r.path("worker.py"), script, 0o644); err != nil {
+	if err := os.CopyFS(r.dir, os.DirFS("testdata")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(r.dir, 0o755); err != nil {

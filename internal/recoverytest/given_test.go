@@ -1,0 +1,107 @@
+//go:build linux
+
+package recoverytest
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+)
+
+// A broker that may not take its socket from a worker waits a moment for the worker to
+// give it back, and answers meanwhile.
+func TestGivenBack(t *testing.T) {
+	r := newRig(t, &syscall.Credential{Uid: 1234, Gid: 1234})
+	spec := "web=" + freePort(t)
+	b := r.broker("--bind", spec)
+	was := r.listener("web")
+	w := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", r.path("c"))
+	l := startLoad(t, was.Network, was.Address)
+	l.waitFor(w.pid(), 10)
+	holds := func() bool { h := r.holder(w.pid()); return h != nil && h.Connection }
+	for range 5 {
+		b.kill()
+		l.waitFor(w.pid(), 10)
+		b = r.broker("--bind", spec)
+		if is := r.listener("web"); is.Cookie != was.Cookie || is.Spec != was.Spec {
+			t.Errorf("got %+v, want %+v", is, was)
+		}
+		fdtest.Eventually(t, "the worker is its holder again", holds)
+		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back`) ||
+			!strings.Contains(text, fmt.Sprintf(`"pid":%d`, w.pid())) {
+			t.Errorf("the log does not say so:\n%s", text)
+		}
+	}
+	second := r.worker("web")
+	l.waitFor(second.pid(), 10)
+	l.done()
+
+	// One that nobody offers is missed in the end.
+	b.kill()
+	second.kill()
+	w.kill()
+	b = r.broker("--bind", spec)
+	silent := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", "/nowhere")
+	fdtest.Eventually(t, "the worker answers", func() bool {
+		line, err := ask(was.Network, was.Address)
+		return err == nil && line == fmt.Sprint(silent.pid())
+	})
+	b.kill()
+	if said := r.fails("--bind", spec); !strings.Contains(said, "cannot bind "+spec+": address already in use by a socket of uid 1234") ||
+		!strings.Contains(said, "not taken back") || strings.Contains(said, `"ready"`) {
+		t.Error(said)
+	}
+}
+
+// Nobody gets a listener's place with another socket, nor without the right to it.
+func TestNotGivenBack(t *testing.T) {
+	user := &syscall.Credential{Uid: 1234, Gid: 1234}
+	r := newRig(t, user)
+	specs := []string{"--bind", "web=" + freePort(t) + ",allow=uid:4321", "--bind", "adm=127.0.0.1:0", "--socket-mode=0666"}
+	b := r.broker(specs...)
+	was := r.listener("web")
+	w := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", "/nowhere")
+	fdtest.Eventually(t, "the worker answers", func() bool {
+		_, err := ask(was.Network, was.Address)
+		return err == nil
+	})
+	b.kill()
+	b = r.start("fdbroker", specs...)
+	fdtest.Eventually(t, "the broker waits", func() bool { return strings.Contains(b.out.String(), `"waiting for a worker`) })
+	for _, c := range []struct {
+		name, how string
+		uid       uint32
+		want      string
+	}{
+		{"web", "ask", 4321, `"network": "tcp"`},
+		{"web", "ask", 5678, "io.fdbroker.Denied"},
+		{"adm", "ask", 5678, "io.fdbroker.Denied"},
+		{"adm", "ask", 1234, "io.fdbroker.NameInUse"},
+		{"wbe", "ask", 1234, "io.fdbroker.UnknownName"},
+		{"web", "stranger", 1234, "no broker of this user has opened it"},
+		{"web", "marked", 1234, "not at the address of the spec"},
+		{"web", "marked", 4321, "no broker of this user has opened it"},
+		{"web", "deaf", 4321, "does not listen"},
+	} {
+		r.cred = &syscall.Credential{Uid: c.uid, Gid: c.uid}
+		if said := r.run(python, r.path("attach.py"), r.path("c"), c.name, c.how); !strings.Contains(said, c.want) {
+			t.Errorf("%s, %s, uid %d: %s", c.name, c.how, c.uid, said)
+		}
+	}
+	r.cred = user
+	if out, err := r.command("fdclient", "get", "web", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), `"web" is not bound yet`) {
+		t.Errorf("got %v, %s", err, out)
+	}
+	waits := r.start("fdclient", "get", "--wait", "web", "--", "true")
+	w.kill() // and so the address is free
+	fdtest.Eventually(t, "the broker is ready", func() bool { return strings.Contains(b.out.String(), `"ready"`) })
+	if err := waits.wait(); err != nil {
+		t.Errorf("who waited: %v\n%s", err, waits.out.String())
+	}
+	if r.listener("web").Cookie == was.Cookie {
+		t.Error("the socket that nobody had is back")
+	}
+}
