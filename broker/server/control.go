@@ -86,6 +86,9 @@ func checkPath(path string) error {
 	return nil
 }
 
+// Path returns where the control socket is.
+func (c *Control) Path() string { return c.path }
+
 // Close closes the listener, if Serve has not, removes the socket if it still
 // is this one, and lets go of the lock. Closing again does nothing.
 func (c *Control) Close() error {

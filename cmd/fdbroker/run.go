@@ -112,30 +112,35 @@ func serve(ctx context.Context, o options, listeners []socket.Spec, hangups <-ch
 	}
 	debug.FreeOSMemory() // what thousands of specs took to parse is never needed again
 	defer context.AfterFunc(ctx, func() { m.tell(notify.Stopping) })()
-	var helpers sync.WaitGroup
-	defer helpers.Wait()
+	return r.answer(ctx, hangups, control)
+}
+
+// answer answers on the control socket until ctx is done, or something that has to be
+// given back at the start is not.
+func (r *reloader) answer(ctx context.Context, hangups <-chan os.Signal, control *server.Control) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var helpers sync.WaitGroup
 	helpers.Go(func() { r.onSignals(ctx, hangups) })
-	helpers.Go(func() { m.feedWatchdog(ctx, o.control.Path) })
+	helpers.Go(func() { r.manager.feedWatchdog(ctx, control.Path()) })
 	var missing error
 	helpers.Go(func() {
-		if missing = s.Settle(ctx); missing != nil {
+		if missing = r.server.Settle(ctx); missing != nil {
 			cancel()
 		} else if ctx.Err() == nil {
-			log.Info().Str("socket", o.control.Path).Msg("ready")
-			m.tell(notify.Ready)
+			r.log.Info().Str("socket", control.Path()).Msg("ready")
+			r.manager.tell(notify.Ready)
 		}
 	})
-	err = s.Serve(ctx, control.Listener)
+	err := r.server.Serve(ctx, control.Listener)
 	cancel()
 	helpers.Wait()
-	if missing != nil {
+	switch {
+	case missing != nil:
 		return missing
-	}
-	if !errors.Is(err, server.ErrClosed) {
+	case !errors.Is(err, server.ErrClosed):
 		return err
 	}
-	log.Info().Msg("stopped")
+	r.log.Info().Msg("stopped")
 	return nil
 }
