@@ -149,7 +149,7 @@ func (b *testBroker) waitWaiting(name string, n int) {
 		}
 		found := 0
 		for _, h := range list.Holders {
-			if h.State == protocol.StateWaiting && h.Names[0] == name {
+			if (h.State == protocol.StateWaiting || h.State == protocol.StateStandby) && h.Names[0] == name {
 				found++
 			}
 		}

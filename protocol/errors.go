@@ -19,6 +19,7 @@ var (
 	ErrBindFailed   = errors.New("cannot bind")
 	ErrLimitReached = errors.New("limit reached")
 	ErrReloadFailed = errors.New("configuration not loaded")
+	ErrReplaced     = errors.New("replaced by a newer deploy")
 	ErrMalformed    = errors.New("malformed message")
 )
 
@@ -32,7 +33,7 @@ type remote interface {
 func newError(name string) remote {
 	for _, e := range []remote{
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
-		new(BindFailedError), new(ReloadFailedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
+		new(BindFailedError), new(ReloadFailedError), new(ReplacedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
 		new(FailedError), new(PendingError),
 	} {
@@ -243,6 +244,22 @@ func (e *ReloadFailedError) wireName() string { return InterfaceName + ".ReloadF
 func (e *ReloadFailedError) Is(target error) bool { return target == ErrReloadFailed }
 
 func (e *ReloadFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
+
+// ReplacedError says that all of a generation was asked to leave Name, so that it
+// gets nothing there any more.
+type ReplacedError struct {
+	Name       string `json:"name"`
+	Generation int64  `json:"generation"`
+}
+
+func (e *ReplacedError) wireName() string { return InterfaceName + ".Replaced" }
+
+// Is reports whether target is [ErrReplaced].
+func (e *ReplacedError) Is(target error) bool { return target == ErrReplaced }
+
+func (e *ReplacedError) Error() string {
+	return fmt.Sprintf("a newer deploy has replaced this one (generation %d) at %q", e.Generation, e.Name)
+}
 
 // LimitError says that the broker's limit of that name is reached.
 type LimitError struct {

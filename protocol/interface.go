@@ -24,6 +24,8 @@ const (
 	MethodBind   = InterfaceName + ".Bind"
 	MethodUnbind = InterfaceName + ".Unbind"
 	MethodReload = InterfaceName + ".Reload"
+	MethodDrain  = InterfaceName + ".Drain"
+	MethodDeploy = InterfaceName + ".Deploy"
 	MethodPut    = InterfaceName + ".Put"
 	MethodAttach = InterfaceName + ".Attach"
 	MethodWatch  = InterfaceName + ".Watch"
@@ -47,15 +49,19 @@ const (
 	StateDraining = "draining"
 )
 
-// EventUnbound is what a grant's client is told when the last of its listeners was
-// unbound, as [GetReply] has it, and what a watcher is told of a listener.
-const EventUnbound = "unbound"
+// What the client of a grant is told becomes of it, as [GetReply] has it. EventUnbound
+// is also what a watcher is told of a listener, and EventDrain what a deploy is told.
+const (
+	EventUnbound = "unbound" // the last of its listeners was
+	EventDrain   = "drain"   // it is to stop accepting, and leave
+)
 
 // What can happen, as [Event] has it.
 const (
 	EventWatching = "watching"
 	EventBound    = "bound"
 	EventGranted  = "granted"
+	EventDraining = "draining"
 	EventEnded    = "ended"
 	EventRefused  = "refused"
 	EventFlipped  = "flipped"
@@ -64,9 +70,12 @@ const (
 
 // GetParameters are the parameters of Get.
 type GetParameters struct {
-	Names    []string `json:"names"`
-	Wait     bool     `json:"wait,omitempty"`
-	Blocking *bool    `json:"blocking,omitempty"` // nil: no need
+	Names       []string `json:"names"`
+	Wait        bool     `json:"wait,omitempty"`
+	Blocking    *bool    `json:"blocking,omitempty"`    // nil: no need
+	DrainSignal string   `json:"drainSignal,omitempty"` // without "SIG"; "": none
+	Generation  int64    `json:"generation,omitempty"`  // 0: the grant's own id
+	Resume      int64    `json:"resume,omitempty"`      // 0: a new grant
 }
 
 // GetReply is a reply to Get: the sockets, or an event of the grant.
@@ -116,6 +125,7 @@ type Listener struct {
 // Holder is a grant and the process behind it.
 type Holder struct {
 	Grant      int64    `json:"grant"`
+	Generation int64    `json:"generation"` // what Drain goes by: the deploy's id, or Grant
 	Names      []string `json:"names"`
 	PID        int      `json:"pid,omitempty"` // 0: not visible from the broker's namespace
 	UID        uint32   `json:"uid"`
@@ -142,6 +152,30 @@ type Event struct {
 	Holder   *Holder `json:"holder,omitempty"`
 	Why      string  `json:"why,omitempty"`
 	Method   string  `json:"method,omitempty"`
+}
+
+// DrainParameters are the parameters of Drain.
+type DrainParameters struct {
+	Names  []string `json:"names"`
+	Before *int64   `json:"before,omitempty"` // nil: every grant
+}
+
+// DrainReply is a reply to Drain. Left is nil where "more" was not asked for.
+type DrainReply struct {
+	Drained int  `json:"drained"`
+	Left    *int `json:"left,omitempty"`
+}
+
+// DeployParameters are the parameters of Deploy.
+type DeployParameters struct {
+	Names      []string `json:"names"`
+	Generation int64    `json:"generation,omitempty"` // 0: a new one
+}
+
+// DeployReply is a reply to Deploy: the generation, or an event.
+type DeployReply struct {
+	Generation int64  `json:"generation,omitempty"`
+	Event      string `json:"event,omitempty"`
 }
 
 // BindParameters are the parameters of Bind.

@@ -27,11 +27,25 @@ func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
 		dst = append(dst, `,"blocking":`...)
 		dst = strconv.AppendBool(dst, *p.Blocking)
 	}
+	if p.DrainSignal != "" {
+		dst = append(dst, `,"drainSignal":`...)
+		dst = appendString(dst, p.DrainSignal)
+	}
+	dst = appendID(dst, `,"generation":`, p.Generation)
+	dst = appendID(dst, `,"resume":`, p.Resume)
 	dst = append(dst, '}')
 	if more {
 		dst = append(dst, `,"more":true`...)
 	}
 	return append(dst, '}', 0)
+}
+
+// appendID appends an id, behind key, where there is one.
+func appendID(dst []byte, key string, id int64) []byte {
+	if id == 0 {
+		return dst
+	}
+	return strconv.AppendInt(append(dst, key...), id, 10)
 }
 
 // AppendGetReply appends a reply to Get, ended by NUL, to dst.
@@ -116,6 +130,13 @@ func (s *scanner) getParameter(key string, p *GetParameters) bool {
 	case "blocking":
 		p.Blocking = new(bool)
 		return s.bool(p.Blocking)
+	case "drainSignal":
+		p.DrainSignal = string(s.text())
+		return true
+	case "generation":
+		return s.int(&p.Generation)
+	case "resume":
+		return s.int(&p.Resume)
 	}
 	return false
 }
@@ -218,7 +239,7 @@ func (s *scanner) next(c byte) bool {
 // object calls field with each key; it has to take the value. No object here has
 // more than a few keys, and none twice.
 func (s *scanner) object(field func(key []byte) bool) bool {
-	var seen [4][]byte
+	var seen [6][]byte
 	for i := 0; ; i++ {
 		if open := i == 0 && s.next('{'); !open && (i == 0 || !s.next(',')) {
 			return i > 0 && s.next('}') || s.fail()

@@ -62,7 +62,17 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 	if err := s.checkNames(p.Names); err != nil {
 		return nil, false, err
 	}
-	q = &request{names: p.Names, blocking: p.Blocking, client: &s.client, link: s, more: c.More}
+	signal, err := signalNamed(p.DrainSignal)
+	if err != nil {
+		return nil, false, err
+	}
+	if p.Generation < 0 {
+		return nil, false, &protocol.InvalidParameterError{Parameter: "generation"}
+	}
+	q = &request{
+		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation,
+		client: &s.client, link: s, more: c.More,
+	}
 	if c.More || s.peer.pid == 0 {
 		return q, p.Wait, nil
 	}
@@ -147,21 +157,34 @@ func (s *session) handFailed(c protocol.Call, err error) error {
 
 // hold keeps g until the connection ends, and sends its client what becomes of it.
 func (s *session) hold(c protocol.Call, g *grant) error {
-	r := s.server.registry
-	event := ""
-	err := s.park(func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		event = g.event
-		return event != ""
-	})
+	event, err := "", error(nil)
+	for event != protocol.EventUnbound && err == nil {
+		if event != "" {
+			err = s.reply(c, protocol.GetReply{Grant: g.id, Event: event}, true)
+		}
+		if err == nil {
+			event, err = s.eventOf(g)
+		}
+	}
 	why := endDisconnected
 	if errors.Is(err, errStopping) {
 		why = endStop
 	}
-	s.server.locked(func() { r.end(g, why) })
+	s.server.locked(func() { s.server.registry.end(g, why) })
 	if err != nil {
 		return err
 	}
 	return s.reply(c, protocol.GetReply{Grant: g.id, Event: event}, false)
+}
+
+// eventOf waits for what becomes of g, which it is told once.
+func (s *session) eventOf(g *grant) (event string, err error) {
+	r := s.server.registry
+	err = s.park(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		event = g.takeEvent()
+		return event != ""
+	})
+	return event, err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // grant is the record that a process holds listeners. It lasts as long as the
@@ -23,6 +24,11 @@ type grant struct {
 	link    link // nil where it lasts as long as a process
 	more    bool // its client is told what becomes of it
 	found   bool // nobody has asked for it: its process was found to hold the socket
+
+	generation int64       // what it belongs to: a deploy, or itself
+	signal     unix.Signal // asks its process to leave; 0: nothing does
+	draining   bool        // it has been asked to leave
+	awaited    []*departure
 
 	listeners []*listener       // in the order in which they were asked for
 	times     map[*listener]int // how many requests got each, where more than one
@@ -40,6 +46,7 @@ type ending string
 const (
 	endExited       ending = "exited"
 	endDisconnected ending = "disconnected"
+	endDrained      ending = "drained"
 	endUndelivered  ending = "client gone"
 	endUnbound      ending = "unbound"
 	endReplaced     ending = "replaced" // by one that its process has asked for
@@ -136,6 +143,9 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		if g.id == 0 {
 			g.id = r.newID()
 		}
+		if g.generation = min(q.generation, g.id); g.generation == 0 {
+			g.generation = g.id
+		}
 		if q.process != nil {
 			g.pidfd, g.process, g.link = q.process.pidfd, q.process.id, nil
 			if err := r.follow(g); err != nil {
@@ -155,6 +165,9 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 	}
 	q.grant = g
 	g.found = g.found && q.found
+	if q.drainSignal != 0 {
+		g.signal = q.drainSignal
+	}
 	for _, l := range listeners {
 		if !g.holds(l) {
 			g.listeners = append(g.listeners, l)
@@ -187,6 +200,13 @@ func (g *grant) again(l *listener) {
 
 func (g *grant) holds(l *listener) bool { return g != nil && slices.Contains(g.listeners, l) }
 
+// takeEvent returns what the client of g has to be told, once, or "".
+func (g *grant) takeEvent() string {
+	event := g.event
+	g.event = ""
+	return event
+}
+
 func (g *grant) names() []string {
 	names := make([]string, len(g.listeners))
 	for i, l := range g.listeners {
@@ -201,6 +221,10 @@ func (r *registry) end(g *grant, why ending) {
 		return
 	}
 	g.ended = true
+	if g.draining && (why == endExited || why == endDisconnected) {
+		why = endDrained
+	}
+	g.tellLeft()
 	r.noteGrant(protocol.EventEnded, g, why, g.names)
 	delete(r.grants, g.id)
 	if g.pidfd != nil {

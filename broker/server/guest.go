@@ -88,7 +88,14 @@ func (g *guest) answer(b []byte) (stays bool) {
 		}
 		g.unread = false
 	}
-	q := &request{names: p.Names, blocking: p.Blocking, client: &g.client, link: g, more: more}
+	signal, err := signalNamed(p.DrainSignal)
+	if err != nil {
+		return g.promote(b)
+	}
+	q := &request{
+		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation,
+		client: &g.client, link: g, more: more,
+	}
 	if !more && !g.follow(q) {
 		return g.promote(b)
 	}
@@ -160,18 +167,22 @@ func (g *guest) tell() {
 	event := ""
 	g.server.locked(func() {
 		if g.held != nil {
-			event = g.held.event
+			event = g.held.takeEvent()
 		}
 	})
 	if event == "" {
 		return
 	}
+	goesOn := event == protocol.EventDrain
 	reply := protocol.GetReply{Grant: g.held.id, Event: event}
-	g.held = nil // it has ended
-	if err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, false)); err != nil {
+	if err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, goesOn)); err != nil {
 		g.leave(endDisconnected)
 		return
 	}
+	if goesOn {
+		return
+	}
+	g.held = nil // it has ended
 	if g.deaf {
 		g.deaf = false
 		_ = g.desk.watch(g.fd, unix.EPOLL_CTL_MOD, unix.EPOLLIN|unix.EPOLLRDHUP)

@@ -120,9 +120,23 @@ func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
 		add(g.holder())
 	}
 	for _, q := range r.waiting {
-		add(holder(q.id, q.client.peer, q.names, q.since.UnixMicro(), protocol.StateWaiting, q.process == nil))
+		h := holder(q.id, q.client.peer, q.names, q.since.UnixMicro(), r.stateOf(q), q.process == nil)
+		if q.generation != 0 {
+			h.Generation = q.generation
+		}
+		add(h)
 	}
 	return hs
+}
+
+// stateOf returns what q waits for: a place, if that is all.
+func (r *registry) stateOf(q *request) string {
+	for _, name := range q.names {
+		if r.listeners[name] == nil {
+			return protocol.StateWaiting
+		}
+	}
+	return protocol.StateStandby
 }
 
 // holdersOf returns the holders of l, for an error; see addCommands.
@@ -150,12 +164,18 @@ func addCommands(err error) {
 }
 
 func (g *grant) holder() protocol.Holder {
-	return holder(g.id, g.peer, g.names(), g.since.UnixMicro(), protocol.StateActive, g.link != nil)
+	state := protocol.StateActive
+	if g.draining {
+		state = protocol.StateDraining
+	}
+	h := holder(g.id, g.peer, g.names(), g.since.UnixMicro(), state, g.link != nil)
+	h.Generation = g.generation
+	return h
 }
 
 func holder(id int64, p peer, names []string, since int64, state string, connection bool) protocol.Holder {
 	return protocol.Holder{
-		Grant: id, Names: names, PID: p.pid, UID: p.uid, GID: p.gid,
+		Grant: id, Generation: id, Names: names, PID: p.pid, UID: p.uid, GID: p.gid,
 		Since: since, State: state, Connection: connection,
 	}
 }

@@ -33,6 +33,7 @@ type registry struct {
 	freed     bool // a place or a name may be free for one of those who wait
 	events    []event
 	watchers  map[*watcher]struct{}
+	deploys   map[*deploy]struct{}
 	verbose   bool // grants are reported too
 }
 
@@ -43,15 +44,17 @@ type listener struct {
 	unbound    bool     // the socket is its holders' alone
 	configured bool     // Reload decides what becomes of it
 	holders    []*grant // none twice
+	sent       sent     // away
 }
 
 // event is something that happened to a listener or a grant.
 type event struct {
-	what   string // bound, unbound, granted, ended, flipped
+	what   string // bound, unbound, granted, draining, ended, flipped, unasked
 	name   string // of the listener; empty where a grant says it
 	grant  *grant
 	names  []string // of the grant, then
 	why    ending
+	err    error // of unasked
 	socket *socket.Socket
 }
 
@@ -65,6 +68,7 @@ func newRegistry(l *lifetimes, verbose bool) *registry {
 		pids:      make(map[int]*grant),
 		users:     make(map[uint32]int),
 		watchers:  make(map[*watcher]struct{}),
+		deploys:   make(map[*deploy]struct{}),
 	}
 }
 

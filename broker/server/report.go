@@ -18,7 +18,11 @@ func (s *Server) report(e event) {
 		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
 	case "flipped":
 		s.sampled.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
-	case "granted", "ended":
+	case eventUnasked:
+		l := s.log.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
+		e.grant.peer.addTo(l)
+		l.Msg("cannot send the drain signal: it takes a broker of the same user, or one with CAP_KILL")
+	case "granted", "draining", "ended":
 		l := s.log.Debug()
 		if l == nil {
 			return

@@ -9,19 +9,22 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
 )
 
 // request is one Get until it is decided.
 type request struct {
-	id       int64
-	names    []string
-	blocking *bool // what the caller needs, if anything
-	since    time.Time
-	process  *process // nil: the grant is to last as long as the connection
-	client   *client
-	link     link // woken when a request that waited is decided
-	more     bool // it is to be told what becomes of the grant
-	found    bool // nobody asks: its process was found to hold the names
+	id          int64
+	names       []string
+	blocking    *bool       // what the caller needs, if anything
+	drainSignal unix.Signal // what is to ask its process to leave; 0: nothing
+	generation  int64       // the deploy it belongs to; 0: none
+	since       time.Time
+	process     *process // nil: the grant is to last as long as the connection
+	client      *client
+	link        link // woken when a request that waited is decided
+	more        bool // it is to be told what becomes of the grant
+	found       bool // nobody asks: its process was found to hold the names
 
 	// The decision, guarded by the registry's lock.
 	decided bool
@@ -135,6 +138,9 @@ func (r *registry) try(q *request) (err error, final bool) {
 		options := l.socket.Spec().Options
 		if !q.client.may(options) {
 			return &protocol.DeniedError{Name: name, UID: q.client.peer.uid, Allow: allowed(options)}, true
+		}
+		if l.sent.has(q.client, q.generation) {
+			return &protocol.ReplacedError{Name: name, Generation: q.generation}, true
 		}
 		listeners[i] = l
 	}

@@ -188,6 +188,10 @@ func (s *session) call(m protocol.Message) error {
 		return s.get(c)
 	case protocol.MethodWatch:
 		return s.watch(c)
+	case protocol.MethodDrain:
+		return s.drain(c)
+	case protocol.MethodDeploy:
+		return s.deploy(c)
 	}
 	reply, err := s.dispatch(c, m.FDs)
 	if err != nil {

@@ -46,6 +46,9 @@ func (r *registry) tellWatchers(e event) {
 	if len(r.watchers) == 0 {
 		return
 	}
+	if e.what == eventUnasked {
+		return
+	}
 	told := e.describe()
 	for w := range r.watchers {
 		w.tell(told)

@@ -1,0 +1,99 @@
+//go:build linux
+
+package server
+
+import (
+	"slices"
+
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// deploy is a client that starts workers, and is to know when a newer one has
+// replaced them. The registry's lock guards it.
+type deploy struct {
+	generation int64
+	names      []string // empty: only what its workers hold counts
+	client     *client
+	link       link
+	replaced   bool
+}
+
+// enroll makes a deploy of c known, unless it has been replaced already.
+func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*deploy, error) {
+	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l}
+	if d.generation > r.lastID {
+		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
+	}
+	for _, name := range d.names {
+		l := r.listeners[name]
+		switch {
+		case l == nil: // may come yet
+		case !c.may(l.socket.Spec().Options):
+			return nil, &protocol.DeniedError{Name: name, UID: c.peer.uid, Allow: allowed(l.socket.Spec().Options)}
+		case l.sent.has(c, d.generation):
+			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
+		}
+	}
+	if d.generation == 0 {
+		d.generation = r.newID()
+	}
+	r.deploys[d] = struct{}{}
+	return d, nil
+}
+
+// replaceDeploys tells the deploys that c, by draining the named listeners up to
+// limit, has replaced. Asked are the grants that were asked to leave.
+func (r *registry) replaceDeploys(c *client, names []string, limit int64, asked []*grant) {
+	for d := range r.deploys {
+		own := slices.ContainsFunc(asked, func(g *grant) bool { return g.generation == d.generation })
+		older := d.generation < limit && c.mayDrain(d.client.peer) &&
+			slices.ContainsFunc(names, func(name string) bool { return slices.Contains(d.names, name) })
+		if own || older {
+			d.replaced = true
+			d.link.wake()
+		}
+	}
+}
+
+// deploy answers Deploy until the deploy is replaced or the peer goes.
+func (s *session) deploy(c protocol.Call) error {
+	d, err := s.enroll(c)
+	if err != nil {
+		s.refuse(c.Method, err)
+		return s.replyError(c, err)
+	}
+	r := s.server.registry
+	defer s.server.locked(func() { delete(r.deploys, d) })
+	if err := s.reply(c, protocol.DeployReply{Generation: d.generation}, true); err != nil {
+		return err
+	}
+	if err := s.park(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return d.replaced
+	}); err != nil {
+		return err
+	}
+	return s.reply(c, protocol.DeployReply{Generation: d.generation, Event: protocol.EventDrain}, false)
+}
+
+// enroll makes the deploy that c asks for.
+func (s *session) enroll(c protocol.Call) (d *deploy, err error) {
+	if !c.More || c.Oneway {
+		return nil, &protocol.ExpectedMoreError{}
+	}
+	var p protocol.DeployParameters
+	if err := protocol.DecodeParameters(c.Parameters, &p); err != nil {
+		return nil, err
+	}
+	if p.Generation < 0 {
+		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
+	}
+	if len(p.Names) > 0 {
+		if err := s.checkNames(p.Names); err != nil {
+			return nil, err
+		}
+	}
+	s.server.locked(func() { d, err = s.server.registry.enroll(&s.client, s, p) })
+	return d, err
+}
