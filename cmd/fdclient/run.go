@@ -32,6 +32,7 @@ Verbs:
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
   put NAME             store a socket that was made elsewhere
+  adopt NAME --pid N   store the socket of a server that runs
   reload               make the broker read its configuration file again
   addr NAME            print the address that a listener is bound to
   ping                 see whether a broker answers
@@ -74,7 +75,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, putVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, putVerb, adoptVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.

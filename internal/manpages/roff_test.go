@@ -57,10 +57,14 @@ func prose(text string) string {
 func synopsis(usage string) string {
 	var words []string
 	for i, w := range strings.Fields(usage) {
-		inner, optional := strings.CutPrefix(w, "[")
-		if optional {
+		for strings.HasPrefix(w, "[") {
 			words = append(words, "Oo")
-			w = strings.TrimSuffix(inner, "]")
+			w = w[1:]
+		}
+		ends := 0 // of brackets that began before this word, or with it
+		for strings.HasSuffix(w, "]") && strings.Count(w, "]") > strings.Count(w, "[") {
+			w = w[:len(w)-1]
+			ends++
 		}
 		switch {
 		case strings.HasPrefix(w, "--"):
@@ -72,7 +76,7 @@ func synopsis(usage string) string {
 		default:
 			words = append(words, "Ar", w)
 		}
-		if optional {
+		for range ends {
 			words = append(words, "Oc") // not Op, which reaches to the end of the line
 		}
 	}

@@ -19,7 +19,7 @@ func TestGivenBack(t *testing.T) {
 	b := r.broker("--bind", spec)
 	was := r.listener("web")
 	w := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", r.path("c"))
-	l := startLoad(t, was.Network, was.Address)
+	l := startLoad(t, was.Network, was.Address, "")
 	l.waitFor(w.pid(), 10)
 	holds := func() bool { h := r.holder(w.pid()); return h != nil && h.Connection }
 	for range 5 {
@@ -46,7 +46,7 @@ func TestGivenBack(t *testing.T) {
 	b = r.broker("--bind", spec)
 	silent := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", "/nowhere")
 	fdtest.Eventually(t, "the worker answers", func() bool {
-		line, err := ask(was.Network, was.Address)
+		line, err := ask(was.Network, was.Address, "")
 		return err == nil && line == fmt.Sprint(silent.pid())
 	})
 	b.kill()
@@ -65,7 +65,7 @@ func TestNotGivenBack(t *testing.T) {
 	was := r.listener("web")
 	w := r.start("fdclient", "get", "--blocking", "web", "--", python, r.path("offering.py"), "web", "/nowhere")
 	fdtest.Eventually(t, "the worker answers", func() bool {
-		_, err := ask(was.Network, was.Address)
+		_, err := ask(was.Network, was.Address, "")
 		return err == nil
 	})
 	b.kill()

@@ -29,7 +29,8 @@ type load struct {
 	by     map[string]int // answers, by the line
 }
 
-func startLoad(t *testing.T, network, address string) *load {
+// startLoad starts a load. Each connection sends request first, if that is not empty.
+func startLoad(t *testing.T, network, address, request string) *load {
 	l := &load{t: t, quit: make(chan struct{}), by: make(map[string]int)}
 	l.stop = sync.OnceFunc(func() {
 		close(l.quit)
@@ -43,7 +44,7 @@ func startLoad(t *testing.T, network, address string) *load {
 				case <-l.quit:
 					return
 				case <-time.After(2 * time.Millisecond): // a load, not a flood
-					l.add(ask(network, address))
+					l.add(ask(network, address, request))
 				}
 			}
 		})
@@ -51,8 +52,8 @@ func startLoad(t *testing.T, network, address string) *load {
 	return l
 }
 
-// ask returns the line that a connection is answered with.
-func ask(network, address string) (string, error) {
+// ask returns the last line that a connection is answered with.
+func ask(network, address, request string) (string, error) {
 	conn, err := net.DialTimeout(network, address, 10*time.Second)
 	if err != nil {
 		return "", err
@@ -61,11 +62,17 @@ func ask(network, address string) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return "", err
 	}
+	if request != "" { // writing nothing fails where the answer was sent and the connection closed
+		if _, err := io.WriteString(conn, request); err != nil {
+			return "", err
+		}
+	}
 	b, err := io.ReadAll(conn)
 	if err == nil && !strings.HasSuffix(string(b), "\n") {
 		err = fmt.Errorf("answered %q", b)
 	}
-	return strings.TrimSpace(string(b)), err
+	text := strings.TrimSpace(string(b))
+	return text[strings.LastIndexByte(text, '\n')+1:], err
 }
 
 func (l *load) add(line string, err error) {

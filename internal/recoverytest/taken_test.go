@@ -42,7 +42,7 @@ func takenBack(t *testing.T, r *rig) {
 			b := r.broker("--bind", c.spec)
 			was := r.listener("web")
 			first := r.worker("web")
-			l := startLoad(t, was.Network, was.Address)
+			l := startLoad(t, was.Network, was.Address, "")
 			l.waitFor(first.pid(), 10)
 			for range 5 {
 				b.kill()
@@ -64,7 +64,7 @@ func takenBack(t *testing.T, r *rig) {
 			l.done() // else the first may have accepted one when it is killed
 			first.kill()
 			fdtest.Eventually(t, "the first worker's grant ends", func() bool { return r.holder(first.pid()) == nil })
-			if _, err := ask(was.Network, was.Address); err != nil {
+			if _, err := ask(was.Network, was.Address, ""); err != nil {
 				t.Error(err)
 			}
 			second.kill()
@@ -138,7 +138,7 @@ func TestNotTakenBack(t *testing.T) {
 		if said := r.fails("--bind", "web="+address, "--bind", "x=192.0.2.1:1"); strings.Contains(said, "web") || !strings.Contains(said, "x=192.0.2.1:1") {
 			t.Error(said)
 		}
-		if _, err := ask("tcp", address); err != nil {
+		if _, err := ask("tcp", address, ""); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,0 +1,61 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/spf13/pflag"
+)
+
+var adoptVerb = verb{
+	name:  "adopt",
+	usage: "adopt NAME[,OPTION[=VALUE]]... --pid PID [--address ADDRESS]",
+	help: `Moves a server that runs onto the broker, without a restart: takes a duplicate of
+the socket that it listens on, which it does not notice, and puts it, as 'fdclient
+put' does. The server is its first holder; others may get it from now on, and once
+they do, the server may be stopped. Takes the right to trace the process, as its own
+user or root has, and what put takes.
+
+  fdclient adopt web --pid 812
+  fdclient adopt web,allow=group:www --pid 812 --address :80
+  fdclient get --wait web -- ./server &        # and then: kill 812
+`,
+	define: defineAdopt,
+	failed: exitFailed,
+	wrong:  exitUsage,
+}
+
+func defineAdopt(fs *pflag.FlagSet) action {
+	pid := fs.Int("pid", 0, "the process that listens: `PID`")
+	address := fs.String("address", "", "where it listens, if at more than one: `ADDRESS` as in a spec, such as :80 or unix:///run/app.sock")
+	return func(ctx context.Context, c command) error {
+		if len(c.args) != 1 {
+			return usagef("give one name")
+		}
+		if *pid <= 0 {
+			return usagef("say which process: --pid PID")
+		}
+		name, options, _ := strings.Cut(c.args[0], ",")
+		fd, err := socket.FromProcess(*pid, *address)
+		if err != nil {
+			return err
+		}
+		defer fd.Close()
+		client := broker.Client{Socket: c.socket}
+		defer client.Close()
+		l, err := client.Put(ctx, broker.PutOptions{Options: options, PID: *pid}, name, fd)
+		if err != nil {
+			return err
+		}
+		if l.Holders == 0 {
+			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder\n", *pid)
+		}
+		_, err = fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
+		return err
+	}
+}
