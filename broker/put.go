@@ -21,6 +21,9 @@ type PutOptions struct {
 	// PID is the id of a process that accepts on the socket, and is to be known as its
 	// holder; 0: none.
 	PID int
+	// DrainSignal is the signal that asks that process to leave, such as "TERM", without
+	// "SIG"; empty: none does.
+	DrainSignal string
 }
 
 // Put makes fd, which it borrows, the broker's listener of that name, and returns
@@ -30,7 +33,7 @@ type PutOptions struct {
 // Errors: [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
 func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrights.FD) (l protocol.Listener, err error) {
 	return l, c.do(ctx, func(ctx context.Context, x *exchange) error {
-		p := protocol.PutParameters{Name: name, Options: o.Options, Any: o.Any, PID: o.PID}
+		p := protocol.PutParameters{Name: name, Options: o.Options, Any: o.Any, PID: o.PID, DrainSignal: o.DrainSignal}
 		// Nobody can send descriptors to the broker before it has said yes.
 		if _, err := x.bring(ctx, protocol.MethodPut, p, nil); err != nil {
 			return err

@@ -204,6 +204,7 @@ type PutParameters struct {
 	Options        string `json:"options,omitempty"` // OPTION[=VALUE],... as in a spec
 	Any            bool   `json:"any,omitempty"`
 	PID            int    `json:"pid,omitempty"` // of a process that accepts on the socket; 0: none
+	DrainSignal    string `json:"drainSignal,omitempty"`
 	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
 }
 

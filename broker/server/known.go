@@ -13,14 +13,14 @@ import (
 )
 
 // holds records that a process, which has never asked, holds a listener's socket, if
-// it can be seen to have that open. It reports whether it does.
-func (s *Server) holds(pid int, name string) bool {
+// it can be seen to have that open. It reports whether it does. Drain is the signal that asks it to leave; 0: nothing does.
+func (s *Server) holds(pid int, name string, drain unix.Signal) bool {
 	proc, p, err := processWith(pid, s.registry.lifetimes.pidfs)
 	if err != nil {
 		return false
 	}
 	r := s.registry
-	q := &request{names: []string{name}, since: time.Now(), process: &proc, found: true, client: &client{server: s, peer: p}}
+	q := &request{names: []string{name}, since: time.Now(), process: &proc, found: true, drainSignal: drain, client: &client{server: s, peer: p}}
 	defer func() {
 		if q.process.pidfd != nil { // no grant has taken it
 			_ = q.process.pidfd.Close()

@@ -36,7 +36,7 @@ func TestFoundHolder(t *testing.T) {
 	c := b.client(t)
 	fd, _ := listening(t)
 	w := b.spawnWith(t, fd)
-	reply, err := c.put(protocol.PutParameters{Name: "web", PID: w.pid()}, fd)
+	reply, err := c.put(protocol.PutParameters{Name: "web", PID: w.pid(), DrainSignal: "TERM"}, fd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,12 @@ func TestFoundHolder(t *testing.T) {
 	if len(h) != 1 || h[0].PID != w.pid() || h[0].UID != uint32(os.Getuid()) || h[0].Connection || h[0].State != protocol.StateActive {
 		t.Errorf("got %+v", h)
 	}
-	w.kill()
+	if err := c.call(protocol.MethodDrain, protocol.DrainParameters{Names: []string{"web"}}, nil); err != nil {
+		t.Error(err)
+	}
+	if err := w.cmd.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("the process ended with %v", err)
+	}
 	b.held(t, "web", 0, 0)
 
 	// One that has not got it is not.

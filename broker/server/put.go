@@ -8,6 +8,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // Donation is a descriptor that somebody has made elsewhere, and what is to become
@@ -21,7 +22,9 @@ type Donation struct {
 	// PID is the id of a process that is to be known as its holder, if it can be seen to
 	// have the socket open; 0: none.
 	PID int
-	FD  *scmrights.FD
+	// DrainSignal asks that process to leave; 0: nothing does.
+	DrainSignal unix.Signal
+	FD          *scmrights.FD
 }
 
 // Put takes d.FD and makes it the socket of a listener, which is not of the
@@ -43,7 +46,7 @@ func (s *Server) Put(d Donation) error {
 	if err != nil && !errors.Is(err, errPutAgain) {
 		return err
 	}
-	if d.PID != 0 && !s.holds(d.PID, d.Name) {
+	if d.PID != 0 && !s.holds(d.PID, d.Name, d.DrainSignal) {
 		s.log.Warn().Str("name", d.Name).Int("pid", d.PID).Msg("cannot see that this process has the socket: it is not known as a holder")
 	}
 	s.counted()
@@ -104,6 +107,10 @@ func (s *session) put(c protocol.Call, fds []*scmrights.FD) (any, error) {
 	if err := protocol.DecodeParameters(c.Parameters, &p); err != nil {
 		return nil, err
 	}
+	signal, err := signalNamed(p.DrainSignal)
+	if err != nil {
+		return nil, err
+	}
 	fd, err := brought(p.FileDescriptor, fds)
 	if err != nil {
 		return nil, err
@@ -111,7 +118,7 @@ func (s *session) put(c protocol.Call, fds []*scmrights.FD) (any, error) {
 	if fd == nil {
 		return s.mayBring(p)
 	}
-	if err := s.server.Put(Donation{Name: p.Name, Options: p.Options, Any: p.Any, PID: p.PID, FD: fd}); err != nil {
+	if err := s.server.Put(Donation{Name: p.Name, Options: p.Options, Any: p.Any, PID: p.PID, DrainSignal: signal, FD: fd}); err != nil {
 		return nil, err
 	}
 	l := s.server.log.Info().Str("name", p.Name)

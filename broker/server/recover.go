@@ -76,7 +76,7 @@ func (t *transition) tellTakenBack() {
 			continue
 		}
 		for _, h := range holders {
-			known := t.server.holds(h.PID, name)
+			known := t.server.holds(h.PID, name, 0)
 			t.server.log.Warn().Str("name", name).Str("address", sock.Address()).Int("pid", h.PID).
 				Str("command", h.Command).Bool("holder", known).Msg("taken back from a process that an earlier broker gave it to")
 		}

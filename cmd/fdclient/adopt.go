@@ -10,11 +10,12 @@ import (
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 var adoptVerb = verb{
 	name:  "adopt",
-	usage: "adopt NAME[,OPTION[=VALUE]]... --pid PID [--address ADDRESS]",
+	usage: "adopt NAME[,OPTION[=VALUE]]... --pid PID [--address ADDRESS] [--drain-signal SIGNAL]",
 	help: `Moves a server that runs onto the broker, without a restart: takes a duplicate of
 the socket that it listens on, which it does not notice, and puts it, as 'fdclient
 put' does. The server is its first holder; others may get it from now on, and once
@@ -33,12 +34,19 @@ user or root has, and what put takes.
 func defineAdopt(fs *pflag.FlagSet) action {
 	pid := fs.Int("pid", 0, "the process that listens: `PID`")
 	address := fs.String("address", "", "where it listens, if at more than one: `ADDRESS` as in a spec, such as :80 or unix:///run/app.sock")
+	drain := fs.String("drain-signal", "TERM", "what asks the server to leave, when a newer one takes over: `SIGNAL`, or none")
 	return func(ctx context.Context, c command) error {
 		if len(c.args) != 1 {
 			return usagef("give one name")
 		}
 		if *pid <= 0 {
 			return usagef("say which process: --pid PID")
+		}
+		signal := strings.TrimPrefix(strings.ToUpper(*drain), "SIG")
+		if signal == "NONE" {
+			signal = ""
+		} else if unix.SignalNum("SIG"+signal) == 0 {
+			return usagef("--drain-signal %s: use a signal's name, such as TERM, or none", *drain)
 		}
 		name, options, _ := strings.Cut(c.args[0], ",")
 		fd, err := socket.FromProcess(*pid, *address)
@@ -48,7 +56,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		defer fd.Close()
 		client := broker.Client{Socket: c.socket}
 		defer client.Close()
-		l, err := client.Put(ctx, broker.PutOptions{Options: options, PID: *pid}, name, fd)
+		l, err := client.Put(ctx, broker.PutOptions{Options: options, PID: *pid, DrainSignal: signal}, name, fd)
 		if err != nil {
 			return err
 		}
