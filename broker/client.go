@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -40,6 +41,12 @@ type GetOptions struct {
 	Wait bool
 	// Blocking says what O_NONBLOCK must be for the caller; nil: no need.
 	Blocking *bool
+	// DrainSignal is what this process gets when it is asked to leave, without "SIG",
+	// such as "TERM"; "": nothing.
+	DrainSignal string
+	// Generation is the deploy that this process belongs to; 0: what [GenerationEnv]
+	// says, if anything.
+	Generation int64
 }
 
 // Get returns the sockets of the named listeners, all or none, in that order; the
@@ -47,11 +54,17 @@ type GetOptions struct {
 // it executes and whatever becomes of the FDs and the Client: Get is for programs
 // that become a worker by exec. Others want a [Dialer].
 //
-// Errors: [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict].
+// Errors: [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced].
 func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (sockets []Socket, err error) {
+	p := protocol.GetParameters{
+		Names: names, Wait: o.Wait, Blocking: o.Blocking, DrainSignal: o.DrainSignal, Generation: o.Generation,
+	}
+	if p.Generation == 0 {
+		p.Generation = generationOf(os.Getenv)
+	}
 	ask := func() error {
 		return c.do(ctx, func(ctx context.Context, x *exchange) error {
-			_, sockets, err = x.get(ctx, false, protocol.GetParameters{Names: names, Wait: o.Wait, Blocking: o.Blocking})
+			_, sockets, err = x.get(ctx, false, p)
 			return err
 		})
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -40,8 +39,8 @@ type Dialer struct {
 // lasts until then, or until this process ends.
 //
 // The error is, in the sense of [errors.Is], one of [ErrNoBroker], [ErrLost],
-// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict] and
-// [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
+// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict],
+// [ErrReplaced] and [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
 func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 	all, err := d.DialAll(ctx, name)
 	if err != nil {
@@ -102,32 +101,16 @@ func (d *Dialer) getOnce(ctx context.Context, names []string) (*link, []Socket, 
 	if err != nil {
 		return nil, nil, err
 	}
-	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{Names: names, Wait: d.Wait, Blocking: new(false)})
+	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
+		Names: names, Wait: d.Wait, Blocking: new(false), Generation: generationOf(os.Getenv),
+	})
 	if err != nil {
 		_ = x.close()
 		return nil, nil, err
 	}
-	return &link{exchange: x, grant: grant, users: len(sockets)}, sockets, nil
-}
-
-// link is the connection that a grant lasts as long as. The last of those who use
-// it closes it.
-type link struct {
-	exchange *exchange
-	grant    int64
-
-	mu    sync.Mutex
-	users int
-}
-
-func (l *link) release() {
-	l.mu.Lock()
-	l.users--
-	last := l.users == 0
-	l.mu.Unlock()
-	if last {
-		_ = l.exchange.close() // the broker sees that; there is nobody else to tell
-	}
+	l := &link{path: d.Socket, first: grant, exchange: x, users: len(sockets)}
+	l.grant.Store(grant)
+	return l, sockets, nil
 }
 
 // open makes of each socket, which it takes, what the caller wants.

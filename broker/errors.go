@@ -26,6 +26,9 @@ var (
 	ErrBindFailed = protocol.ErrBindFailed
 	// ErrReloadFailed says that the configuration has errors, or that there is none.
 	ErrReloadFailed = protocol.ErrReloadFailed
+	// ErrReplaced says that a newer deploy has replaced the one that this process
+	// belongs to.
+	ErrReplaced = protocol.ErrReplaced
 	// ErrLimitReached says that one of the broker's limits is reached.
 	ErrLimitReached = protocol.ErrLimitReached
 

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // PacketConn is a [net.PacketConn] on a datagram socket that the broker owns and
@@ -35,7 +37,22 @@ func newPacketConn(l *link, s Socket) (*PacketConn, error) {
 		}
 		return nil, err
 	}
-	return &PacketConn{PacketConn: pc, name: s.Name, end: end{link: l}}, nil
+	c := &PacketConn{PacketConn: pc, name: s.Name, end: end{link: l}}
+	l.join(c)
+	return c, nil
+}
+
+// ReadFrom waits for the next datagram. After Close the error is [net.ErrClosed], in
+// the sense of [errors.Is]; once the broker has asked to leave it is [ErrDrained] and
+// [net.ErrClosed], and the socket is closed. Who reads from NetConn instead is not
+// told of that, and has to begin with one ReadFrom to get [net.ErrClosed] then.
+func (c *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	c.link.attend()
+	n, from, err := c.PacketConn.ReadFrom(b)
+	if err != nil && c.drained.Load() {
+		err = &drainedError{"read " + c.name}
+	}
+	return n, from, err
 }
 
 // Close makes ReadFrom return, closes this process's descriptor and gives the
@@ -51,7 +68,7 @@ func (c *PacketConn) NetConn() net.PacketConn { return c.PacketConn }
 func (c *PacketConn) Name() string { return c.name }
 
 // Grant returns the id of the grant, as "fdclient list" shows it.
-func (c *PacketConn) Grant() int64 { return c.link.grant }
+func (c *PacketConn) Grant() int64 { return c.link.grant.Load() }
 
 // SyscallConn returns the raw socket; see [Listener.SyscallConn].
 func (c *PacketConn) SyscallConn() (syscall.RawConn, error) {
@@ -61,3 +78,15 @@ func (c *PacketConn) SyscallConn() (syscall.RawConn, error) {
 	}
 	return sc.SyscallConn()
 }
+
+func (c *PacketConn) dialed() (string, bool) { return c.name, !c.closed.Load() }
+
+func (c *PacketConn) drain() {
+	c.drained.Store(true)
+	c.shut(c.PacketConn)
+}
+
+// renew keeps the socket that c has: whoever reads may have it from NetConn.
+func (c *PacketConn) renew(s Socket) { _ = s.FD.Close() }
+
+func (c *PacketConn) dup() (*scmrights.FD, error) { return dup(c.PacketConn) }

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // exitGet is the exit status where get itself failed, as env(1) and timeout(1) have it.
@@ -50,6 +52,7 @@ func defineGet(fs *pflag.FlagSet) action {
 	blocking := fs.Bool("blocking", false, "CMD needs blocking sockets (implied by --stdin; --blocking=false: non-blocking ones)")
 	wait := fs.String("wait", "", "wait for a broker, the names and a place: at most `DURATION`, as in --wait=30s")
 	fs.Lookup("wait").NoOptDefVal = "forever"
+	drainSignal := fs.String("drain-signal", "TERM", "`SIGNAL` that asks CMD to stop accepting and leave, or none")
 	return func(ctx context.Context, c command) error {
 		if len(c.args) == 0 {
 			return usagef("no name")
@@ -68,7 +71,11 @@ func defineGet(fs *pflag.FlagSet) action {
 				return usagef("%q would be a name; write --wait=%s", name, name)
 			}
 		}
-		options := broker.GetOptions{Wait: fs.Changed("wait")}
+		signal, err := signalName(*drainSignal)
+		if err != nil {
+			return err
+		}
+		options := broker.GetOptions{Wait: fs.Changed("wait"), DrainSignal: signal}
 		if *stdin || fs.Changed("blocking") {
 			options.Blocking = new(*blocking || *stdin && !fs.Changed("blocking"))
 		}
@@ -86,6 +93,18 @@ func defineGet(fs *pflag.FlagSet) action {
 			Command: c.dashed, Environ: os.Environ(),
 		})
 	}
+}
+
+// signalName returns a signal's name without "SIG", or "" for none.
+func signalName(text string) (string, error) {
+	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
+	switch {
+	case name == "NONE":
+		return "", nil
+	case unix.SignalNum("SIG"+name) == 0:
+		return "", usagef("--drain-signal %s: there is no such signal; use TERM, QUIT, USR1 or another, or none", text)
+	}
+	return name, nil
 }
 
 // get fetches the sockets and becomes the command. It returns only an error.

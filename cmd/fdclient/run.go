@@ -31,6 +31,7 @@ Verbs:
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
+  drain NAME...        ask who holds listeners to leave
   put NAME             store a socket that was made elsewhere
   adopt NAME --pid N   store the socket of a server that runs
   reload               make the broker read its configuration file again
@@ -75,7 +76,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, putVerb, adoptVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.

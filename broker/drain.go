@@ -1,0 +1,159 @@
+//go:build linux
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// GenerationEnv is the environment variable that says which deploy a process belongs
+// to; see [Client.Deploy]. Dialer and Client.Get tell the broker.
+const GenerationEnv = "FDBROKER_GENERATION"
+
+// ErrDrained is what Accept and ReadFrom return once the broker has asked this process
+// to leave: it is time to finish what was accepted, and to end. Such an error is
+// [net.ErrClosed] as well.
+var ErrDrained = errors.New("asked to leave by the broker")
+
+// drainedError is the error of a socket that was closed because of a drain.
+type drainedError struct{ op string }
+
+func (e *drainedError) Error() string {
+	return fmt.Sprintf("%s: %v", e.op, ErrDrained)
+}
+
+func (e *drainedError) Is(target error) bool { return target == ErrDrained || target == net.ErrClosed }
+
+// DrainOptions says whom Drain asks to leave. The zero DrainOptions are all.
+type DrainOptions struct {
+	// Before limits it to grants whose generation is less; 0: no limit.
+	Before int64
+	// Progress, where it is not nil, makes Drain wait until all have left, and is
+	// called with how many have not: at first, and whenever one has left.
+	Progress func(left int)
+}
+
+// Drain asks the holders of the named listeners to stop accepting, to finish what
+// they have, and to leave, and returns how many have been asked, now or earlier, and
+// had not left. What is queued stays with the listeners, for those who come next.
+//
+// A [Listener] returns [ErrDrained] from Accept; a process that became a worker by
+// [Client.Get] gets the signal it has named. Users other than root and the broker's
+// own ask grants of their own only.
+//
+// Errors: [ErrUnknownName], [ErrDenied].
+func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (drained int, err error) {
+	p := protocol.DrainParameters{Names: names}
+	if o.Before != 0 {
+		p.Before = &o.Before
+	}
+	var reply protocol.DrainReply
+	if o.Progress == nil {
+		return reply.Drained, c.call(ctx, protocol.MethodDrain, p, &reply)
+	}
+	err = c.stream(ctx, protocol.MethodDrain, p, func(m protocol.Message) (bool, error) {
+		raw, err := parametersOf(m)
+		if err != nil {
+			return false, err
+		}
+		if err := decode(raw, &reply); err != nil {
+			return false, err
+		}
+		if reply.Left == nil {
+			return false, malformedf("reply: not how many are left")
+		}
+		drained = max(drained, reply.Drained)
+		o.Progress(*reply.Left)
+		return *reply.Left > 0, nil
+	})
+	return drained, err
+}
+
+// Deploy makes the broker know this process as one that starts workers of the named
+// listeners, and returns nil once a newer deploy has replaced it: then its
+// workers were asked to leave, and it must not start others. Joined is called with
+// the deploy's generation, which its workers have to be told as [GenerationEnv].
+// Generation is 0, or that of a deploy which goes on after the broker was lost.
+// Without names, only what its workers hold counts.
+//
+// Errors: [ErrReplaced] where that has happened already, [ErrDenied], [ErrLost].
+func (c *Client) Deploy(ctx context.Context, generation int64, joined func(generation int64), names ...string) error {
+	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: generation}
+	return c.stream(ctx, protocol.MethodDeploy, p, func(m protocol.Message) (bool, error) {
+		raw, err := parametersOf(m)
+		if err != nil {
+			return false, err
+		}
+		var reply protocol.DeployReply
+		if err := decode(raw, &reply); err != nil {
+			return false, err
+		}
+		if reply.Event == protocol.EventDrain {
+			return false, nil
+		}
+		joined(reply.Generation)
+		return true, nil
+	})
+}
+
+// stream makes a call with more than one reply over a connection of its own, and calls
+// each with the replies until it returns false.
+func (c *Client) stream(ctx context.Context, method string, parameters any, each func(protocol.Message) (bool, error)) error {
+	x, err := newExchange(ctx, c.Socket)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	call, err := protocol.AppendCall(nil, protocol.Call{Method: method, More: true}, parameters)
+	if err != nil {
+		return err
+	}
+	m, err := x.ask(ctx, call)
+	for more := true; more; {
+		if err != nil {
+			return err
+		}
+		scmrights.CloseAll(m.FDs) // there should be none
+		m.FDs = nil
+		if more, err = each(m); more && err == nil {
+			m, err = x.next(ctx)
+		}
+	}
+	return err
+}
+
+// generationOf returns the generation that the environment names, or 0.
+func generationOf(getenv func(string) string) int64 {
+	n, err := strconv.ParseInt(getenv(GenerationEnv), 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// Replace asks all who held the listener before this process to leave: it is for a
+// new version that is ready. It returns how many have been asked, now or earlier,
+// and had not left. Whoever belongs to the same deploy, or to a newer one, stays.
+//
+// Errors: [ErrNoBroker], [ErrLost], [ErrUnknownName], [ErrDenied].
+func (l *Listener) Replace(ctx context.Context) (drained int, err error) {
+	return l.link.replace(ctx, l.name)
+}
+
+// Replace is like [Listener.Replace].
+func (c *PacketConn) Replace(ctx context.Context) (drained int, err error) {
+	return c.link.replace(ctx, c.name)
+}
+
+func (l *link) replace(ctx context.Context, name string) (int, error) {
+	c := Client{Socket: l.path}
+	defer c.Close()
+	return c.Drain(ctx, DrainOptions{Before: l.generation()}, name)
+}
