@@ -131,7 +131,11 @@ func (c *Client) stream(ctx context.Context, method string, parameters any, each
 
 // generationOf returns the generation that the environment names, or 0.
 func generationOf(getenv func(string) string) int64 {
-	n, err := strconv.ParseInt(getenv(GenerationEnv), 10, 64)
+	text := getenv(GenerationEnv)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
 		return 0
 	}

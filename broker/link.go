@@ -33,6 +33,7 @@ type link struct {
 	cancel   context.CancelFunc // of attend
 	users    int
 	members  []member
+	room     [1]member // of members: nearly every link has one
 	closed   bool
 }
 
@@ -51,6 +52,9 @@ type member interface {
 func (l *link) join(m member) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.members == nil {
+		l.members = l.room[:0]
+	}
 	l.members = append(l.members, m)
 }
 
