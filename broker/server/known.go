@@ -9,12 +9,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// holds records that a process, which has never asked, holds a listener's socket, if
-// it can be seen to have that open. It reports whether it does. Drain is the signal that asks it to leave; 0: nothing does.
-func (s *Server) holds(pid int, name string, drain unix.Signal) bool {
+// found records that a process, which has never asked, holds a listener's socket, if
+// holds says that it does. It returns whether it is recorded. Drain is the signal that
+// asks it to leave; 0: nothing does.
+func (s *Server) found(pid int, name string, drain unix.Signal, holds func(*socket.Socket) bool) bool {
 	proc, p, err := processWith(pid, s.registry.lifetimes.pidfs)
 	if err != nil {
 		return false
@@ -29,7 +31,7 @@ func (s *Server) holds(pid int, name string, drain unix.Signal) bool {
 	r.mu.Lock()
 	l := r.listeners[name]
 	r.mu.Unlock()
-	if l == nil || !l.socket.HeldBy(pid) || exited(proc.pidfd) { // it is the process that was looked at
+	if l == nil || !holds(l.socket) || exited(proc.pidfd) { // it is the process that was looked at
 		return false
 	}
 	s.locked(func() {
@@ -45,7 +47,10 @@ func (s *Server) holds(pid int, name string, drain unix.Signal) bool {
 // foundFor returns the grant by which the process of q, whose own is to last as long as
 // its connection, was found to hold names, if any.
 func (r *registry) foundFor(q *request) *grant {
-	if g := r.pids[q.client.peer.pid]; g != nil && g.found && q.process == nil {
+	if q.process != nil {
+		return nil
+	}
+	if g := r.pids[q.client.peer.pid]; g != nil && g.found {
 		return g
 	}
 	return nil
@@ -55,6 +60,9 @@ func (r *registry) foundFor(q *request) *grant {
 // process was found by: it holds them by the new one.
 func (r *registry) replaceFound(q *request, listeners []*listener) {
 	found := r.foundFor(q)
+	if found == nil {
+		return
+	}
 	for _, l := range listeners {
 		switch {
 		case !found.holds(l):

@@ -46,7 +46,7 @@ func (s *Server) Put(d Donation) error {
 	if err != nil && !errors.Is(err, errPutAgain) {
 		return err
 	}
-	if d.PID != 0 && !s.holds(d.PID, d.Name, d.DrainSignal) {
+	if d.PID != 0 && !s.found(d.PID, d.Name, d.DrainSignal, func(sock *socket.Socket) bool { return sock.HeldBy(d.PID) }) {
 		s.log.Warn().Str("name", d.Name).Int("pid", d.PID).Msg("cannot see that this process has the socket: it is not known as a holder")
 	}
 	s.counted()

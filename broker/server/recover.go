@@ -9,10 +9,9 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// inUse is a spec whose address somebody has, and what was said to that.
+// inUse is a spec whose address somebody has.
 type inUse struct {
 	spec    socket.Spec
-	err     error
 	failure protocol.BindFailure // what it comes to in the end
 }
 
@@ -30,15 +29,7 @@ func (t *transition) takeBack() {
 	for i, r := range socket.Recover(specs) {
 		u := t.inUse[i]
 		if r.Socket == nil {
-			u.failure = failureOf(u.spec, u.err)
-			if r.Why != "" {
-				u.failure.Message += " (not taken back: " + r.Why + ")"
-			}
-			if r.Offer && !t.impatient && slices.Contains(t.configured, u.spec.Name) {
-				t.pending = append(t.pending, u)
-			} else {
-				t.fail(u.failure)
-			}
+			t.remains(u, r)
 			continue
 		}
 		t.opened = append(t.opened, r.Socket)
@@ -48,6 +39,29 @@ func (t *transition) takeBack() {
 			}
 		})
 		t.holders[u.spec.Name] = r.Holders
+	}
+}
+
+// remains notes that somebody has the address of u, and who, unless it is free by now.
+func (t *transition) remains(u *inUse, r socket.Recovered) {
+	sock, err := socket.Open(u.spec)
+	if err == nil {
+		t.opened = append(t.opened, sock)
+		t.settle = append(t.settle, func(keep bool) {
+			if !keep {
+				_ = sock.Close() // nobody has it yet
+			}
+		})
+		return
+	}
+	u.failure = failureOf(u.spec, err)
+	if r.Why != "" {
+		u.failure.Message += " (not taken back: " + r.Why + ")"
+	}
+	if r.Offer && !t.impatient && slices.Contains(t.configured, u.spec.Name) {
+		t.pending = append(t.pending, u)
+	} else {
+		t.fail(u.failure)
 	}
 }
 
@@ -76,7 +90,7 @@ func (t *transition) tellTakenBack() {
 			continue
 		}
 		for _, h := range holders {
-			known := t.server.holds(h.PID, name, 0)
+			known := t.server.found(h.PID, name, 0, func(*socket.Socket) bool { return true }) // it was seen to, a moment ago
 			t.server.log.Warn().Str("name", name).Str("address", sock.Address()).Int("pid", h.PID).
 				Str("command", h.Command).Bool("holder", known).Msg("taken back from a process that an earlier broker gave it to")
 		}

@@ -217,18 +217,21 @@ func (t *transition) open(spec socket.Spec) {
 		sock, err = socket.Adopt(spec, fd)
 	} else if len(t.old) > 0 {
 		sock, settle, err = socket.OpenBeside(spec, t.old)
+	} else if t.recovers {
+		sock, err = socket.OpenBriefly(spec)
+		if errors.Is(err, unix.EADDRINUSE) {
+			t.inUse = append(t.inUse, &inUse{spec: spec})
+			return
+		}
 	} else {
 		sock, err = socket.Open(spec)
 	}
-	switch {
-	case err == nil:
-		t.opened = append(t.opened, sock)
-		t.settle = append(t.settle, settle)
-	case t.recovers && errors.Is(err, unix.EADDRINUSE):
-		t.inUse = append(t.inUse, &inUse{spec: spec, err: err})
-	default:
+	if err != nil {
 		t.fail(failureOf(spec, err))
+		return
 	}
+	t.opened = append(t.opened, sock)
+	t.settle = append(t.settle, settle)
 }
 
 // commit makes the registry what was planned. Nobody sees anything in between.

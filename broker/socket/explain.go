@@ -17,6 +17,8 @@ func explainInet(n *network, s Spec, end endpoint, err error) error {
 	switch ip := end.Addr(); {
 	case errors.Is(err, unix.EADDRINUSE) && end.Port() == 0:
 		return &problem{"no port is free (net.ipv4.ip_local_port_range says which there are)", err, nil}
+	case errors.Is(err, unix.EADDRINUSE) && n.brief:
+		return err
 	case errors.Is(err, unix.EADDRINUSE):
 		holders := holdersOfInet(n, s, end)
 		return &problem{holders.inUse(), err, holders.seen}

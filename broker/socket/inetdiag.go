@@ -26,7 +26,7 @@ const (
 // holdersOfInet returns who has an address that conflicts with end.
 func holdersOfInet(n *network, s Spec, end endpoint) holders {
 	var listening, others []diagSocket
-	eachConflict(n, s, end, func(d diagSocket, state byte) {
+	eachConflict(n, s, end, diagStates, func(d diagSocket, state byte) {
 		if state == tcpListen {
 			listening = append(listening, d)
 		} else {
@@ -47,7 +47,7 @@ func socketsAt(n *network, s Spec, end endpoint) []diagSocket {
 		want = tcpListen
 	}
 	var all []diagSocket
-	eachConflict(n, s, end, func(d diagSocket, state byte) {
+	eachConflict(n, s, end, 1<<want, func(d diagSocket, state byte) {
 		if state == want {
 			all = append(all, d)
 		}
@@ -55,11 +55,12 @@ func socketsAt(n *network, s Spec, end endpoint) []diagSocket {
 	return all
 }
 
-// eachConflict calls use with each socket whose address conflicts with end.
-func eachConflict(n *network, s Spec, end endpoint, use func(d diagSocket, state byte)) {
+// eachConflict calls use with each socket in one of states whose address conflicts with
+// end.
+func eachConflict(n *network, s Spec, end endpoint, states uint32, use func(d diagSocket, state byte)) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		// On an error nobody is found; the address is in use all the same.
-		_ = diag(inetDiagRequest(n, family, end.Port()), true, func(body []byte) {
+		_ = diag(inetDiagRequest(n, family, states, end.Port()), true, func(body []byte) {
 			if d, state, ok := conflicting(s, end, body); ok {
 				use(d, state)
 			}
@@ -67,11 +68,13 @@ func eachConflict(n *network, s Spec, end endpoint, use func(d diagSocket, state
 	}
 }
 
-// inetDiagRequest asks for the sockets of a family with that local port.
-func inetDiagRequest(n *network, family byte, port uint16) []byte {
+// inetDiagRequest asks for the sockets of a family, in some states, with that local
+// port. Where only those that listen are asked for the kernel has much less to look
+// through.
+func inetDiagRequest(n *network, family byte, states uint32, port uint16) []byte {
 	b := make([]byte, inetDiagReqSize)
 	b[0], b[1] = family, byte(n.protocol)
-	binary.NativeEndian.PutUint32(b[4:], diagStates)
+	binary.NativeEndian.PutUint32(b[4:], states)
 	binary.BigEndian.PutUint16(b[8:], port)
 	return b
 }

@@ -42,19 +42,20 @@ type network struct {
 	sotype   int
 	protocol int  // named, so that a TCP socket is plain TCP and never becomes MPTCP
 	beside   bool // bind also where sockets that are about to be closed have the address
+	brief    bool // where somebody has the address, do not look who
 }
 
 // networks is constant.
 var networks = [...]network{
-	{"tcp", tcpNet, unix.SOCK_STREAM, unix.IPPROTO_TCP, false},
-	{"tcp4", tcp4Net, unix.SOCK_STREAM, unix.IPPROTO_TCP, false},
-	{"tcp6", tcp6Net, unix.SOCK_STREAM, unix.IPPROTO_TCP, false},
-	{"udp", udpNet, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false},
-	{"udp4", udp4Net, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false},
-	{"udp6", udp6Net, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false},
-	{"unix", unixNet, unix.SOCK_STREAM, 0, false},
-	{"unixpacket", unixpacketNet, unix.SOCK_SEQPACKET, 0, false},
-	{"unixgram", unixgramNet, unix.SOCK_DGRAM, 0, false},
+	{"tcp", tcpNet, unix.SOCK_STREAM, unix.IPPROTO_TCP, false, false},
+	{"tcp4", tcp4Net, unix.SOCK_STREAM, unix.IPPROTO_TCP, false, false},
+	{"tcp6", tcp6Net, unix.SOCK_STREAM, unix.IPPROTO_TCP, false, false},
+	{"udp", udpNet, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false, false},
+	{"udp4", udp4Net, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false, false},
+	{"udp6", udp6Net, unix.SOCK_DGRAM, unix.IPPROTO_UDP, false, false},
+	{"unix", unixNet, unix.SOCK_STREAM, 0, false, false},
+	{"unixpacket", unixpacketNet, unix.SOCK_SEQPACKET, 0, false, false},
+	{"unixgram", unixgramNet, unix.SOCK_DGRAM, 0, false, false},
 }
 
 // networkOf returns the network of that name, or nil.

@@ -35,8 +35,25 @@ func Open(s Spec) (*Socket, error) {
 	return sock, nil
 }
 
-func open(s Spec) (*Socket, error) {
+// OpenBriefly is Open, but where somebody has the address the error only says so: to
+// find out who it is takes a look at every process.
+func OpenBriefly(s Spec) (*Socket, error) {
 	n := networkOf(s.Network)
+	if n != nil {
+		brief := *n
+		brief.brief = true
+		n = &brief
+	}
+	sock, err := openAs(n, s)
+	if err != nil {
+		return nil, newBindError(s, err)
+	}
+	return sock, nil
+}
+
+func open(s Spec) (*Socket, error) { return openAs(networkOf(s.Network), s) }
+
+func openAs(n *network, s Spec) (*Socket, error) {
 	switch {
 	case n == nil:
 		return nil, fmt.Errorf("there is no network %q", s.Network)

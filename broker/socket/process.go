@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,66 +18,75 @@ import (
 
 // FromProcess returns a duplicate of a socket at which a process listens, or receives
 // packets from anybody; the caller must close it. The address, which may be
-// NETWORK://ADDRESS as in a spec, says which; a host-less one stands for all of that
-// port. It may be empty where there is only one. The process notices nothing. It takes
-// the right to trace it (ptrace(2)). The error is one line that says what there is.
+// NETWORK://ADDRESS as in a spec, says which; where no socket is at all addresses of
+// the machine, a host-less one stands for any with that port. It may be empty where
+// there is only one. The process notices nothing. It takes the right to trace it
+// (ptrace(2)). The error is one line that says what there is.
 func FromProcess(pid int, address string) (*scmrights.FD, error) {
-	matches := func(identity) bool { return true }
-	if address != "" {
-		var err error
-		if matches, err = matcher(address); err != nil {
-			return nil, err
-		}
+	matchers, err := matchersOf(address)
+	if err != nil {
+		return nil, err
 	}
 	who := fmt.Sprintf("pid %d (%s)", pid, command(pid))
 	open, err := listeningOf(pid)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", who, err)
 	}
-	var found *scmrights.FD
+	chosen := choose(open, matchers)
 	var there []string
-	several := 0
-	for _, o := range open {
+	for i, o := range open {
 		there = append(there, o.is.String())
-		if matches(o.is) && several == 0 {
-			found = o.fd
-		} else {
+		if len(chosen) != 1 || chosen[0] != i {
 			_ = o.fd.Close()
-		}
-		if matches(o.is) {
-			several++
 		}
 	}
 	switch {
-	case several == 1:
-		return found, nil
+	case len(chosen) == 1:
+		return open[chosen[0]].fd, nil
 	case len(there) == 0:
 		return nil, fmt.Errorf("%s has no listening socket", who)
-	case several == 0:
+	case len(chosen) == 0:
 		return nil, fmt.Errorf("%s does not listen at %s; it does at %s", who, address, strings.Join(there, ", "))
 	}
-	_ = found.Close()
 	return nil, fmt.Errorf("%s listens at %s: say which of them is meant by its address", who, strings.Join(there, ", "))
 }
 
-// matcher returns what tells whether a socket is at an address.
-func matcher(address string) (func(identity) bool, error) {
+// choose returns the indices of those that the first of matchers that matches any does.
+func choose(open []opened, matchers []func(identity) bool) (chosen []int) {
+	for _, matches := range matchers {
+		for i, o := range open {
+			if matches(o.is) {
+				chosen = append(chosen, i)
+			}
+		}
+		if len(chosen) > 0 {
+			return chosen
+		}
+	}
+	return nil
+}
+
+// matchersOf returns what tells whether a socket is at an address, the strictest first.
+func matchersOf(address string) ([]func(identity) bool, error) {
+	if address == "" {
+		return []func(identity) bool{func(identity) bool { return true }}, nil
+	}
 	n, address, err := parseAddress(address)
 	if err != nil {
 		return nil, err
 	}
 	if n.in(unixNets) {
-		return func(is identity) bool { return is.in(n) && is.address == address }, nil
+		return []func(identity) bool{func(is identity) bool { return is.in(n) && is.address == address }}, nil
 	}
-	host, port, _ := strings.Cut(address, ":") // host only matters where it is empty
-	want, err := netip.ParseAddrPort(address)
-	if host != "" && err != nil {
-		return nil, fmt.Errorf("address %q: give the address as it is bound, not a host's name", address)
+	ends, err := endpoints(n, Spec{Network: n.name, Address: address})
+	if err != nil {
+		return nil, err
 	}
-	return func(is identity) bool {
-		at, err := netip.ParseAddrPort(is.address)
-		return err == nil && is.in(n) && (at == want || host == "" && strconv.Itoa(int(at.Port())) == port)
-	}, nil
+	all := []func(identity) bool{func(is identity) bool { return is.in(n) && slices.ContainsFunc(ends, is.isEnd) }}
+	if strings.HasPrefix(address, ":") {
+		all = append(all, func(is identity) bool { return is.in(n) && strings.HasSuffix(is.address, address) })
+	}
+	return all, nil
 }
 
 // opened is a descriptor taken from a process, and what it is.

@@ -28,6 +28,8 @@ func clearPath(n *network, path string) error {
 		return &problem{deniedTo("ask whether anybody answers at the socket " + path), err, nil}
 	case err != nil:
 		return err
+	case live && n.brief:
+		return unix.EADDRINUSE
 	case live:
 		holders := holdersOfUnix(path, file)
 		return &problem{holders.inUse(), unix.EADDRINUSE, holders.seen}

@@ -30,7 +30,7 @@ func openAbstract(n *network, s Spec) (*Socket, error) {
 	})
 	if err != nil {
 		_ = fd.Close()
-		if errors.Is(err, unix.EADDRINUSE) {
+		if errors.Is(err, unix.EADDRINUSE) && !n.brief {
 			holders := holdersOfUnix(s.Address, nil)
 			err = &problem{holders.inUse(), err, holders.seen}
 		}

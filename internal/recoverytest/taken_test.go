@@ -5,6 +5,7 @@ package recoverytest
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -142,4 +143,49 @@ func TestNotTakenBack(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Sockets of every network come back, all from one process.
+func TestAllNetworksTakenBack(t *testing.T) {
+	r := newRig(t, nil)
+	var args, names []string
+	for name, address := range map[string]string{
+		"udp": "udp://" + freePort(t), "all": ":" + portOf(t), "v6": "tcp6://:" + portOf(t), "name": "localhost:" + portOf(t),
+		"packet": "unixpacket://" + r.path("packet"), "gram": "unixgram://" + r.path("gram"), "abstract": "unixgram://@" + r.path("a"),
+	} {
+		args = append(args, "--bind", name+"="+address)
+		names = append(names, name)
+	}
+	b := r.broker(args...)
+	was := r.list().Listeners
+	w := r.start("fdclient", append(append([]string{"get"}, names...), "--", "sleep", "60")...)
+	fdtest.Eventually(t, "it holds them", func() bool { return r.holder(w.pid()) != nil })
+	b.kill()
+	b = r.broker(args...)
+	for i, is := range r.list().Listeners {
+		if is.Name != was[i].Name || is.Cookie != was[i].Cookie || is.Address != was[i].Address || is.Holders != 1 {
+			t.Errorf("got %+v, want %+v", is, was[i])
+		}
+	}
+	if h := r.list().Holders; len(h) != 1 || len(h[0].Names) != len(names) {
+		t.Errorf("got %+v", h)
+	}
+	if err := b.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.wait(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(r.path("[pg]*[tm]")); len(left) > 0 {
+		t.Errorf("paths are left: %q", left)
+	}
+}
+
+func portOf(t *testing.T) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(freePort(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

@@ -1,0 +1,97 @@
+//go:build linux
+
+package server_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// lingering returns a connection whose last close blocks for so many seconds: data
+// that nobody reads waits in it.
+func lingering(t *testing.T, seconds int32) *scmrights.FD {
+	t.Helper()
+	ln, _ := listening(t)
+	n, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := scmrights.NewFD(n)
+	t.Cleanup(func() { _ = fd.Close() })
+	err = ln.Control(func(l uintptr) {
+		var at unix.Sockaddr
+		if at, err = unix.Getsockname(int(l)); err == nil {
+			err = unix.Connect(n, at)
+		}
+	})
+	if err == nil {
+		err = unix.SetsockoptLinger(n, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: seconds})
+	}
+	for ; err == nil; _, err = unix.SendmsgN(n, make([]byte, 1<<16), nil, nil, unix.MSG_DONTWAIT) {
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// A descriptor that is slow to close holds up those who brought it, and nobody else.
+func TestPutOfWhatBlocksInClose(t *testing.T) {
+	const seconds = 2
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	refused, stored := b.client(t), b.client(t)
+	begin := time.Now()
+
+	// Refused: it does not listen.
+	fd := lingering(t, seconds)
+	p := protocol.PutParameters{Name: "x"}
+	if err := refused.call(protocol.MethodPut, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.FileDescriptor = new(0)
+	if err := refused.sendWith(put(p), fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close()
+
+	// Stored, and given up again.
+	fd = lingering(t, seconds)
+	if _, err := stored.put(protocol.PutParameters{Name: "conn", Any: true}, fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close()
+	stored.send(method(protocol.MethodUnbind, protocol.UnbindParameters{Names: []string{"conn"}}))
+
+	other := b.client(t)
+	for range 20 {
+		other.send(get("a"))
+		other.got()
+		if err := other.call(protocol.MethodBind, protocol.BindParameters{Listeners: []string{"b=127.0.0.1:0"}}, nil); err != nil {
+			t.Error(err)
+		}
+		if err := other.call(protocol.MethodUnbind, protocol.UnbindParameters{Names: []string{"b"}}, nil); err != nil {
+			t.Error(err)
+		}
+		other.list()
+	}
+	if took := time.Since(begin); took > seconds*time.Second {
+		t.Errorf("the others waited %v", took)
+	}
+	if err := refused.refused(); !errors.Is(err, protocol.ErrBindFailed) {
+		t.Errorf("got %v", err)
+	}
+	if r, _ := stored.reply(); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if took := time.Since(begin); took < seconds*time.Second {
+		t.Errorf("closing did not block: %v", took)
+	}
+}
