@@ -10,7 +10,6 @@ import (
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 )
 
 var adoptVerb = verb{
@@ -42,11 +41,9 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		if *pid <= 0 {
 			return usagef("say which process: --pid PID")
 		}
-		signal := strings.TrimPrefix(strings.ToUpper(*drain), "SIG")
-		if signal == "NONE" {
-			signal = ""
-		} else if unix.SignalNum("SIG"+signal) == 0 {
-			return usagef("--drain-signal %s: use a signal's name, such as TERM, or none", *drain)
+		signal, err := signalName(*drain)
+		if err != nil {
+			return err
 		}
 		name, options, _ := strings.Cut(c.args[0], ",")
 		fd, err := socket.FromProcess(*pid, *address)

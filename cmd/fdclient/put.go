@@ -80,7 +80,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return err
 	}
 	c.args = []string{name}
-	return get(ctx, c, broker.GetOptions{}, launch.Config{Command: c.dashed, Environ: os.Environ()})
+	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed, Environ: os.Environ()})
 }
 
 // donated returns the descriptor of that number or, where that is negative, the one

@@ -42,9 +42,7 @@ func TestAdopt(t *testing.T) {
 			l.waitFor(old.pid(), 10)
 			young := r.start("fdclient", "get", "web", "--", python, r.path("webserver.py"))
 			l.waitFor(young.pid(), 10)
-			if err := old.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
+			r.run("fdclient", "drain", "web", "--before", fmt.Sprint(r.holder(young.pid()).Grant))
 			if err := old.wait(); err != nil {
 				t.Errorf("the old server: %v\n%s", err, old.out.String())
 			}
@@ -86,7 +84,7 @@ func TestAdoptRefused(t *testing.T) {
 	fails("does not listen at udp://"+one, "web", "--pid", pids[0], "--address", "udp://"+one)
 	fails("does not listen at localhost:1", "web", "--pid", pids[0], "--address", "localhost:1")
 	fails("PORT, :PORT, HOST:PORT", "web", "--pid", pids[0], "--address", "localhost")
-	fails("use a signal's name", "web", "--pid", pids[0], "--drain-signal", "BANG")
+	fails("there is no such signal", "web", "--pid", pids[0], "--drain-signal", "BANG")
 	fails("has no listening socket", "web", "--pid", pids[1])
 	fails("there is no such process", "web", "--pid", "999999999")
 	fails("say which process", "web")
