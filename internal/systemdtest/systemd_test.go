@@ -37,6 +37,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("worker killed under load", func(t *testing.T) { b.t = t; testKilled(t, b) })
 	t.Run("not ready before all is bound", func(t *testing.T) { b.t = t; testNotReady(t, b) })
 	t.Run("socket-fed", func(t *testing.T) { b.t = t; testSocketFed(t, b) })
+	t.Run("put", func(t *testing.T) { b.t = t; testPut(t, b) })
 	b.t = t
 }
 
