@@ -57,10 +57,12 @@ func TestPutOfWhatBlocksInClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.FileDescriptor = new(0)
-	if err := refused.sendWith(put(p), fd); err != nil {
+	m := encode(t, put(p))
+	if err := refused.conn.Send(m[:1], fd); err != nil {
 		t.Fatal(err)
 	}
-	_ = fd.Close()
+	_ = fd.Close() // before the broker closes its own, which then is the last
+	refused.raw(string(m[1:]))
 
 	// Stored, and given up again.
 	fd = lingering(t, seconds)
