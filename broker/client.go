@@ -106,6 +106,15 @@ func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err 
 	return changes, c.call(ctx, protocol.MethodReload, nil, &changes)
 }
 
+// Upgrade makes the program that is now where the broker was started from take over. It
+// returns once that is certain to begin; who calls next is answered by the new broker. On
+// an error the old one goes on.
+//
+// Errors: [ErrUpgradeFailed], [ErrDenied].
+func (c *Client) Upgrade(ctx context.Context) error {
+	return c.call(ctx, protocol.MethodUpgrade, nil, nil)
+}
+
 // Info returns who answers.
 func (c *Client) Info(ctx context.Context) (info protocol.Info, err error) {
 	return info, c.call(ctx, protocol.MethodGetInfo, nil, &info)

@@ -29,6 +29,9 @@ var (
 	// ErrReplaced says that a newer deploy has replaced the one that this process
 	// belongs to.
 	ErrReplaced = protocol.ErrReplaced
+	// ErrUpgradeFailed says that the new program does not accept what the broker was
+	// started with, or that there is none.
+	ErrUpgradeFailed = protocol.ErrUpgradeFailed
 	// ErrLimitReached says that one of the broker's limits is reached.
 	ErrLimitReached = protocol.ErrLimitReached
 

@@ -11,16 +11,17 @@ import (
 // What a caller branches on. The errors of this package that have data are, in
 // the sense of [errors.Is], one of these, on both sides of the socket.
 var (
-	ErrUnknownName  = errors.New("no listener has that name")
-	ErrDenied       = errors.New("not allowed")
-	ErrConflict     = errors.New("held with O_NONBLOCK the other way")
-	ErrFull         = errors.New("no free place")
-	ErrNameInUse    = errors.New("name is bound already")
-	ErrBindFailed   = errors.New("cannot bind")
-	ErrLimitReached = errors.New("limit reached")
-	ErrReloadFailed = errors.New("configuration not loaded")
-	ErrReplaced     = errors.New("replaced by a newer deploy")
-	ErrMalformed    = errors.New("malformed message")
+	ErrUnknownName   = errors.New("no listener has that name")
+	ErrDenied        = errors.New("not allowed")
+	ErrConflict      = errors.New("held with O_NONBLOCK the other way")
+	ErrFull          = errors.New("no free place")
+	ErrNameInUse     = errors.New("name is bound already")
+	ErrBindFailed    = errors.New("cannot bind")
+	ErrLimitReached  = errors.New("limit reached")
+	ErrReloadFailed  = errors.New("configuration not loaded")
+	ErrUpgradeFailed = errors.New("not upgraded")
+	ErrReplaced      = errors.New("replaced by a newer deploy")
+	ErrMalformed     = errors.New("malformed message")
 )
 
 // remote is an error that travels.
@@ -33,7 +34,7 @@ type remote interface {
 func newError(name string) remote {
 	for _, e := range []remote{
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
-		new(BindFailedError), new(ReloadFailedError), new(ReplacedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
+		new(BindFailedError), new(ReloadFailedError), new(UpgradeFailedError), new(ReplacedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
 		new(FailedError), new(PendingError),
 	} {
@@ -232,6 +233,18 @@ func (e *BindFailedError) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// UpgradeFailedError says why the program was not upgraded: a line each.
+type UpgradeFailedError struct {
+	Reasons []string `json:"reasons"`
+}
+
+func (e *UpgradeFailedError) wireName() string { return InterfaceName + ".UpgradeFailed" }
+
+// Is reports whether target is [ErrUpgradeFailed].
+func (e *UpgradeFailedError) Is(target error) bool { return target == ErrUpgradeFailed }
+
+func (e *UpgradeFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
 
 // ReloadFailedError says why the configuration was not loaded: a line each.
 type ReloadFailedError struct {

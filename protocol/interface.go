@@ -19,16 +19,17 @@ const (
 	InterfaceName        = "io.fdbroker"
 	ServiceInterfaceName = "org.varlink.service"
 
-	MethodGet    = InterfaceName + ".Get"
-	MethodList   = InterfaceName + ".List"
-	MethodBind   = InterfaceName + ".Bind"
-	MethodUnbind = InterfaceName + ".Unbind"
-	MethodReload = InterfaceName + ".Reload"
-	MethodDrain  = InterfaceName + ".Drain"
-	MethodDeploy = InterfaceName + ".Deploy"
-	MethodPut    = InterfaceName + ".Put"
-	MethodAttach = InterfaceName + ".Attach"
-	MethodWatch  = InterfaceName + ".Watch"
+	MethodGet     = InterfaceName + ".Get"
+	MethodList    = InterfaceName + ".List"
+	MethodBind    = InterfaceName + ".Bind"
+	MethodUnbind  = InterfaceName + ".Unbind"
+	MethodReload  = InterfaceName + ".Reload"
+	MethodUpgrade = InterfaceName + ".Upgrade"
+	MethodDrain   = InterfaceName + ".Drain"
+	MethodDeploy  = InterfaceName + ".Deploy"
+	MethodPut     = InterfaceName + ".Put"
+	MethodAttach  = InterfaceName + ".Attach"
+	MethodWatch   = InterfaceName + ".Watch"
 
 	MethodGetInfo                 = ServiceInterfaceName + ".GetInfo"
 	MethodGetInterfaceDescription = ServiceInterfaceName + ".GetInterfaceDescription"
@@ -66,6 +67,16 @@ const (
 	EventRefused  = "refused"
 	EventFlipped  = "flipped"
 	EventOverflow = "overflow"
+	// EventRestarted is for whoever begins to watch soon after a broker took over.
+	EventRestarted = "restarted"
+)
+
+// Why a broker was restarted: what became of the one before.
+const (
+	WhyCrashed    = "crashed"
+	WhyStopped    = "stopped"
+	WhyUpgraded   = "upgraded"
+	WhyKeeperLost = "keeper lost"
 )
 
 // GetParameters are the parameters of Get.

@@ -66,9 +66,12 @@ func (s *Server) giveBack(spec socket.Spec, fd *scmrights.FD) error {
 		_ = sock.Release()
 		return err
 	}
+	s.keepSockets([]*socket.Socket{sock})
 	s.locked(func() {
 		s.registry.insert([]*socket.Socket{sock})
-		s.registry.listeners[spec.Name].configured = true
+		l := s.registry.listeners[spec.Name]
+		l.configured = true
+		s.registry.saveListener(l)
 	})
 	s.counted()
 	return nil

@@ -52,9 +52,17 @@ type Config struct {
 	// Reload answers the method of that name: it reads the configuration again and
 	// calls [Server.Reload]. Nil means that there is none, and the method an error.
 	Reload func() (Changes, error)
+	// Upgrade answers the method of that name: it checks whether another program can take
+	// over, and then takeOver ends Serve's context so that it does. Nil means that none can, and the method is an error.
+	Upgrade func() (takeOver func(), err error)
 	// Counted is called with the number of listeners after each change of it. It
 	// must not bind or unbind any. Nil means that nobody wants to know.
 	Counted func(listeners int)
+	// Store keeps what the next broker is to go on with. Nil means that nothing does.
+	Store Store
+	// Outlived says that the Store outlives a normal stop too: Close leaves the files
+	// of Unix sockets where they are.
+	Outlived bool
 	// Logger gets an event for what happens to listeners and grants, and for each
 	// refusal. The zero Logger is silent.
 	Logger zerolog.Logger

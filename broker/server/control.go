@@ -24,6 +24,9 @@ type ControlConfig struct {
 	Mode os.FileMode
 	// GID is the socket's group; nil leaves it the broker's.
 	GID *int
+	// Restored is the socket of an earlier broker, if there is one. ListenControl takes
+	// it, and goes on with it where it is at Path: who has connected meanwhile waits there.
+	Restored *RestoredControl
 }
 
 // Control is the control socket, and the lock that makes sure there is one broker
@@ -44,6 +47,7 @@ type fileID struct{ dev, ino uint64 }
 // where the kernel can refuse them (SO_PASSRIGHTS, Linux 6.16): closing one
 // with SO_LINGER would block the broker. The caller must close the Control.
 func ListenControl(c ControlConfig) (_ *Control, err error) {
+	defer func() { c.Restored.close() }() // unless it was used
 	if c.Mode == 0 {
 		c.Mode = 0o600
 	}
@@ -64,10 +68,14 @@ func ListenControl(c ControlConfig) (_ *Control, err error) {
 			unlock(lock)
 		}
 	}()
+	ctl := &Control{path: c.Path, lock: lock}
+	if ctl.Listener, ctl.id, err = c.Restored.use(c); err == nil {
+		return ctl, nil
+	}
+	c.Restored.close() // nobody must seem to answer there
 	if err := removeStale(c.Path); err != nil {
 		return nil, err
 	}
-	ctl := &Control{path: c.Path, lock: lock}
 	if ctl.Listener, ctl.id, err = listenUnix(c); err != nil {
 		return nil, fmt.Errorf("cannot listen on the control socket %s: %w", c.Path, err)
 	}
@@ -95,14 +103,22 @@ func (c *Control) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	_ = c.Listener.Close() // closed already, as a rule
 	var err error
 	if id, serr := idOf(c.path); serr == nil && id == c.id {
 		err = os.Remove(c.path)
 	}
+	c.Release()
+	return err
+}
+
+// Release is Close for a socket that the next broker goes on with: it stays.
+func (c *Control) Release() {
+	if c.lock == nil {
+		return
+	}
+	_ = c.Listener.Close() // closed already, as a rule
 	unlock(c.lock)
 	c.lock = nil
-	return err
 }
 
 // lockFor takes the lock of the control socket at path.

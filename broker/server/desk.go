@@ -191,6 +191,9 @@ func (d *desk) receive() error {
 		most = crowd
 	}
 	for range most {
+		if d.ctx.Err() != nil {
+			return nil // they are for the next broker
+		}
 		conn, number, err := scmrights.Accept(d.listener)
 		switch {
 		case err == nil:

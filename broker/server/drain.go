@@ -26,6 +26,7 @@ func (r *registry) drain(c *client, names []string, before *int64) ([]*grant, er
 	var asked []*grant
 	for _, l := range listeners {
 		l.sent.away(c, limit)
+		r.saveListener(l)
 		for _, g := range slices.Clone(l.holders) {
 			if g.generation < limit && c.mayDrain(g.peer) && !slices.Contains(asked, g) && r.askToLeave(g) {
 				asked = append(asked, g)
@@ -82,6 +83,7 @@ func (r *registry) askToLeave(g *grant) bool {
 		}
 	}
 	g.draining = true
+	r.saveGrant(g)
 	r.noteGrant(protocol.EventDraining, g, "", g.names)
 	return true
 }

@@ -70,7 +70,7 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 		return nil, false, &protocol.InvalidParameterError{Parameter: "generation"}
 	}
 	q = &request{
-		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation,
+		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation, resume: p.Resume,
 		client: &s.client, link: s, more: c.More,
 	}
 	if c.More || s.peer.pid == 0 {

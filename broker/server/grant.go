@@ -24,6 +24,7 @@ type grant struct {
 	link    link // nil where it lasts as long as a process
 	more    bool // its client is told what becomes of it
 	found   bool // nobody has asked for it: its process was found to hold the socket
+	kept    bool // restored, for a connection that has not come yet: pidfd is of its process
 
 	generation int64       // what it belongs to: a deploy, or itself
 	signal     unix.Signal // asks its process to leave; 0: nothing does
@@ -33,6 +34,7 @@ type grant struct {
 	listeners []*listener       // in the order in which they were asked for
 	times     map[*listener]int // how many requests got each, where more than one
 	ended     bool
+	record    int    // in the state
 	event     string // for link to tell its client, once it is woken
 }
 
@@ -58,6 +60,7 @@ func (r *registry) leave(g *grant, l *listener) {
 	g.listeners = without(g.listeners, l)
 	delete(g.times, l)
 	l.holders = without(l.holders, g)
+	r.saveGrant(g)
 }
 
 // full reports whether l has as many holders as it may have.
@@ -125,7 +128,10 @@ func (r *registry) setMode(listeners []*listener, need *bool, own *grant) (err e
 		changed = append(changed, l)
 	}
 	for _, l := range listeners {
-		l.blocking = *need
+		if l.blocking != *need {
+			l.blocking = *need
+			r.saveListener(l)
+		}
 	}
 	return nil
 }
@@ -155,21 +161,20 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 				return err
 			}
 			q.process.pidfd = nil // the grant's now
-			r.processes[g.process] = g
-			r.pids[g.peer.pid] = g
-			r.users[g.peer.uid]++
 		} else if !q.more {
 			q.client.grant = g
 		}
-		r.grants[g.id] = g
+		r.enter(g)
 	}
 	q.grant = g
 	g.found = g.found && q.found
-	if q.drainSignal != 0 {
+	changed := q.drainSignal != 0 && q.drainSignal != g.signal
+	if changed {
 		g.signal = q.drainSignal
 	}
 	for _, l := range listeners {
 		if !g.holds(l) {
+			changed = true
 			g.listeners = append(g.listeners, l)
 			l.holders = append(l.holders, g)
 		} else {
@@ -178,6 +183,9 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		q.sockets = append(q.sockets, l.socket)
 	}
 	r.replaceFound(q, listeners)
+	if changed {
+		r.saveGrant(g)
+	}
 	r.noteGrant(protocol.EventGranted, g, "", func() []string { return q.names })
 	return nil
 }
@@ -227,14 +235,10 @@ func (r *registry) end(g *grant, why ending) {
 	g.tellLeft()
 	r.noteGrant(protocol.EventEnded, g, why, g.names)
 	delete(r.grants, g.id)
+	r.state.drop(g.record)
+	g.record = 0
 	if g.pidfd != nil {
-		delete(r.processes, g.process)
-		if r.pids[g.peer.pid] == g {
-			delete(r.pids, g.peer.pid)
-		}
-		if r.users[g.peer.uid]--; r.users[g.peer.uid] == 0 {
-			delete(r.users, g.peer.uid)
-		}
+		r.forget(g)
 		r.lifetimes.remove(g.pidfd)
 		_ = g.pidfd.Close()
 	}
@@ -266,7 +270,10 @@ func (r *registry) restore(l *listener) {
 	if is != spec.Options.Blocking && l.socket.SetBlocking(spec.Options.Blocking) != nil {
 		return
 	}
-	l.blocking = spec.Options.Blocking
+	if l.blocking != spec.Options.Blocking {
+		l.blocking = spec.Options.Blocking
+		r.saveListener(l)
+	}
 }
 
 // exited ends the grants of processes that have ended.

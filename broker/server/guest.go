@@ -93,7 +93,7 @@ func (g *guest) answer(b []byte) (stays bool) {
 		return g.promote(b)
 	}
 	q := &request{
-		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation,
+		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation, resume: p.Resume,
 		client: &g.client, link: g, more: more,
 	}
 	if !more && !g.follow(q) {

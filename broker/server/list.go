@@ -168,7 +168,7 @@ func (g *grant) holder() protocol.Holder {
 	if g.draining {
 		state = protocol.StateDraining
 	}
-	h := holder(g.id, g.peer, g.names(), g.since.UnixMicro(), state, g.link != nil)
+	h := holder(g.id, g.peer, g.names(), g.since.UnixMicro(), state, g.link != nil || g.kept)
 	h.Generation = g.generation
 	return h
 }

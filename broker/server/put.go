@@ -69,7 +69,7 @@ func (s *Server) insertPut(sock *socket.Socket) error {
 	if err := s.mayPut(spec.Name, sock); err != nil {
 		return err
 	}
-	s.locked(func() { s.registry.insert([]*socket.Socket{sock}) })
+	s.insert([]*socket.Socket{sock})
 	return nil
 }
 

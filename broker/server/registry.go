@@ -35,6 +35,10 @@ type registry struct {
 	watchers  map[*watcher]struct{}
 	deploys   map[*deploy]struct{}
 	verbose   bool // grants are reported too
+
+	state     *state
+	tokens    map[*socket.Socket]uint32 // the names of sockets in the store
+	lastToken uint32
 }
 
 // listener is a name with its socket.
@@ -43,13 +47,14 @@ type listener struct {
 	blocking   bool     // how the broker has left O_NONBLOCK
 	unbound    bool     // the socket is its holders' alone
 	configured bool     // Reload decides what becomes of it
+	record     int      // in the state
 	holders    []*grant // none twice
 	sent       sent     // away
 }
 
 // event is something that happened to a listener or a grant.
 type event struct {
-	what   string // bound, unbound, granted, draining, ended, flipped, unasked
+	what   string // bound, restored, unbound, granted, draining, ended, flipped, unasked
 	name   string // of the listener; empty where a grant says it
 	grant  *grant
 	names  []string // of the grant, then
@@ -58,8 +63,9 @@ type event struct {
 	socket *socket.Socket
 }
 
-func newRegistry(l *lifetimes, verbose bool) *registry {
+func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
 	return &registry{
+		state: st, tokens: make(map[*socket.Socket]uint32),
 		verbose:   verbose,
 		lifetimes: l,
 		listeners: make(map[string]*listener),
@@ -117,6 +123,7 @@ func (r *registry) insert(sockets []*socket.Socket) {
 		if is, err := s.Blocking(); err == nil {
 			l.blocking = is // of one that others hold, as they need it
 		}
+		r.saveListener(l)
 		r.listeners[spec.Name] = l
 		r.settle(spec.Name)
 		r.note(event{what: "bound", name: spec.Name, socket: s})
@@ -140,6 +147,7 @@ func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 		}
 		delete(r.listeners, name)
 		l.unbound = true
+		r.state.drop(l.record)
 		sockets = append(sockets, l.socket)
 		for _, g := range slices.Clone(l.holders) {
 			r.drop(g, l)
@@ -156,7 +164,7 @@ func (r *registry) drop(g *grant, l *listener) {
 		return
 	}
 	r.end(g, endUnbound)
-	if g.more {
+	if g.more && !g.kept {
 		g.event = protocol.EventUnbound
 		g.link.wake()
 	}
@@ -191,6 +199,7 @@ func (r *registry) sorted() []*listener {
 // newID returns the next grant's id. Ids grow, so that they tell who was first.
 func (r *registry) newID() int64 {
 	r.lastID++
+	r.state.set(atLastID, uint64(r.lastID))
 	return r.lastID
 }
 

@@ -151,6 +151,10 @@ func (t *transition) compare(l *listener, spec socket.Spec) error {
 	switch {
 	case l == nil:
 		t.fresh = append(t.fresh, spec)
+	case t.passed[spec.Name] != nil && inodeOf(t.passed[spec.Name]) != inodeOf(l.socket.FD()): // made anew since
+		t.fresh = append(t.fresh, spec)
+		t.replaced = append(t.replaced, spec.Name)
+		t.old = append(t.old, l.socket)
 	case l.socket.Spec().Equal(spec):
 	case !l.configured && !l.socket.Adopted():
 		return &protocol.NameInUseError{Name: spec.Name, Spec: l.socket.Spec().String()}
@@ -188,6 +192,7 @@ func (t *transition) make() error {
 		t.settled(false)
 		return &t.failed
 	}
+	t.server.keepSockets(t.opened)
 	t.server.locked(t.commit)
 	t.settled(true)
 	t.tellTakenBack()
@@ -215,6 +220,8 @@ func (t *transition) open(spec socket.Spec) {
 	if fd := t.passed[spec.Name]; fd != nil {
 		delete(t.passed, spec.Name)
 		sock, err = socket.Adopt(spec, fd)
+	} else if fd := t.server.orphan(spec); fd != nil {
+		sock, err = socket.Retake(spec, fd)
 	} else if len(t.old) > 0 {
 		sock, settle, err = socket.OpenBeside(spec, t.old)
 	} else if t.recovers {
@@ -240,13 +247,15 @@ func (t *transition) commit() {
 	_, _ = r.remove(slices.Concat(t.replaced, t.gone)) // they are there
 	r.insert(t.opened)
 	for _, name := range t.configured {
-		if l := r.listeners[name]; l != nil { // else it is pending
+		if l := r.listeners[name]; l != nil && !l.configured { // else it is pending
 			l.configured = true
+			r.saveListener(l)
 		}
 	}
 	r.await(t.pending)
 	for _, a := range t.altered {
 		r.restore(a.listener)
+		r.saveListener(a.listener)
 	}
 	r.freed = true
 }

@@ -11,9 +11,9 @@ import (
 // report logs what has happened.
 func (s *Server) report(e event) {
 	switch e.what {
-	case "bound":
+	case "bound", "restored":
 		s.log.Info().Str("name", e.name).Str("network", e.socket.Network()).Str("address", e.socket.Address()).
-			Int("backlog", e.socket.Backlog()).Msg("bound")
+			Int("backlog", e.socket.Backlog()).Msg(e.what)
 	case "unbound":
 		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
 	case "flipped":

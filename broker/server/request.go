@@ -19,6 +19,7 @@ type request struct {
 	blocking    *bool       // what the caller needs, if anything
 	drainSignal unix.Signal // what is to ask its process to leave; 0: nothing
 	generation  int64       // the deploy it belongs to; 0: none
+	resume      int64       // the grant of an earlier broker that it is to go on with; 0: none
 	since       time.Time
 	process     *process // nil: the grant is to last as long as the connection
 	client      *client
@@ -36,6 +37,9 @@ type request struct {
 // ask decides q, or puts it in the queue where it may wait and has to.
 func (r *registry) ask(q *request, wait bool) {
 	q.since = time.Now()
+	if r.resume(q) {
+		return
+	}
 	for _, name := range q.names {
 		if l := r.listeners[name]; l != nil && l.full() {
 			r.reap(l)
@@ -58,6 +62,9 @@ func (r *registry) ask(q *request, wait bool) {
 // getting to know its process; otherwise it changes nothing.
 func (r *registry) askNow(q *request) {
 	q.since = time.Now()
+	if r.resume(q) {
+		return
+	}
 	if q.process != nil && q.process.pidfd == nil && r.processes[q.process.id] == nil {
 		return // the grant that the process was known by has ended
 	}

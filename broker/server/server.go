@@ -39,6 +39,13 @@ type Server struct {
 
 	binding sync.Mutex // one Bind or Unbind at a time; taken before the registry's lock
 
+	closing       chan struct{} // closed by Close
+	stateName     string        // of the state in the store
+	control       *scmrights.FD // for who takes over; nil until KeepControl
+	controlRecord int           // in the state
+	taken         takenOver
+	orphans       []Passed // sockets of an earlier broker of which nothing is known; guarded by binding
+
 	buffers sync.Pool // of *[]byte, for replies: an idle session keeps none
 
 	mu       sync.Mutex
@@ -57,15 +64,22 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	st, err := newState()
+	if err != nil {
+		l.close()
+		return nil, err
+	}
 	s := &Server{
-		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
+		closing: make(chan struct{}),
+		cfg:     cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled:  cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
-		registry: newRegistry(l, cfg.Logger.GetLevel() <= zerolog.DebugLevel),
+		registry: newRegistry(l, st, cfg.Logger.GetLevel() <= zerolog.DebugLevel),
 		buffers:  sync.Pool{New: func() any { return new([]byte) }},
 		sessions: make(map[*session]struct{}), clients: make(map[uint32]int),
 	}
 	if s.desk, err = newDesk(s); err != nil {
 		l.close()
+		st.close()
 		return nil, err
 	}
 	s.watching.Go(func() {
@@ -75,18 +89,37 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Close closes the listeners, also those of a Bind that is under way, for which it
-// waits. Those who hold them go on accepting. Serve must have returned.
+// waits. Those who hold them go on accepting. Serve must have returned. With
+// [Config.Outlived] the files of Unix sockets stay.
 func (s *Server) Close() error {
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	var sockets []*socket.Socket
-	s.locked(func() { sockets = s.registry.clear() })
+	first := false
+	s.locked(func() {
+		first = !s.registry.closed
+		sockets = s.registry.clear()
+	})
+	if first {
+		close(s.closing)
+	}
 	s.registry.lifetimes.close()
 	s.watching.Wait()
 	s.desk.close()
+	s.registry.state.close()
 	var errs []error
 	for _, sock := range sockets {
-		errs = append(errs, sock.Close())
+		if s.cfg.Outlived {
+			errs = append(errs, sock.Release())
+		} else {
+			errs = append(errs, sock.Close())
+		}
+	}
+	for _, p := range s.orphans {
+		errs = append(errs, p.FD.Close())
+	}
+	if s.control != nil {
+		errs = append(errs, s.control.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -113,7 +146,7 @@ func (s *Server) Bind(specs ...socket.Spec) error {
 	if err != nil {
 		return err
 	}
-	s.locked(func() { s.registry.insert(sockets) })
+	s.insert(sockets)
 	s.counted()
 	return nil
 }
@@ -184,6 +217,7 @@ func (s *Server) Unbind(names ...string) error {
 // closeAll closes sockets that are no listener's any more.
 func (s *Server) closeAll(sockets []*socket.Socket) {
 	for _, sock := range sockets {
+		s.unkeepSocket(sock)
 		if err := sock.Close(); err != nil {
 			s.log.Warn().Err(err).Str("name", sock.Spec().Name).Msg("closing a listener")
 		}
@@ -206,14 +240,26 @@ func (s *Server) counted() {
 // is never nil; after a normal stop it is [ErrClosed]. It may be called once.
 func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	defer ln.Close()
-	ctx, cancel := context.WithCancel(ctx)
+	told := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(told))
 	defer cancel()
+	// From one moment to the next nothing is granted any more, and the state says so.
+	stop := func() {
+		s.locked(func() {
+			s.freeze(context.Cause(told))
+			cancel()
+		})
+	}
 	var stopping, running sync.WaitGroup
 	if err := s.desk.open(ctx, ln, &running); err != nil {
 		return err
 	}
 	stopping.Go(func() {
-		<-ctx.Done()
+		select {
+		case <-told.Done():
+			stop()
+		case <-ctx.Done():
+		}
 		s.desk.interrupt()
 	})
 	err := s.desk.run()

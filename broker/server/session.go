@@ -192,6 +192,8 @@ func (s *session) call(m protocol.Message) error {
 		return s.drain(c)
 	case protocol.MethodDeploy:
 		return s.deploy(c)
+	case protocol.MethodUpgrade:
+		return s.upgrade(c)
 	}
 	reply, err := s.dispatch(c, m.FDs)
 	if err != nil {

@@ -104,8 +104,8 @@ func (is identity) isEnd(end endpoint) bool {
 	return err == nil && end.Port() != 0 && at == end.AddrPort && (!end.Addr().IsUnspecified() || is.v6only == end.v6only)
 }
 
-// Release closes the broker's descriptor and leaves the path of a Unix socket to its
-// other holders. It is for one from [Retake] that is not wanted after all.
+// Release closes the broker's descriptor and leaves the path of a Unix socket to who
+// else has the socket: its holders, or the next broker.
 func (s *Socket) Release() error {
 	s.file = nil
 	return s.Close()

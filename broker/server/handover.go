@@ -1,0 +1,144 @@
+//go:build linux
+
+package server
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// Causes with which the context of [Server.Serve] may end: the next broker says so.
+var (
+	ErrUpgrading  = errors.New("server: another program takes over")
+	ErrKeeperLost = errors.New("server: the keeper has ended")
+)
+
+// What the state says of the end of a broker. The numbers stay as they are.
+const (
+	endedKilled uint64 = iota
+	endedStopped
+	endedUpgrading
+	endedKeeperLost
+)
+
+func endingOf(cause error) uint64 {
+	switch {
+	case errors.Is(cause, ErrUpgrading):
+		return endedUpgrading
+	case errors.Is(cause, ErrKeeperLost):
+		return endedKeeperLost
+	}
+	return endedStopped
+}
+
+// whyEnded is what a watcher is told.
+func whyEnded(ending uint64) string {
+	switch ending {
+	case endedStopped:
+		return protocol.WhyStopped
+	case endedUpgrading:
+		return protocol.WhyUpgraded
+	case endedKeeperLost:
+		return protocol.WhyKeeperLost
+	}
+	return protocol.WhyCrashed
+}
+
+// takenOver is when this broker took over from another one, and why.
+type takenOver struct {
+	at  time.Time
+	why string
+}
+
+// restartedFor is how long a broker that took over says so to who begins to watch: those
+// who watched the one before come again within that time.
+const restartedFor = 10 * time.Second
+
+// event returns what a watcher who comes now is told, if anything.
+func (t takenOver) event() (e protocol.Event, told bool) {
+	if t.at.IsZero() || time.Since(t.at) > restartedFor {
+		return e, false
+	}
+	return protocol.Event{What: protocol.EventRestarted, Time: t.at.UnixMicro(), Why: t.why}, true
+}
+
+// freeze makes the state what the next broker is to find, whatever else ends now.
+func (s *Server) freeze(cause error) {
+	st := s.registry.state
+	st.set(atEnding, endingOf(cause))
+	st.frozen = true
+}
+
+// KeepControl adds the control socket to the store and the state. It must be called
+// before Serve, which takes the Listener of c.
+func (s *Server) KeepControl(c *Control) error {
+	fd, err := c.Listener.Dup()
+	if err != nil {
+		return err
+	}
+	s.control = fd
+	s.keep(storedControl, fd)
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.scratch = savedControl{c.id, c.path}.append(r.state.scratch[:0])
+	s.controlRecord = r.state.replace(s.controlRecord, kindControl)
+	return nil
+}
+
+// Descriptors returns all that a broker which takes over in this process has to be
+// passed: what Restore takes. Serve must have returned. They are the server's.
+func (s *Server) Descriptors() []Passed {
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := []Passed{{s.stateName, r.state.file}}
+	if s.control != nil {
+		all = append(all, Passed{storedControl, s.control})
+	}
+	for _, l := range r.sorted() {
+		all = append(all, Passed{storedSocket(r.tokens[l.socket]), l.socket.FD()})
+	}
+	return slices.Clip(all)
+}
+
+// inodeOf returns the number of a descriptor's inode, or 0.
+func inodeOf(fd *scmrights.FD) (ino uint64) {
+	_ = fd.Control(func(n uintptr) {
+		var st unix.Stat_t
+		if unix.Fstat(int(n), &st) == nil {
+			ino = st.Ino
+		}
+	})
+	return ino
+}
+
+// upgrade answers Upgrade.
+func (s *session) upgrade(c protocol.Call) error {
+	takeOver, err := s.mayUpgrade()
+	if err != nil {
+		s.refuse(c.Method, err)
+		return s.replyError(c, err)
+	}
+	takeOver()
+	<-s.ctx.Done() // whoever connects once this is answered is served by the next broker
+	if err := s.reply(c, nil, false); err != nil {
+		return err
+	}
+	return errStopping
+}
+
+func (s *session) mayUpgrade() (takeOver func(), err error) {
+	if !s.privileged() {
+		return nil, &protocol.PermissionDeniedError{}
+	}
+	if s.server.cfg.Upgrade == nil {
+		return nil, &protocol.UpgradeFailedError{Reasons: []string{"this broker cannot be upgraded"}}
+	}
+	return s.server.cfg.Upgrade()
+}
