@@ -1,0 +1,163 @@
+//go:build linux
+
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// StoreName is the name of the broker's end of the pair among what it is passed.
+const StoreName = "@store"
+
+// child is a broker that runs.
+type child struct {
+	pid   int
+	end   *os.File      // ours of the pair
+	told  chan message  // closed at its end
+	ended chan ending   // gets one
+	quit  chan struct{} // closed when nobody listens any more
+	ready bool          // since it began, or began again
+}
+
+// An ending is how a broker ended.
+type ending struct {
+	status syscall.WaitStatus
+	err    error
+}
+
+// code returns the exit status that passes it on.
+func (e ending) code() int {
+	switch {
+	case e.err != nil:
+		return 1
+	case e.status.Signaled():
+		return 128 + int(e.status.Signal())
+	}
+	return e.status.ExitStatus()
+}
+
+func (e ending) String() string {
+	switch {
+	case e.err != nil:
+		return e.err.Error()
+	case e.status.Signaled():
+		return "killed by signal " + strconv.Itoa(int(e.status.Signal())) + " (" + e.status.Signal().String() + ")"
+	}
+	return "exit status " + strconv.Itoa(e.status.ExitStatus())
+}
+
+// start starts a broker that gets all of h.
+func start(c Config, h held) (*child, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := scmrights.NewFD(pair[1])
+	defer theirs.Close()
+	ours := os.NewFile(uintptr(pair[0]), "broker")
+	var st unix.Stat_t
+	if err := unix.Fstat(pair[1], &st); err != nil {
+		_ = ours.Close()
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	files, names := []uintptr{0, 1, 2}, []string{}
+	for _, is := range h {
+		_ = is.FD.Control(func(fd uintptr) { files = append(files, fd) }) // nobody else closes it
+		names = append(names, is.Name)
+	}
+	files, names = append(files, uintptr(pair[1])), append(names, StoreName)
+	env := append(strip(c.Env), "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
+		c.StoreEnv+"="+fmt.Sprintf("%d:%d", len(files)-1, st.Ino))
+	pid, err := syscall.ForkExec(c.Program, c.Args, &syscall.ProcAttr{Env: env, Files: files})
+	runtime.KeepAlive(h)
+	if err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("start %s: %w", c.Program, err)
+	}
+	return watch(pid, ours)
+}
+
+// strip returns env less what is not for the broker.
+func strip(env []string) (stripped []string) {
+	for _, kv := range env {
+		key, _, _ := strings.Cut(kv, "=")
+		switch key {
+		case "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_PID":
+		default:
+			stripped = append(stripped, kv)
+		}
+	}
+	return stripped
+}
+
+// watch listens to a broker that runs, and waits for its end. It takes our end of the
+// pair, which close closes.
+func watch(pid int, end *os.File) (*child, error) {
+	conn, err := scmrights.NewConn(end)
+	if err != nil {
+		_ = end.Close()
+		return nil, err
+	}
+	c := &child{pid: pid, end: end, told: make(chan message), ended: make(chan ending, 1), quit: make(chan struct{})}
+	go c.listen(conn)
+	go func() {
+		var e ending
+		for {
+			_, e.err = syscall.Wait4(pid, &e.status, 0, nil)
+			if e.err != syscall.EINTR {
+				break
+			}
+		}
+		c.ended <- e
+	}()
+	return c, nil
+}
+
+// listen passes on what the broker tells, until its end.
+func (c *child) listen(conn *scmrights.Conn) {
+	defer close(c.told)
+	b := make([]byte, 8192)
+	for {
+		n, fds, err := conn.Recv(b, 1)
+		if errors.Is(err, scmrights.ErrTooMany) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case c.told <- message{string(b[:n]), fds}:
+		case <-c.quit:
+			scmrights.CloseAll(fds)
+			return
+		}
+	}
+}
+
+// close ends the connection with the broker.
+func (c *child) close() {
+	close(c.quit)
+	_ = c.end.Close()
+	if c.told == nil {
+		return
+	}
+	for m := range c.told {
+		scmrights.CloseAll(m.fds)
+	}
+}
+
+func (c *child) signal(s syscall.Signal) {
+	if c != nil {
+		_ = syscall.Kill(c.pid, s) // it may have ended; then it is waited for
+	}
+}
