@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
 // A process is a started program; the test's end kills it.
@@ -38,8 +40,7 @@ func start(t *testing.T, ready, name string, args ...string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		_ = p.wait()
+		fdtest.Stop(p.cmd.Process, func() { _ = p.wait() })
 	})
 	lines := bufio.NewScanner(out)
 	var said strings.Builder

@@ -25,7 +25,7 @@ const (
 func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
 	console := format == "console" || format == "auto" && terminal.Is(w)
 	if console {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !terminal.Is(w) || os.Getenv("NO_COLOR") != ""}
+		w = consoleOf(w)
 	}
 	var log zerolog.Logger
 	lines := diode.NewWriter(struct{ io.Writer }{w}, logBuffer, 0, func(missed int) {
@@ -43,4 +43,9 @@ func newLogger(w io.Writer, level zerolog.Level, format string) (zerolog.Logger,
 		case <-time.After(flushTime): // the process ends; what blocks ends with it
 		}
 	}
+}
+
+// consoleOf returns what writes events for people to w.
+func consoleOf(w io.Writer) io.Writer {
+	return zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !terminal.Is(w) || os.Getenv("NO_COLOR") != ""}
 }

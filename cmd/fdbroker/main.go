@@ -22,14 +22,25 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	// A crash ends by a signal, and not by Go's status 2, which is that of wrong usage:
+	// a service manager does not start that again.
+	debug.SetTraceback("crash")
 	// A log that nobody reads any more must not end the broker.
 	signal.Ignore(syscall.SIGPIPE)
+	self := findSelf()
+	self.rename()
+	if wantsKeeper(os.Args[1:], os.Getenv) {
+		os.Exit(keep(self))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal kills at once
+	if !self.kept {
+		context.AfterFunc(ctx, stop) // a second signal kills at once; under a keeper it is that which kills
+	}
 	// Heard from the start, so that a terminal that is closed never ends the broker.
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+	in := inputs{self: self, hangups: make(chan os.Signal, 1), upgrades: make(chan os.Signal, 1)}
+	signal.Notify(in.hangups, syscall.SIGHUP)
+	signal.Notify(in.upgrades, syscall.SIGUSR2)
 	args := os.Args[1:]
 	os.Args = slices.Clone(os.Args[:1]) // run is to be the last to have the others
-	os.Exit(run(ctx, args, hangups, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, args, in, os.Stdout, os.Stderr))
 }

@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			var stdout, stderr bytes.Buffer
-			status := run(context.Background(), strings.Fields(c.args), nil, &stdout, &stderr)
+			status := run(context.Background(), strings.Fields(c.args), inputs{}, &stdout, &stderr)
 			if status != c.status {
 				t.Errorf("exit status %d, want %d", status, c.status)
 			}
@@ -122,7 +122,7 @@ func TestNonRoot(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() { fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() }) })
 	path := dir + "/run/fdbroker/control"
 	waitReady(t, path)
 	for name, want := range map[string]os.FileMode{path: os.ModeSocket | 0o600, filepath.Dir(path): os.ModeDir | 0o755} {

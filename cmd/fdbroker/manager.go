@@ -23,12 +23,19 @@ type manager struct {
 	listeners atomic.Int64
 }
 
-func newManager(log zerolog.Logger) *manager {
+// newManager returns the manager that the environment tells of. A keeper, at the other
+// end of l, is told instead, and tells it.
+func newManager(log zerolog.Logger, l *link) (*manager, error) {
 	m, err := notify.FromEnvironment()
-	if err != nil {
+	if err != nil && l == nil { // else the keeper has said so
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
 	}
-	return &manager{Manager: m, log: log}
+	if l != nil {
+		if m, err = notify.Over(l.end, m); err != nil {
+			return nil, err
+		}
+	}
+	return &manager{Manager: m, log: log}, nil
 }
 
 func (m *manager) tell(states ...string) {

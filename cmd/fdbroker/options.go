@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,10 @@ SIGHUP, or 'fdclient reload', reads --config again: what is the same there keeps
 socket. A service manager may pass sockets (LISTEN_FDS): one by the name of a
 listener is used instead of binding, any other becomes a listener of its name.
 
+What is bound outlives the broker: a parent process, the keeper, or systemd's store
+has it too, and the next broker goes on with it. SIGTERM and SIGINT end both for good.
+SIGUSR2, or 'fdclient upgrade', makes the program that is now in its place take over.
+
 Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or go on, 2 wrong
 usage or configuration.
 `
@@ -59,6 +64,7 @@ type options struct {
 	level   zerolog.Level
 	format  string
 	check   bool
+	store   string
 }
 
 // errDone says that what was asked for is done, and there is nothing to run.
@@ -85,12 +91,14 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "do not take back, at the start, what an earlier broker's workers still hold")
 	level := fs.String("log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
 	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
+	fs.StringVar(&o.store, "store", storeAuto, "keep what is to outlive the broker in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's where it offers one, else a keeper")
 	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 
 	if len(args) > 0 && args[0] == complete.Verb {
 		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], map[string][]string{
 			"log-level": {"debug", "info", "warn", "error", "disabled"}, "log-format": {"console", "json", "auto"},
+			"store": {storeAuto, storeSystemd, storeKeeper, storeNone},
 		}))
 	}
 	err := fs.Parse(args)
@@ -111,6 +119,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	}
 	if o.format != "auto" && o.format != "console" && o.format != "json" {
 		return o, fmt.Errorf("--log-format %q: use auto, console or json", o.format)
+	}
+	if !slices.Contains([]string{storeAuto, storeSystemd, storeKeeper, storeNone}, o.store) {
+		return o, fmt.Errorf("--store %q: use auto, systemd, keeper or none", o.store)
 	}
 	if err := checkLimits(fs); err != nil {
 		return o, err

@@ -6,18 +6,61 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/internal/activation"
 )
 
-// passedSockets returns the sockets that a service manager has passed, each by a
-// name that a listener can have and no other has; the caller must close them.
-func passedSockets() ([]server.Passed, error) {
+// passed is what this process was passed. Its owner must close it.
+type passed struct {
+	sockets []server.Passed // each by a name that a listener can have and no other has
+	stored  []server.Passed // of an earlier broker
+	link    *link           // to the keeper; nil: there is none
+}
+
+func (p passed) close() {
+	closePassed(p.sockets)
+	closePassed(p.stored)
+	if p.link != nil {
+		_ = p.link.end.Close()
+	}
+}
+
+// takePassed returns what this process was passed.
+func takePassed() (p passed, err error) {
 	all, err := activation.Take()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
+	var sockets []activation.Passed
+	for _, d := range all {
+		switch {
+		case d.Name == keeper.StoreName && p.link == nil:
+			f, ferr := d.FD.File("keeper")
+			if ferr != nil {
+				err = errors.Join(err, ferr)
+				continue
+			}
+			p.link = &link{f}
+		case server.IsStored(d.Name):
+			p.stored = append(p.stored, server.Passed{Name: d.Name, FD: d.FD})
+		default:
+			sockets = append(sockets, d)
+		}
+	}
+	var serr error
+	p.sockets, serr = namedSockets(sockets)
+	if err = errors.Join(err, serr); err != nil {
+		p.close()
+		return passed{}, err
+	}
+	return p, nil
+}
+
+// namedSockets checks the names of sockets that a service manager has passed. It takes
+// the sockets, and the caller must close the result.
+func namedSockets(all []activation.Passed) ([]server.Passed, error) {
 	const help = "(with systemd, each socket needs a .socket unit of its own with FileDescriptorName=NAME)"
 	var errs []error
 	passed := make([]server.Passed, len(all))

@@ -44,8 +44,7 @@ func startBroker(t *testing.T, name string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() })
 	})
 	fdtest.Eventually(t, "the broker answers", func() bool { return exec.Command("fdclient", "ping").Run() == nil })
 }

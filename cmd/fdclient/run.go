@@ -35,6 +35,7 @@ Verbs:
   put NAME             store a socket that was made elsewhere
   adopt NAME --pid N   store the socket of a server that runs
   reload               make the broker read its configuration file again
+  upgrade              make the broker go on with the program that is now in its place
   addr NAME            print the address that a listener is bound to
   ping                 see whether a broker answers
   completion SHELL     print what makes a shell complete both commands
@@ -76,7 +77,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.

@@ -18,6 +18,11 @@ import (
 // first is the number of the first descriptor (SD_LISTEN_FDS_START).
 const first = 3
 
+// StoreEnv is set by a parent that cannot know the pid of its child, which LISTEN_PID
+// would be, before it starts: NUMBER:INODE of a socket that is among what it passes.
+// Nobody else has that one there.
+const StoreEnv = "FDBROKER_STORE"
+
 // Passed is a descriptor that was passed.
 type Passed struct {
 	Name   string // "unknown" where none was given
@@ -32,7 +37,7 @@ type Passed struct {
 // be told from these.
 func Take() ([]Passed, error) {
 	env := make(map[string]string)
-	for _, key := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"} {
+	for _, key := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", StoreEnv} {
 		if value, set := os.LookupEnv(key); set {
 			env[key] = value
 			_ = os.Unsetenv(key)
@@ -66,6 +71,9 @@ func Take() ([]Passed, error) {
 // ours reports whether the variables are for this process: by its pid and, where
 // given and to be had, by the inode of its pidfd, which no other process ever has.
 func ours(env map[string]string) bool {
+	if env["LISTEN_FDS"] != "" && ByStore(env[StoreEnv]) {
+		return true
+	}
 	if env["LISTEN_FDS"] == "" || env["LISTEN_PID"] != strconv.Itoa(os.Getpid()) {
 		return false
 	}
@@ -103,4 +111,20 @@ func closeOnExec(count int) error {
 		}
 	}
 	return nil
+}
+
+// ByStore reports whether the value of StoreEnv is for this process.
+func ByStore(value string) bool {
+	number, inode, _ := strings.Cut(value, ":")
+	n, err := strconv.Atoi(number)
+	var st unix.Stat_t
+	if err != nil || n < first || unix.Fstat(n, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return false
+	}
+	return strconv.FormatUint(st.Ino, 10) == inode
+}
+
+// Store returns the value of StoreEnv for the descriptor at index i of those passed.
+func Store(i int, inode uint64) string {
+	return strconv.Itoa(first+i) + ":" + strconv.FormatUint(inode, 10)
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // helperEnv names the helper that a test binary is started as.
@@ -29,7 +31,7 @@ func Main(m *testing.M, helpers map[string]func(args []string) int) {
 }
 
 // Helper returns a command that runs the named helper of this test binary. The
-// test's end kills it if it still runs, and waits for it.
+// test's end ends it if it still runs, and waits for it.
 func Helper(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
@@ -42,11 +44,19 @@ func Helper(t testing.TB, name string, args ...string) *exec.Cmd {
 	cmd.Stderr = os.Stderr
 	t.Cleanup(func() {
 		if cmd.Process != nil && cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+			Stop(cmd.Process, func() { _ = cmd.Wait() })
 		}
 	})
 	return cmd
+}
+
+// Stop ends a process, and waits for it by wait. It is told to end first: a keeper that
+// is killed is survived by its broker.
+func Stop(p *os.Process, wait func()) {
+	_ = p.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(patience/4, func() { _ = p.Kill() })
+	defer kill.Stop()
+	wait()
 }
 
 // Build builds the commands of these import paths into dir, under their own names.

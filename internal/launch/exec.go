@@ -71,6 +71,9 @@ func (p *Program) replace(parentDeath int) error {
 	if err := setParentDeathSignal(parentDeath); err != nil {
 		return err
 	}
+	if err := p.hold(); err != nil {
+		return err
+	}
 	undo, err := p.place()
 	if err != nil {
 		return err

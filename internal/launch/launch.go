@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -35,6 +36,7 @@ type Program struct {
 	env   []string
 	fds   []*scmrights.FD
 	first int // the number of the first socket
+	held  []syscall.Signal
 }
 
 // Prepare checks all that can be checked while an error costs nothing, and

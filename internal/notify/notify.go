@@ -9,8 +9,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,6 +31,10 @@ const sendTime = time.Second
 type Manager struct {
 	addr     *net.UnixAddr
 	watchdog time.Duration
+
+	pair *os.File // instead of addr, see Over
+	mu   sync.Mutex
+	conn *scmrights.Conn // of pair; one message at a time
 }
 
 // FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and
@@ -44,7 +50,7 @@ func FromEnvironment() (*Manager, error) {
 	case address[0] != '/' && address[0] != '@':
 		return nil, errors.Join(fmt.Errorf("NOTIFY_SOCKET=%s: neither a path nor an abstract name, and nothing else is supported", address), err)
 	}
-	return &Manager{&net.UnixAddr{Net: "unixgram", Name: address}, interval}, err
+	return &Manager{addr: &net.UnixAddr{Net: "unixgram", Name: address}, watchdog: interval}, err
 }
 
 func take(key string) string {
@@ -79,17 +85,7 @@ func (m *Manager) Tell(states ...string) error {
 	if m == nil {
 		return nil
 	}
-	// A connection for each message: the manager may have made its socket anew.
-	c, err := net.DialUnix("unixgram", nil, m.addr)
-	if err != nil {
-		return fmt.Errorf("tell the service manager: %w", err)
-	}
-	defer c.Close()
-	_ = c.SetWriteDeadline(time.Now().Add(sendTime))
-	if _, err := c.Write([]byte(strings.Join(states, "\n"))); err != nil {
-		return fmt.Errorf("tell the service manager: %w", err)
-	}
-	return nil
+	return m.send([]byte(strings.Join(states, "\n")))
 }
 
 // Status is the state that describes the service in one line.

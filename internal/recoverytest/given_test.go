@@ -69,7 +69,7 @@ func TestNotGivenBack(t *testing.T) {
 		return err == nil
 	})
 	b.kill()
-	b = r.start("fdbroker", specs...)
+	b = r.start("fdbroker", append([]string{"--store=none"}, specs...)...)
 	fdtest.Eventually(t, "the broker waits", func() bool { return strings.Contains(b.out.String(), `"waiting for a worker`) })
 	for _, c := range []struct {
 		name, how string

@@ -119,7 +119,7 @@ func (p *process) pid() int { return p.Process.Pid }
 // broker starts a broker and waits until it answers.
 func (r *rig) broker(args ...string) *process {
 	r.t.Helper()
-	p := r.start("fdbroker", args...)
+	p := r.start("fdbroker", append([]string{"--store=none"}, args...)...)
 	fdtest.Eventually(r.t, "the broker is ready", func() bool {
 		return strings.Contains(p.out.String(), `"ready"`) || p.exited()
 	})
@@ -138,7 +138,7 @@ func (p *process) exited() bool {
 // fails starts a broker that cannot start, and returns what it says.
 func (r *rig) fails(args ...string) string {
 	r.t.Helper()
-	p := r.start("fdbroker", args...)
+	p := r.start("fdbroker", append([]string{"--store=none"}, args...)...)
 	exit, ok := errors.AsType[*exec.ExitError](p.wait())
 	if !ok || exit.ExitCode() != 1 {
 		r.t.Fatalf("exit status %v, want 1:\n%s", exit, p.out.String())

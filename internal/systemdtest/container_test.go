@@ -121,8 +121,7 @@ func start(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() })
 	})
 }
 

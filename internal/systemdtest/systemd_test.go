@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +37,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("main job", func(t *testing.T) { b.t = t; testMainJob(t, b) })
 	t.Run("reload", func(t *testing.T) { b.t = t; testReload(t, b) })
 	t.Run("worker killed under load", func(t *testing.T) { b.t = t; testKilled(t, b) })
+	t.Run("restart", func(t *testing.T) { b.t = t; testRestart(t, b) })
 	t.Run("not ready before all is bound", func(t *testing.T) { b.t = t; testNotReady(t, b) })
 	t.Run("socket-fed", func(t *testing.T) { b.t = t; testSocketFed(t, b) })
 	t.Run("put", func(t *testing.T) { b.t = t; testPut(t, b) })
@@ -138,6 +141,59 @@ func testKilled(t *testing.T, b *box) {
 		t.Errorf("%d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
 	}
 	fdtest.Eventually(t, "systemd has started the worker again", func() bool { return len(b.list().Holders) == 2 })
+}
+
+// testRestart: whatever ends the broker, nothing is refused or dropped, and the next one
+// has the same sockets and knows the same holders.
+func testRestart(t *testing.T, b *box) {
+	const impatient = "[Service]\nWatchdogSec=1\nTimeoutAbortSec=100ms\nRestartSec=100ms\n"
+	dir := b.dir + "/etc/systemd/system/fdbroker.service.d"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/impatient.conf", []byte(impatient), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.do("systemctl", "daemon-reload")
+	b.do("systemctl", "restart", "fdbroker")
+	for name, restart := range map[string]func(was string){
+		"systemctl restart": func(string) { b.do("systemctl", "restart", "fdbroker") },
+		"kill -9":           func(string) { b.do("systemctl", "kill", "--signal=KILL", "fdbroker") },
+		"watchdog":          func(string) { b.do("systemctl", "kill", "--signal=STOP", "fdbroker") },
+		"fdclient upgrade":  func(was string) { b.do("fdclient", "upgrade") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.t = t
+			cookie, holders := b.cookie(), b.list().Holders
+			load := startLoad(t)
+			for range 3 {
+				load.more(20)
+				was := b.property("MainPID")
+				restart(was)
+				fdtest.Eventually(t, "the next one answers", func() bool {
+					out, err := b.run("fdclient", "ping")
+					now := b.property("MainPID")
+					return err == nil && strings.Contains(out, "answers") && now != "0" && (now != was) == (name != "fdclient upgrade")
+				})
+				load.more(20)
+				now := b.list().Holders
+				if !slices.EqualFunc(holders, now, func(a, b protocol.Holder) bool { return a.Grant == b.Grant && a.PID == b.PID }) {
+					t.Errorf("holders: %+v, were %+v", now, holders)
+				}
+			}
+			load.stop()
+			if load.refused.Load()+load.dropped.Load() > 0 {
+				t.Errorf("%d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
+			}
+			if b.cookie() != cookie {
+				t.Error("the broker has another socket")
+			}
+			if n := b.property("NFileDescriptorStore"); n != "3" { // control socket, state, listener
+				t.Errorf("systemd keeps %s descriptors", n)
+			}
+		})
+	}
+	b.t = t
 }
 
 // testNotReady: the start fails, and the journal says why.

@@ -30,8 +30,7 @@ func startBroker(t *testing.T, dir string, args ...string) (control string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() })
 		if t.Failed() {
 			t.Logf("the broker said:\n%s", log.String())
 		}

@@ -1,0 +1,62 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/spf13/pflag"
+)
+
+var upgradeVerb = verb{
+	name:  "upgrade",
+	usage: "upgrade",
+	help: `Makes the program that is now where the broker was started from take over from it, in
+the same process, with all listeners and grants, and prints its version once it
+answers. Where that program does not accept the broker's flags and configuration
+(fdbroker --check), the broker goes on and the answer says why. No connection is
+lost, and holders notice nothing. Only root and the user that the broker runs as may
+do this.
+`,
+	define: defineUpgrade,
+	failed: exitFailed,
+	wrong:  exitUsage,
+}
+
+func defineUpgrade(*pflag.FlagSet) action {
+	return func(ctx context.Context, c command) error {
+		if len(c.args) > 0 {
+			return usagef("unexpected argument %q", c.args[0])
+		}
+		client := broker.Client{Socket: c.socket}
+		if err := client.Upgrade(ctx); err != nil {
+			_ = client.Close()
+			return err
+		}
+		_ = client.Close()
+		info, err := nextInfo(ctx, c.socket)
+		if err != nil {
+			return fmt.Errorf("after the upgrade: %w", err)
+		}
+		fmt.Fprintln(c.out, "upgraded to", protocol.Printable(info.Product), protocol.Printable(info.Version))
+		return nil
+	}
+}
+
+// nextInfo asks the new broker. The call waits in the queue of the control socket, unless
+// the old one has accepted it at the very last moment.
+func nextInfo(ctx context.Context, socket string) (info protocol.Info, err error) {
+	for range 3 {
+		next := broker.Client{Socket: socket}
+		info, err = next.Info(ctx)
+		_ = next.Close()
+		if !errors.Is(err, broker.ErrLost) {
+			break
+		}
+	}
+	return info, err
+}
