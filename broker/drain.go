@@ -22,6 +22,20 @@ const GenerationEnv = "FDBROKER_GENERATION"
 // [net.ErrClosed] as well.
 var ErrDrained = errors.New("asked to leave by the broker")
 
+// ErrUnasked says that Drain could not ask all: processes that the broker may not send
+// their signal. It is a *[UnaskedError].
+var ErrUnasked = errors.New("not all were asked to leave")
+
+// UnaskedError says how many processes Drain could not ask to leave.
+type UnaskedError struct{ Count int }
+
+// Is reports whether target is [ErrUnasked].
+func (e *UnaskedError) Is(target error) bool { return target == ErrUnasked }
+
+func (e *UnaskedError) Error() string {
+	return fmt.Sprintf("processes that the broker could not signal: %d (its log says which; it takes a broker of their user, or one with CAP_KILL)", e.Count)
+}
+
 // drainedError is the error of a socket that was closed because of a drain.
 type drainedError struct{ op string }
 
@@ -48,7 +62,8 @@ type DrainOptions struct {
 // [Client.Get] gets the signal it has named. Users other than root and the broker's
 // own ask grants of their own only.
 //
-// Errors: [ErrUnknownName], [ErrDenied].
+// Errors: [ErrUnknownName], [ErrDenied], and [ErrUnasked], with which drained is what it
+// is without.
 func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (drained int, err error) {
 	p := protocol.DrainParameters{Names: names}
 	if o.Before != 0 {
@@ -56,24 +71,33 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 	}
 	var reply protocol.DrainReply
 	if o.Progress == nil {
-		return reply.Drained, c.call(ctx, protocol.MethodDrain, p, &reply)
+		err = c.call(ctx, protocol.MethodDrain, p, &reply)
+	} else {
+		err = c.seeOff(ctx, p, &reply, o.Progress)
 	}
-	err = c.stream(ctx, protocol.MethodDrain, p, func(m protocol.Message) (bool, error) {
+	if err == nil && reply.Failed > 0 {
+		err = &UnaskedError{reply.Failed}
+	}
+	return reply.Drained, err
+}
+
+// seeOff makes the call until all have left, and tells progress how many have not.
+func (c *Client) seeOff(ctx context.Context, p protocol.DrainParameters, reply *protocol.DrainReply, progress func(int)) error {
+	return c.stream(ctx, protocol.MethodDrain, p, func(m protocol.Message) (bool, error) {
 		raw, err := parametersOf(m)
 		if err != nil {
 			return false, err
 		}
-		if err := decode(raw, &reply); err != nil {
+		*reply = protocol.DrainReply{}
+		if err := decode(raw, reply); err != nil {
 			return false, err
 		}
 		if reply.Left == nil {
 			return false, malformedf("reply: not how many are left")
 		}
-		drained = max(drained, reply.Drained)
-		o.Progress(*reply.Left)
+		progress(*reply.Left)
 		return *reply.Left > 0, nil
 	})
-	return drained, err
 }
 
 // Deploy makes the broker know this process as one that starts workers of the named

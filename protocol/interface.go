@@ -175,6 +175,7 @@ type DrainParameters struct {
 type DrainReply struct {
 	Drained int  `json:"drained"`
 	Left    *int `json:"left,omitempty"`
+	Failed  int  `json:"failed,omitempty"`
 }
 
 // DeployParameters are the parameters of Deploy.

@@ -21,9 +21,6 @@ type deploy struct {
 // enroll makes a deploy of c known, unless it has been replaced already.
 func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*deploy, error) {
 	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l}
-	if d.generation > r.lastID {
-		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
-	}
 	for _, name := range d.names {
 		l := r.listeners[name]
 		switch {
@@ -34,6 +31,7 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}
 	}
+	r.countFrom(d.generation)
 	if d.generation == 0 {
 		d.generation = r.newID()
 	}
@@ -86,7 +84,7 @@ func (s *session) enroll(c protocol.Call) (d *deploy, err error) {
 	if err := protocol.DecodeParameters(c.Parameters, &p); err != nil {
 		return nil, err
 	}
-	if p.Generation < 0 {
+	if p.Generation < 0 || p.Generation > maxGeneration {
 		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
 	}
 	if len(p.Names) > 0 {

@@ -3,39 +3,47 @@
 package server
 
 import (
-	"os"
+	"errors"
 	"slices"
-	"strings"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // drain asks grants of the named listeners that are older than before to leave, and
-// returns those that were asked, now or earlier, and have not left. Names that the
-// caller may not get are errors, and then nobody is asked.
-func (r *registry) drain(c *client, names []string, before *int64) ([]*grant, error) {
+// returns those that were asked, now or earlier, and have not left, and how many could
+// not be asked. Who waits and is older gets no place any more. Names that the caller may
+// not get are errors, and then nobody is asked.
+func (r *registry) drain(c *client, names []string, before *int64) (asked []*grant, failed int, err error) {
+	if c.server.desk.ctx.Err() != nil {
+		return nil, 0, errStopping // the next broker would not know of it
+	}
 	listeners, err := r.listenersFor(c, names)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	limit := r.lastID + 1
 	if before != nil {
 		limit = min(*before, limit)
 	}
-	var asked []*grant
+	seen := make(map[*grant]bool)
 	for _, l := range listeners {
 		l.sent.away(c, limit)
 		r.saveListener(l)
 		for _, g := range slices.Clone(l.holders) {
-			if g.generation < limit && c.mayDrain(g.peer) && !slices.Contains(asked, g) && r.askToLeave(g) {
+			if seen[g] || g.generation >= limit || !c.mayDrain(g.peer) {
+				continue
+			}
+			seen[g] = true
+			if r.askToLeave(g) {
 				asked = append(asked, g)
+			} else if !g.ended {
+				failed++
 			}
 		}
 	}
 	r.replaceDeploys(c, names, limit, asked)
 	r.freed = true // for those who wait and have been sent away
-	return asked, nil
+	return asked, failed, nil
 }
 
 // listenersFor returns the listeners of these names, all of which c may get.
@@ -57,58 +65,6 @@ func (r *registry) listenersFor(c *client, names []string) ([]*listener, error) 
 // mayDrain reports whether c may ask a process of p to leave.
 func (c *client) mayDrain(p peer) bool {
 	return c.privileged() || p.uid == c.peer.uid && p.uid != overflowID
-}
-
-// eventUnasked is what the log alone is told: a process that cannot be signalled.
-const eventUnasked = "unasked"
-
-// askToLeave makes g draining, and tells its process or its connection, once. It
-// returns false where that has ended, or cannot be told.
-func (r *registry) askToLeave(g *grant) bool {
-	switch {
-	case g.draining:
-		return true
-	case g.pidfd != nil && exited(g.pidfd):
-		r.end(g, endExited)
-		return false
-	case g.pidfd != nil && g.signal != 0:
-		if err := sendSignal(g); err != nil {
-			r.note(event{what: eventUnasked, grant: g, names: g.names(), err: err})
-			return false
-		}
-	case g.more:
-		g.event = protocol.EventDrain
-		if g.link != nil {
-			g.link.wake()
-		}
-	}
-	g.draining = true
-	r.saveGrant(g)
-	r.noteGrant(protocol.EventDraining, g, "", g.names)
-	return true
-}
-
-// sendSignal sends the process of g its drain signal. As that goes by its pidfd, it
-// cannot reach another one that got its pid since.
-func sendSignal(g *grant) error {
-	var err error
-	if cerr := g.pidfd.Control(func(fd uintptr) {
-		err = unix.PidfdSendSignal(int(fd), g.signal, nil, 0)
-	}); cerr != nil {
-		return cerr
-	}
-	return os.NewSyscallError("pidfd_send_signal", err)
-}
-
-// signalNamed returns the signal of that name, which has no "SIG" in front.
-func signalNamed(name string) (unix.Signal, error) {
-	if name == "" {
-		return 0, nil
-	}
-	if n := unix.SignalNum("SIG" + name); n != 0 && name == strings.ToUpper(name) {
-		return n, nil
-	}
-	return 0, &protocol.InvalidParameterError{Parameter: "drainSignal"}
 }
 
 // sent is up to which generation the holders of a listener have been sent away. Who
@@ -178,38 +134,39 @@ func (s *session) drain(c protocol.Call) error {
 		err = &protocol.InvalidParameterError{Parameter: "before"}
 	}
 	var d *departure
-	n := 0
+	var reply protocol.DrainReply
 	if err == nil {
 		s.server.locked(func() {
 			var asked []*grant
-			asked, err = s.server.registry.drain(&s.client, p.Names, p.Before)
-			if n = len(asked); c.More && n > 0 {
+			asked, reply.Failed, err = s.server.registry.drain(&s.client, p.Names, p.Before)
+			if reply.Drained = len(asked); c.More && !c.Oneway {
 				d = s.server.registry.departing(s, asked)
 			}
 		})
+	}
+	if errors.Is(err, errStopping) {
+		return err
 	}
 	if err != nil {
 		s.refuse(c.Method, err)
 		return s.replyError(c, err)
 	}
-	l := s.server.log.Info().Strs("names", p.Names).Int("count", n)
+	l := s.server.log.Info().Strs("names", p.Names).Int("count", reply.Drained).Int("failed", reply.Failed)
 	s.peer.addTo(l)
 	l.Msg("drained")
-	switch {
-	case !c.More || c.Oneway:
-		return s.reply(c, protocol.DrainReply{Drained: n}, false)
-	case d == nil:
-		return s.reply(c, protocol.DrainReply{Left: new(0)}, false)
+	if d == nil {
+		return s.reply(c, reply, false)
 	}
 	defer s.server.locked(func() { s.server.registry.giveUp(d) })
-	return s.seeOff(c, d, n)
+	return s.seeOff(c, d, reply)
 }
 
-// seeOff tells the client of d's n grants as they leave.
-func (s *session) seeOff(c protocol.Call, d *departure, n int) error {
+// seeOff tells the client of d's grants as they leave.
+func (s *session) seeOff(c protocol.Call, d *departure, reply protocol.DrainReply) error {
 	r := s.server.registry
-	for left := n; ; {
-		if err := s.reply(c, protocol.DrainReply{Drained: n, Left: &left}, left > 0); err != nil || left == 0 {
+	for left := reply.Drained; ; {
+		reply.Left = &left
+		if err := s.reply(c, reply, left > 0); err != nil || left == 0 {
 			return err
 		}
 		if err := s.park(func() bool {

@@ -62,16 +62,8 @@ func (s *session) request(c protocol.Call) (q *request, wait bool, err error) {
 	if err := s.checkNames(p.Names); err != nil {
 		return nil, false, err
 	}
-	signal, err := signalNamed(p.DrainSignal)
-	if err != nil {
+	if q, err = s.client.request(&p, s, c.More); err != nil {
 		return nil, false, err
-	}
-	if p.Generation < 0 {
-		return nil, false, &protocol.InvalidParameterError{Parameter: "generation"}
-	}
-	q = &request{
-		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation, resume: p.Resume,
-		client: &s.client, link: s, more: c.More,
 	}
 	if c.More || s.peer.pid == 0 {
 		return q, p.Wait, nil

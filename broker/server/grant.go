@@ -149,7 +149,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		if g.id == 0 {
 			g.id = r.newID()
 		}
-		if g.generation = min(q.generation, g.id); g.generation == 0 {
+		if g.generation = q.generation; g.generation == 0 {
 			g.generation = g.id
 		}
 		if q.process != nil {

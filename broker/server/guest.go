@@ -88,15 +88,8 @@ func (g *guest) answer(b []byte) (stays bool) {
 		}
 		g.unread = false
 	}
-	signal, err := signalNamed(p.DrainSignal)
-	if err != nil {
-		return g.promote(b)
-	}
-	q := &request{
-		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation, resume: p.Resume,
-		client: &g.client, link: g, more: more,
-	}
-	if !more && !g.follow(q) {
+	q, err := g.request(&p, g, more)
+	if err != nil || !more && !g.follow(q) {
 		return g.promote(b)
 	}
 	g.server.locked(func() { g.server.registry.askNow(q) })

@@ -41,17 +41,28 @@ func (r *registry) forget(g *grant) {
 // again, if it is kept for its process. It reports whether it did. What q is
 // decided with has the listeners in the order in which q names them.
 func (r *registry) resume(q *request) bool {
+	if q.resume == 0 || r.state.frozen {
+		return false
+	}
 	g := r.grants[q.resume]
-	if q.resume == 0 || r.state.frozen || g == nil || !g.kept || !q.more || g.peer.pid != q.client.peer.pid || g.peer.uid != q.client.peer.uid {
+	if g == nil || !g.kept || !q.more || g.peer.pid != q.client.peer.pid || g.peer.uid != q.client.peer.uid || exited(g.pidfd) {
 		return false
 	}
 	sockets := make([]*socket.Socket, len(q.names))
 	for i, name := range q.names {
 		j := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.socket.Spec().Name == name })
 		if j < 0 {
+			r.end(g, endDisconnected) // of what it had, this is all that is left; its places are for the new grant
 			return false
 		}
 		sockets[i] = g.listeners[j].socket
+	}
+	for _, l := range slices.Clone(g.listeners) { // what its process has closed meanwhile
+		if !slices.Contains(q.names, l.socket.Spec().Name) {
+			r.leave(g, l)
+			r.restore(l)
+			r.freed = true
+		}
 	}
 	r.lifetimes.remove(g.pidfd)
 	_ = g.pidfd.Close()

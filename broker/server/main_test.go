@@ -477,7 +477,8 @@ func readLine(r io.Reader) (string, error) {
 }
 
 // workerHelper obeys its standard input, line by line: "exec" executes itself,
-// "reconnect" drops its connection; all else it sends to the broker, and prints
+// "reconnect" drops its connection, "user" connects as another one, "next" reads one
+// more reply; all else it sends to the broker, and prints
 // the reply after the number of its descriptors.
 func workerHelper(args []string) int {
 	var conn *protocol.Conn
@@ -495,13 +496,24 @@ func workerHelper(args []string) int {
 			_ = uc.Close()
 			conn = nil
 			continue
+		case strings.HasPrefix(line, "user "):
+			uid, _ := strconv.Atoi(line[len("user "):])
+			if err := syscall.Setresuid(-1, uid, -1); err != nil {
+				fmt.Println(err)
+				return 1
+			}
 		}
 		if conn == nil {
 			if uc, err = net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: args[0]}); err == nil {
 				conn, err = protocol.NewConn(uc, protocol.MaxReply, scmrights.MaxFDs)
 			}
 		}
-		if err == nil {
+		if err == nil && os.Geteuid() != os.Getuid() {
+			if err = syscall.Setresuid(-1, os.Getuid(), -1); err == nil {
+				continue
+			}
+		}
+		if err == nil && line != "next" {
 			_ = conn.Send(append([]byte(line), 0)) // one that was turned away has a reply too
 		}
 		var m protocol.Message

@@ -196,6 +196,15 @@ func (r *registry) sorted() []*listener {
 	return all
 }
 
+// countFrom makes all ids that come greater than one that somebody has from an earlier
+// broker.
+func (r *registry) countFrom(id int64) {
+	if id > r.lastID {
+		r.lastID = id
+		r.state.set(atLastID, uint64(id))
+	}
+}
+
 // newID returns the next grant's id. Ids grow, so that they tell who was first.
 func (r *registry) newID() int64 {
 	r.lastID++

@@ -21,7 +21,7 @@ func (s *Server) report(e event) {
 	case eventUnasked:
 		l := s.log.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
 		e.grant.peer.addTo(l)
-		l.Msg("cannot send the drain signal: it takes a broker of the same user, or one with CAP_KILL")
+		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
 	case "granted", "draining", "ended":
 		l := s.log.Debug()
 		if l == nil {

@@ -34,6 +34,35 @@ type request struct {
 	sockets []*socket.Socket
 }
 
+// maxGeneration bounds what a client may say its generation is, so that the ids that
+// come after it can be told apart in any language.
+const maxGeneration = 1 << 52
+
+// request makes the request that a Get of c asks for, without the process that it is
+// to last as long as.
+func (c *client) request(p *protocol.GetParameters, l link, more bool) (*request, error) {
+	signal, err := signalNamed(p.DrainSignal)
+	if err != nil {
+		return nil, err
+	}
+	if p.Generation < 0 || p.Generation > maxGeneration {
+		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
+	}
+	return &request{
+		names: p.Names, blocking: p.Blocking, drainSignal: signal, generation: p.Generation, resume: p.Resume,
+		client: c, link: l, more: more,
+	}, nil
+}
+
+// age returns what decides whether q has been sent away: its generation, or that of the
+// grant that it will become. It is 0 where it comes only now.
+func (q *request) age() int64 {
+	if q.generation != 0 {
+		return q.generation
+	}
+	return q.id
+}
+
 // ask decides q, or puts it in the queue where it may wait and has to.
 func (r *registry) ask(q *request, wait bool) {
 	q.since = time.Now()
@@ -131,23 +160,20 @@ func (r *registry) try(q *request) (err error, final bool) {
 	if q.client.server.desk.ctx.Err() != nil {
 		return errStopping, false // grants end now whose holders go on
 	}
+	r.countFrom(q.generation)
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
 		l := r.listeners[name]
-		if l == nil && r.pending[name] != nil {
-			return &protocol.PendingError{Name: name}, false
-		}
 		if l == nil {
-			never := socket.CheckName(name) != nil // nothing can ever be bound by it
-			return &protocol.UnknownNameError{Name: name}, never
+			return r.missing(q, i)
 		}
 		options := l.socket.Spec().Options
 		if !q.client.may(options) {
 			return &protocol.DeniedError{Name: name, UID: q.client.peer.uid, Allow: allowed(options)}, true
 		}
-		if l.sent.has(q.client, q.generation) {
-			return &protocol.ReplacedError{Name: name, Generation: q.generation}, true
+		if l.sent.has(q.client, q.age()) {
+			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 		listeners[i] = l
 	}
@@ -168,6 +194,21 @@ func (r *registry) try(q *request) (err error, final bool) {
 		own = nil
 	}
 	return r.grant(q, own, listeners), true
+}
+
+// missing says why q cannot be granted, whose name i is not bound, and whether waiting is
+// of no use: where it never can be, or q has been sent away from one that comes after it.
+func (r *registry) missing(q *request, i int) (err error, final bool) {
+	for _, name := range q.names[i+1:] {
+		if l := r.listeners[name]; l != nil && l.sent.has(q.client, q.age()) {
+			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
+		}
+	}
+	name := q.names[i]
+	if r.pending[name] != nil {
+		return &protocol.PendingError{Name: name}, false
+	}
+	return &protocol.UnknownNameError{Name: name}, socket.CheckName(name) != nil
 }
 
 // grantOf returns the grant that the process of q, or else its connection, has

@@ -21,7 +21,8 @@ var drainVerb = verb{
 leave: a process that 'fdclient get' became gets its --drain-signal, a Go worker is
 told by its listener. What is queued waits for whoever comes next. Prints how many
 were asked and, with --wait, how many of them left in time; where some did not, it
-says who, and the exit status is 1.
+says who, and the exit status is 1. It is 1 as well where the broker may not signal
+one of them. Who waits for a place and is as old is turned away.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -48,7 +49,7 @@ func defineDrain(fs *pflag.FlagSet) action {
 		defer client.Close()
 		if *wait == 0 {
 			n, err := client.Drain(ctx, broker.DrainOptions{Before: *before}, c.args...)
-			if err == nil {
+			if err == nil || errors.Is(err, broker.ErrUnasked) {
 				fmt.Fprintln(c.out, asked(n))
 			}
 			return err
@@ -68,10 +69,11 @@ func drain(ctx context.Context, c command, client *broker.Client, before int64, 
 			fmt.Fprintln(c.out, asked(n))
 		}
 	}}, c.args...)
-	if n > 0 && (err == nil || errors.Is(err, context.DeadlineExceeded)) {
+	timedOut := errors.Is(err, context.DeadlineExceeded)
+	if n > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
 		fmt.Fprintf(c.out, "%d of %d left\n", n-left, n)
 	}
-	if !errors.Is(err, context.DeadlineExceeded) {
+	if !timedOut {
 		return err
 	}
 	return fmt.Errorf("after %v there are still: %s", limit, staying(c, client))

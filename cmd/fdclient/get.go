@@ -158,6 +158,7 @@ func missing(c command) error {
 
 func holding(list protocol.ListReply, name string) []protocol.Holder {
 	return slices.DeleteFunc(slices.Clone(list.Holders), func(h protocol.Holder) bool {
-		return h.State != protocol.StateActive || !slices.Contains(h.Names, name)
+		holds := h.State == protocol.StateActive || h.State == protocol.StateDraining
+		return !holds || !slices.Contains(h.Names, name)
 	})
 }
