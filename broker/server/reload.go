@@ -55,7 +55,11 @@ func (s *Server) Configure(specs []socket.Spec, passed []Passed) error {
 	if err := t.plan(all, len(specs)); err != nil {
 		return err
 	}
-	return t.make()
+	if err := t.make(); err != nil {
+		return err
+	}
+	s.dropOrphans()
+	return nil
 }
 
 // Reload makes specs the configuration, all of it or nothing. What was configured
@@ -220,8 +224,8 @@ func (t *transition) open(spec socket.Spec) {
 	if fd := t.passed[spec.Name]; fd != nil {
 		delete(t.passed, spec.Name)
 		sock, err = socket.Adopt(spec, fd)
-	} else if fd := t.server.orphan(spec); fd != nil {
-		sock, err = socket.Retake(spec, fd)
+	} else if sock = t.server.retakeOrphan(spec); sock != nil {
+		t.server.log.Warn().Str("name", spec.Name).Str("address", sock.Address()).Msg("known again by its address")
 	} else if len(t.old) > 0 {
 		sock, settle, err = socket.OpenBeside(spec, t.old)
 	} else if t.recovers {

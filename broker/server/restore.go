@@ -143,6 +143,9 @@ func (s *Server) takeover(t *Takeover, was saved, sockets map[uint32]*scmrights.
 		}
 	}
 	for token, fd := range sockets { // nothing says what it was: see orphan
+		if fd.Control(func(uintptr) {}) != nil {
+			continue // closed
+		}
 		s.orphans = append(s.orphans, Passed{storedSocket(token), fd})
 	}
 	for _, id := range slices.Sorted(maps.Keys(was.grants)) {
@@ -188,6 +191,11 @@ func (s *Server) restoreListener(v *savedListener, at int, fd *scmrights.FD) *li
 	}
 	if err != nil {
 		log.Error().Err(err).Str("spec", v.spec).Msg("a socket cannot be this listener's again")
+		if v.flags&(savedConfigured|savedAdopted) == 0 {
+			_ = fd.Close()
+			s.unkeep(storedSocket(v.token))
+			s.reopen(v.spec)
+		}
 		return nil
 	}
 	r := s.registry
@@ -267,15 +275,21 @@ func (s *Server) restoreGrant(v *savedGrant, at int, restored map[uint32]*listen
 	return g != nil
 }
 
-// orphan returns a socket of an earlier broker that is bound to the address of spec, and
-// of which nothing else is known; nil where there is none. The caller must close it.
-func (s *Server) orphan(spec socket.Spec) *scmrights.FD {
+// retakeOrphan returns a socket of an earlier broker that is bound to the address of spec,
+// and of which nothing else is known; nil where there is none. The caller must close it.
+func (s *Server) retakeOrphan(spec socket.Spec) *socket.Socket {
 	for i, p := range s.orphans {
-		if socket.IsAt(spec, p.FD) {
-			s.orphans = slices.Delete(s.orphans, i, i+1)
-			s.unkeep(p.Name) // it will have another name there
-			return p.FD
+		if !socket.IsAt(spec, p.FD) {
+			continue
 		}
+		s.orphans = slices.Delete(s.orphans, i, i+1)
+		s.unkeep(p.Name) // it will have another name there
+		sock, err := socket.Retake(spec, p.FD)
+		if err != nil {
+			s.log.Warn().Err(err).Str("name", spec.Name).Msg("a socket of the broker before is of no use")
+			return nil
+		}
+		return sock
 	}
 	return nil
 }
