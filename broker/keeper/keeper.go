@@ -34,6 +34,8 @@ type Config struct {
 	// process: it replaces this process by that program. It borrows all; that it returns
 	// says that this could not be done.
 	Renewed func(pid int, held []Held, pair *os.File) error
+	// Settle is called each time a broker is ready: nothing more is to be done for long.
+	Settle func()
 	// Logger gets an event for each broker that has to be started again.
 	Logger zerolog.Logger
 }
@@ -153,6 +155,9 @@ func (k *keeper) note(m message) {
 	}
 	if m.says("READY=1") {
 		k.child.ready, k.everMore, k.since = true, true, time.Now()
+		if k.Settle != nil {
+			k.Settle()
+		}
 	}
 	if err := k.Relay(m.text); err != nil {
 		k.Logger.Warn().Err(err).Msg("the service manager was not told")

@@ -5,7 +5,6 @@ package main
 import (
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,7 +77,7 @@ func keep(s self) int {
 	}
 	c := keeper.Config{
 		Program: ownProgram, Args: os.Args, Env: s.env, StoreEnv: activation.StoreEnv,
-		Signals: signals, Logger: log, Renewed: s.renew,
+		Signals: signals, Logger: log, Renewed: s.renew, Settle: settle,
 		Relay: func(text string) error { return manager.Tell(text) },
 	}
 	if manager.Watchdog() == 0 {
@@ -96,7 +95,6 @@ func keep(s self) int {
 			c.Held = append(c.Held, keeper.Held{Name: p.Name, FD: p.FD})
 		}
 	}
-	debug.FreeOSMemory()
 	return keeper.Run(c)
 }
 
