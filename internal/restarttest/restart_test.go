@@ -23,7 +23,7 @@ import (
 
 // standing starts a broker with what every restart has to keep: a listener under load
 // with a worker of either kind, one that was bound at run time, and a Unix one.
-func standing(t *testing.T, args ...string) (r *rig, l *load) {
+func standing(t testing.TB, args ...string) (r *rig, l *load) {
 	t.Helper()
 	r = start(t, append([]string{"--bind", "web=127.0.0.1:0", "--bind", "app=unix://" + fdtest.SocketDir(t) + "/s"}, args...)...)
 	if _, err := r.client.Bind(context.Background(), "run=127.0.0.1:0"); err != nil {

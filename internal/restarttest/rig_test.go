@@ -59,14 +59,14 @@ func workerHelper(args []string) int {
 
 // rig is a broker of the real program, with a store of its own.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	program string // the path it was started from
 	socket  string
 	client  broker.Client
 }
 
 // start starts a broker that the test's end stops, whoever it is by then.
-func start(t *testing.T, args ...string) *rig {
+func start(t testing.TB, args ...string) *rig {
 	t.Helper()
 	dir := fdtest.SocketDir(t)
 	fdtest.Build(t, dir, module+"/cmd/fdbroker", module+"/cmd/fdclient")
@@ -187,7 +187,7 @@ func (r *rig) worker(name string) *exec.Cmd {
 
 // load is clients that connect to a listener, and others that ask the broker for it.
 type load struct {
-	t                  *testing.T
+	t                  testing.TB
 	answered, gets     atomic.Int64
 	failed, failedGets atomic.Int64
 	firstFailure       atomic.Pointer[error]
@@ -277,4 +277,15 @@ func (l *load) end() {
 	if n, g := l.failed.Load(), l.failedGets.Load(); n+g > 0 {
 		l.t.Errorf("%d connections and %d gets failed, the first one: %v", n, g, *l.firstFailure.Load())
 	}
+}
+
+// asks makes one Get, and reports whether it was answered.
+func asks(socket string) bool {
+	c := broker.Client{Socket: socket}
+	defer c.Close()
+	sockets, err := c.Get(context.Background(), broker.GetOptions{}, "n0")
+	for _, s := range sockets {
+		_ = s.FD.Close()
+	}
+	return err == nil
 }
