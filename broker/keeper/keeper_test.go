@@ -47,7 +47,7 @@ func brokerHelper(args []string) int {
 			panic(err)
 		}
 	}
-	for _, word := range strings.Fields(lives[len(done)]) {
+	for word := range strings.FieldsSeq(lives[len(done)]) {
 		what, value, _ := strings.Cut(word, "=")
 		n, _ := strconv.Atoi(value)
 		switch what {
