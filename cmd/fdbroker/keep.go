@@ -14,8 +14,8 @@ import (
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/complete"
 	"github.com/fdbroker/fdbroker/internal/launch"
+	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
-	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/rs/zerolog"
 )
 
@@ -123,8 +123,8 @@ func keeperLog(args []string) zerolog.Logger {
 		level = zerolog.InfoLevel
 	}
 	format, _ := flagValue(args, "log-format")
-	if format == "console" || format != "json" && terminal.Is(os.Stderr) {
-		return zerolog.New(consoleOf(os.Stderr)).Level(level).With().Timestamp().Logger()
+	if format != "console" && format != "json" {
+		format = "auto"
 	}
-	return zerolog.New(os.Stderr).Level(level).With().Timestamp().Logger()
+	return logging.Plain(os.Stderr, level, format)
 }

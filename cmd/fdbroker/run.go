@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
@@ -66,7 +67,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		complain(stderr, err)
 		return exitUsage
 	}
-	log, flush := newLogger(stderr, o.level, o.format)
+	log, flush := logging.New(stderr, o.level, o.format)
 	b := &running{options: o, inputs: in, log: log, passed: passed, listeners: listeners, wrong: err}
 	err = b.run(ctx)
 	flush()
