@@ -79,7 +79,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: now there are %v", key, after)
 		}
 	}
-	if files, _ := os.ReadDir(dir); len(files) != 1 || files[0].Name() != "b" {
+	if files, _ := os.ReadDir(dir); len(files) != 2 || files[0].Name() != ".b.fdbroker" || files[1].Name() != "b" {
 		t.Errorf("there are files: %v", files)
 	}
 	if l := c.list(); len(l.Holders) != 1 || l.Holders[0].Grant != kept.Grant || !slices.Equal(l.Holders[0].Names, []string{"web", "run"}) {
@@ -156,7 +156,7 @@ func TestReloadAllOrNone(t *testing.T) {
 	if got := b.cookies(); !reflect.DeepEqual(got, before) {
 		t.Errorf("got %v, want %v", got, before)
 	}
-	if files, _ := os.ReadDir(dir); len(files) != 1 {
+	if files, _ := os.ReadDir(dir); len(files) != 2 { // with a second link each
 		t.Errorf("there are files: %v", files)
 	}
 }

@@ -5,6 +5,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -338,11 +339,19 @@ func TestStateLost(t *testing.T) {
 	}
 }
 
-// TestRestoreElsewhere: a Unix socket whose path is another file's now is bound anew.
+// TestRestoreElsewhere: a Unix socket whose path was removed gets it back by the second
+// link of its file; without that it is bound anew.
 func TestRestoreElsewhere(t *testing.T) {
+	for _, spare := range []bool{true, false} {
+		t.Run(fmt.Sprintf("spare %v", spare), func(t *testing.T) { testRestoreElsewhere(t, spare) })
+	}
+}
+
+func testRestoreElsewhere(t *testing.T, spare bool) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
-	path := fdtest.SocketDir(t) + "/s"
+	dir := fdtest.SocketDir(t)
+	path := dir + "/s"
 	b, _ := k.start("app=unix://" + path)
 	was := b.listener(t, "app").Cookie
 	if err := b.stop(); !errors.Is(err, server.ErrClosed) {
@@ -351,8 +360,13 @@ func TestRestoreElsewhere(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
+	if !spare {
+		if err := os.Remove(dir + "/.s.fdbroker"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b, _ = k.start("app=unix://" + path)
-	if now := b.listener(t, "app").Cookie; now == was {
+	if now := b.listener(t, "app").Cookie; (now == was) != spare {
 		t.Errorf("socket %d, was %d", now, was)
 	}
 	conn, err := net.Dial("unix", path)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -327,8 +328,15 @@ func TestOpenBeside(t *testing.T) {
 					t.Error("it keeps SO_REUSEPORT")
 				}
 				reach(t, left)
-				if files, _ := os.ReadDir(dir); left.Address()[0] == '/' && len(files) != 1 {
-					t.Errorf("there are files: %v", files)
+				if left.Address()[0] != '/' {
+					return
+				}
+				if undone, err := left.Heal(); undone != nil || err != nil {
+					t.Errorf("Heal: %q, %v", undone, err)
+				}
+				base := filepath.Base(left.Address())
+				if got := names(t, dir); got != "."+base+".fdbroker "+base {
+					t.Errorf("there are files: %s", got)
 				}
 			})
 		}

@@ -41,6 +41,8 @@ func (s *Socket) Become(spec Spec) error {
 func (s *Socket) become(is, to Spec) error {
 	n := networkOf(to.Network)
 	to.Options = to.options()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	return control(s.fd, func(fd int) error {
 		backlog, err := s.Backlog(), error(nil)
 		if s.adopted {

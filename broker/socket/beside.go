@@ -22,27 +22,30 @@ import (
 // Of two Unix sockets with the same path, clients reach the new one from the
 // moment it is open. Of two IP ones it is either, as the kernel likes.
 func OpenBeside(s Spec, old []*Socket) (sock *Socket, settle func(keep bool), err error) {
+	return openBeside(s, old, false)
+}
+
+// openBeside is OpenBeside; brief is as in network.
+func openBeside(s Spec, old []*Socket, brief bool) (sock *Socket, settle func(keep bool), err error) {
 	for _, o := range old {
 		if is := o.Address(); is == s.Address && is[0] == '@' && o.Spec().Network == s.Network {
 			err := &problem{fmt.Sprintf("%s has the address, and an abstract one can only be given to another socket by unbinding first", o.Spec().Name), unix.EADDRINUSE, nil}
 			return nil, nil, newBindError(s, err)
 		}
 	}
-	if networkOf(s.Network) == nil {
+	known := networkOf(s.Network)
+	if known == nil {
 		return nil, nil, newBindError(s, fmt.Errorf("there is no network %q", s.Network))
 	}
+	n := *known
+	n.brief = brief
 	a, err := makeWay(s, old)
 	if err != nil {
 		return nil, nil, newBindError(s, err)
 	}
 	share(s, old, true)
-	if n := networkOf(s.Network); n.in(inetNets) {
-		beside := *n
-		beside.beside = slices.ContainsFunc(old, func(o *Socket) bool { return o.samePort(s) })
-		sock, err = openInet(&beside, s)
-	} else {
-		sock, err = open(s)
-	}
+	n.beside = n.in(inetNets) && slices.ContainsFunc(old, func(o *Socket) bool { return o.samePort(s) })
+	sock, err = openAs(&n, s)
 	if err != nil {
 		share(s, old, false)
 		a.settle(false)
@@ -65,9 +68,7 @@ func OpenBeside(s Spec, old []*Socket) (sock *Socket, settle func(keep bool), er
 func share(s Spec, old []*Socket, on bool) {
 	for _, o := range old {
 		if o.samePort(s) {
-			_ = control(o.fd, func(fd int) error {
-				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on))
-			})
+			o.setReusePort(on)
 		}
 	}
 }
@@ -81,24 +82,28 @@ func (s *Socket) samePort(as Spec) bool {
 type aside struct {
 	file *socketFile // where it is now
 	path string      // where it was
+	sock *Socket
 }
 
 // makeWay moves the file of an old socket aside where it is at the path of s.
 func makeWay(s Spec, old []*Socket) (*aside, error) {
 	for _, o := range old {
-		if o.file == nil || o.file.path != s.Address {
+		dev, ino := o.File()
+		if ino == 0 || o.address != s.Address {
 			continue
 		}
+		moved := socketFile{path: s.Address, dev: dev, ino: ino}
 		now, _, err := findFile(s.Address)
-		if err != nil || *now != *o.file {
+		if err != nil || !now.same(&moved) {
 			return nil, nil // it is not there any more
 		}
-		moved := *o.file
 		moved.path += ".replaced"
+		o.setAside(true)
 		if err := rename(s.Address, moved.path); err != nil {
+			o.setAside(false)
 			return nil, fmt.Errorf("move the old socket to %s: %w", moved.path, err)
 		}
-		return &aside{&moved, s.Address}, nil
+		return &aside{&moved, s.Address, o}, nil
 	}
 	return nil, nil
 }
@@ -111,6 +116,17 @@ func (a *aside) settle(gone bool) {
 		_ = a.file.remove()
 	case errors.Is(rename(a.file.path, a.path), unix.EEXIST):
 		_ = a.file.remove() // somebody else has the path now
+	default:
+		a.sock.setAside(false)
+	}
+}
+
+// setAside says that the path is for another socket, and not to be healed.
+func (s *Socket) setAside(on bool) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.health.aside = on; !on && s.file != nil {
+		s.file.keepSpare() // the other one may have taken its place
 	}
 }
 

@@ -183,7 +183,7 @@ func TestRefusalsWithoutPrivilege(t *testing.T) {
 			t.Errorf("got  %q\nwant %q", got[i], full)
 		}
 	}
-	if got := names(t, own); got != "closed" {
+	if got := names(t, own); got != ".closed.fdbroker closed" {
 		t.Errorf("left behind: %s", got)
 	}
 }

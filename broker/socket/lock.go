@@ -80,7 +80,7 @@ func flock(name string, fd *scmrights.FD) (lock *pathLock, err error) {
 		}
 		mine := fileOf(name, &st)
 		now, _, err := findFile(name)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && *now != *mine {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !now.same(mine) {
 			return nil
 		}
 		if err == nil {

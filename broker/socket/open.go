@@ -109,6 +109,9 @@ func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *so
 			return os.NewSyscallError("getsockopt", err)
 		}
 		mark(n)
+		if err := sock.born(n); err != nil {
+			return err
+		}
 		return os.NewSyscallError("fstat", unix.Fstat(n, &st))
 	})
 	if err != nil {

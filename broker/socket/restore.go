@@ -24,7 +24,8 @@ type Saved struct {
 // Restore returns the socket of the spec that text is, as [Open], [Adopt] or [AdoptAny]
 // has returned it to an earlier process of ours. It takes fd if it succeeds. What others
 // may be using of it stays as it is; one that has stopped listening listens again. It
-// must be the very socket that was saved and, unless it was adopted, have its path still.
+// must be the very socket that was saved and, unless it was adopted, have its path still,
+// or a second link by which that can be made again.
 //
 // Where text is no spec any more, since it names a user who is gone, the socket is that
 // of its name and address, without options.
@@ -79,8 +80,11 @@ func Restore(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock.adopted = saved.Adopted
+	if sock.adopted = saved.Adopted; !sock.adopted {
+		sock.health.reusePort, sock.health.reuseAddr = 0, toInt(n.in(tcpNets)) // whatever a worker has made of it
+	}
 	_ = fd.Close()
+	_, _ = sock.Heal() // what cannot be undone is found again
 	return sock, nil
 }
 
@@ -104,18 +108,28 @@ func listenAgain(n *network, s Spec, fd int) error {
 
 // ownFile returns the file at path if it is the one that was saved.
 func ownFile(path string, saved Saved) (*socketFile, error) {
+	was := &socketFile{path: path, dev: saved.Dev, ino: saved.Ino}
+	if saved.Ino != 0 {
+		if spare, _, err := findFile(spareOf(path)); err == nil && spare.same(was) {
+			was.spare = true
+			return was, nil // a path that was removed meanwhile can be made again: see Heal
+		}
+	}
 	file, _, err := findFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if saved.Ino != 0 && (file.dev != saved.Dev || file.ino != saved.Ino) {
+	if saved.Ino != 0 && !file.same(was) {
 		return nil, fmt.Errorf("%s is another file now", path)
 	}
+	file.keepSpare()
 	return file, nil
 }
 
 // File returns which file the socket's path is, zeros where it has none that is its own.
 func (s *Socket) File() (dev, ino uint64) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	if s.file == nil {
 		return 0, 0
 	}

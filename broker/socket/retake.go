@@ -59,7 +59,9 @@ func retake(s Spec, fd *scmrights.FD, cookie uint64) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock.file = file
+	if sock.file = file; file != nil {
+		file.keepSpare()
+	}
 	return sock, nil
 }
 
@@ -107,6 +109,8 @@ func (is identity) isEnd(end endpoint) bool {
 // Release closes the broker's descriptor and leaves the path of a Unix socket to who
 // else has the socket: its holders, or the next broker.
 func (s *Socket) Release() error {
+	s.changing.Lock()
 	s.file = nil
+	s.changing.Unlock()
 	return s.Close()
 }

@@ -5,6 +5,7 @@ package socket
 import (
 	"errors"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ type Socket struct {
 	backlog atomic.Int32
 	closed  atomic.Bool
 	adopted bool // somebody else has opened it
+
+	changing sync.Mutex // held by who changes the socket, or repairs it; guards file and health
+	health   healState
 }
 
 // Spec returns what the socket was opened by, or has become.
@@ -80,11 +84,14 @@ func (s *Socket) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	var err error
 	if s.file != nil {
 		// Before the socket is closed: while it is open the inode's number cannot
 		// be given to another file.
 		err = s.file.remove()
+		s.file.dropSpare()
 	}
 	return errors.Join(err, s.fd.Close())
 }

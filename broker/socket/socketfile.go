@@ -16,9 +16,10 @@ import (
 // A socketFile is the file of a path-bound socket: what is there, and which
 // inode, so that only that is ever removed.
 type socketFile struct {
-	path string
-	dev  uint64
-	ino  uint64
+	path  string
+	dev   uint64
+	ino   uint64
+	spare bool // it has a second link
 }
 
 // findFile returns the file at path, which it does not follow.
@@ -31,7 +32,7 @@ func findFile(path string) (*socketFile, fs.FileMode, error) {
 }
 
 func fileOf(path string, st *unix.Stat_t) *socketFile {
-	return &socketFile{path, uint64(st.Dev), st.Ino}
+	return &socketFile{path: path, dev: uint64(st.Dev), ino: st.Ino}
 }
 
 func fileType(st *unix.Stat_t) fs.FileMode {
@@ -54,7 +55,7 @@ func fileType(st *unix.Stat_t) fs.FileMode {
 // is left alone does not.
 func (f *socketFile) remove() error {
 	now, _, err := findFile(f.path)
-	if err == nil && *now == *f {
+	if err == nil && now.same(f) {
 		err = os.NewSyscallError("unlink", unix.Unlink(f.path))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,7 +145,7 @@ func (o fileOwner) apply(file *socketFile) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	if *fileOf(file.path, &st) != *file {
+	if !fileOf(file.path, &st).same(file) {
 		return &problem{"somebody else replaced " + file.path, unix.EADDRINUSE, nil}
 	}
 	if o.uid >= 0 || o.gid >= 0 {

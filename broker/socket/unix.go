@@ -86,6 +86,7 @@ func setUpPath(n *network, s Spec, fd *scmrights.FD) (file *socketFile, backlog 
 		if backlog, err = listen(n, s, num); err != nil {
 			return errors.Join(err, file.remove())
 		}
+		file.keepSpare()
 		return nil
 	})
 	return file, backlog, err
