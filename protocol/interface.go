@@ -66,6 +66,7 @@ const (
 	EventEnded    = "ended"
 	EventRefused  = "refused"
 	EventFlipped  = "flipped"
+	EventHealed   = "healed"
 	EventOverflow = "overflow"
 	// EventRestarted is for whoever begins to watch soon after a broker took over.
 	EventRestarted = "restarted"
@@ -114,7 +115,8 @@ type ListReply struct {
 // Listener is a listener as it is now. Queue, Limit and Drops are nil where the
 // kernel does not tell; the first two count connections, or bytes where Bytes is
 // set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
-// something is queued and nobody holds the listener.
+// something is queued and nobody holds the listener. Healed is how often something that
+// a holder did to the socket was undone, and Ailment what cannot be at the moment.
 type Listener struct {
 	Name     string  `json:"name"`
 	Network  string  `json:"network"`
@@ -131,6 +133,8 @@ type Listener struct {
 	Holders  int     `json:"holders"`
 	Waiting  int     `json:"waiting"`
 	Orphaned bool    `json:"orphaned"`
+	Healed   int     `json:"healed"`
+	Ailment  string  `json:"ailment,omitempty"`
 }
 
 // Holder is a grant and the process behind it.

@@ -59,8 +59,22 @@ const (
 func (r *registry) leave(g *grant, l *listener) {
 	g.listeners = without(g.listeners, l)
 	delete(g.times, l)
-	l.holders = without(l.holders, g)
+	r.forgetHolder(l, g)
 	r.saveGrant(g)
+}
+
+// addHolder makes g one of the holders of l.
+func (r *registry) addHolder(l *listener, g *grant) {
+	if l.holders = append(l.holders, g); len(l.holders) == 1 {
+		r.ward.taken(l)
+	}
+}
+
+// forgetHolder takes g from the holders of l.
+func (r *registry) forgetHolder(l *listener, g *grant) {
+	if l.holders = without(l.holders, g); len(l.holders) == 0 {
+		r.ward.freed(l)
+	}
 }
 
 // full reports whether l has as many holders as it may have.
@@ -176,7 +190,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		if !g.holds(l) {
 			changed = true
 			g.listeners = append(g.listeners, l)
-			l.holders = append(l.holders, g)
+			r.addHolder(l, g)
 		} else {
 			g.again(l)
 		}
@@ -243,7 +257,7 @@ func (r *registry) end(g *grant, why ending) {
 		_ = g.pidfd.Close()
 	}
 	for _, l := range g.listeners {
-		l.holders = without(l.holders, g)
+		r.forgetHolder(l, g)
 		if why != endStop {
 			r.restore(l)
 		}
@@ -264,7 +278,7 @@ func (r *registry) restore(l *listener) {
 		return // closed
 	}
 	spec := l.socket.Spec()
-	if is != l.blocking {
+	if is != l.blocking && !l.told {
 		r.note(event{what: "flipped", name: spec.Name, socket: l.socket})
 	}
 	if is != spec.Options.Blocking && l.socket.SetBlocking(spec.Options.Blocking) != nil {
@@ -274,6 +288,7 @@ func (r *registry) restore(l *listener) {
 		l.blocking = spec.Options.Blocking
 		r.saveListener(l)
 	}
+	l.told = false
 }
 
 // exited ends the grants of processes that have ended.

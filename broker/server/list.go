@@ -17,6 +17,8 @@ type snapshot struct {
 	blocking bool
 	holders  int
 	waiting  int
+	healed   int
+	ailment  string
 }
 
 // list describes the listeners that the caller may see, and their holders. Whoever
@@ -31,7 +33,7 @@ func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.
 		for _, l := range r.sorted() {
 			if spec := l.socket.Spec(); privileged || may(spec.Options) {
 				seen[spec.Name] = true
-				shots = append(shots, l.snapshot(waiting[spec.Name]))
+				shots = append(shots, r.snapshot(l, waiting[spec.Name]))
 			}
 		}
 		holders = r.holders(privileged, seen)
@@ -54,7 +56,7 @@ func (s *Server) describe(names []string) []protocol.Listener {
 		waiting := s.registry.waitingFor()
 		for _, name := range names {
 			if l := s.registry.listeners[name]; l != nil {
-				shots = append(shots, l.snapshot(waiting[name]))
+				shots = append(shots, s.registry.snapshot(l, waiting[name]))
 			}
 		}
 	})
@@ -68,8 +70,8 @@ func (s *Server) describe(names []string) []protocol.Listener {
 // Listeners describes all listeners, by name.
 func (s *Server) Listeners() []protocol.Listener { return s.list(true, nil).Listeners }
 
-func (l *listener) snapshot(waiting int) snapshot {
-	return snapshot{l.socket, l.blocking, len(l.holders), waiting}
+func (r *registry) snapshot(l *listener, waiting int) snapshot {
+	return snapshot{l.socket, l.blocking, len(l.holders), waiting, l.healed, r.ward.ailmentOf(l)}
 }
 
 // describe reads from the socket what the kernel knows of it.
@@ -78,7 +80,7 @@ func (s snapshot) describe() protocol.Listener {
 	l := protocol.Listener{
 		Name: spec.Name, Network: s.socket.Network(), Address: s.socket.Address(), Spec: spec.String(),
 		Cookie: s.socket.Cookie(), Max: spec.Options.Max, Holders: s.holders, Waiting: s.waiting,
-		Blocking: s.blocking, Bytes: s.socket.Packet(),
+		Blocking: s.blocking, Bytes: s.socket.Packet(), Healed: s.healed, Ailment: s.ailment,
 	}
 	if is, err := s.socket.Blocking(); err == nil {
 		l.Blocking, l.Flipped = is, is != s.blocking

@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{
-		"worker": workerHelper, "broker": brokerHelper, "control": controlHelper,
+		"worker": workerHelper, "broker": brokerHelper, "control": controlHelper, "rogue": rogueHelper, "serve": serveHelper,
 	})
 }
 

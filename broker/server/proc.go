@@ -78,3 +78,17 @@ func peerGroups(fd int) ([]uint32, error) {
 		}
 	}
 }
+
+// commands returns processes as a log shows them, with the names that the kernel has
+// for them: those can be read without waiting for the processes.
+func commands(pids []int) []string {
+	texts := make([]string, len(pids))
+	for i, pid := range pids {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil {
+			name = []byte("gone since")
+		}
+		texts[i] = fmt.Sprintf("%d (%s)", pid, bytes.ToValidUTF8(bytes.TrimSpace(name), []byte("?")))
+	}
+	return texts
+}

@@ -39,6 +39,8 @@ type registry struct {
 	state     *state
 	tokens    map[*socket.Socket]uint32 // the names of sockets in the store
 	lastToken uint32
+
+	ward ward
 }
 
 // listener is a name with its socket.
@@ -50,17 +52,19 @@ type listener struct {
 	record     int      // in the state
 	holders    []*grant // none twice
 	sent       sent     // away
+	care
 }
 
 // event is something that happened to a listener or a grant.
 type event struct {
-	what   string // bound, restored, unbound, granted, draining, ended, flipped, unasked
+	what   string // bound, restored, unbound, granted, draining, ended, flipped, healed, unasked, sick
 	name   string // of the listener; empty where a grant says it
 	grant  *grant
 	names  []string // of the grant, then
 	why    ending
-	err    error // of unasked
+	err    error // of unasked and sick
 	socket *socket.Socket
+	pids   []int // of healed and sick: who holds the listener
 }
 
 func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
@@ -75,6 +79,7 @@ func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
 		users:     make(map[uint32]int),
 		watchers:  make(map[*watcher]struct{}),
 		deploys:   make(map[*deploy]struct{}),
+		ward:      newWard(),
 	}
 }
 
@@ -125,6 +130,7 @@ func (r *registry) insert(sockets []*socket.Socket) {
 		}
 		r.saveListener(l)
 		r.listeners[spec.Name] = l
+		r.ward.admit(l)
 		r.settle(spec.Name)
 		r.note(event{what: "bound", name: spec.Name, socket: s})
 	}
@@ -135,7 +141,7 @@ func (r *registry) insert(sockets []*socket.Socket) {
 // caller must close.
 func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
-		if r.listeners[name] == nil {
+		if r.listeners[name] == nil && r.ward.lost[name] == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everybody)}
 		}
 	}
@@ -143,9 +149,11 @@ func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
 		l := r.listeners[name]
 		if l == nil {
-			continue // named twice
+			delete(r.ward.lost, name)
+			continue // or it is named twice
 		}
 		delete(r.listeners, name)
+		r.ward.discharge(l)
 		l.unbound = true
 		r.state.drop(l.record)
 		sockets = append(sockets, l.socket)

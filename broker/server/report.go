@@ -3,9 +3,11 @@
 package server
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // report logs what has happened.
@@ -18,6 +20,14 @@ func (s *Server) report(e event) {
 		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
 	case "flipped":
 		s.sampled.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
+	case eventHealed:
+		l := s.sampled.Warn()
+		if strings.HasPrefix(string(e.why), "backlog") { // which many a server sets as it starts
+			l = s.sampled.Info()
+		}
+		l.Str("name", e.name).Str("what", string(e.why)).Strs("holders", commands(e.pids)).Msg("healed what a worker has done to the socket")
+	case eventSick:
+		s.reportSick(e)
 	case eventUnasked:
 		l := s.log.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
 		e.grant.peer.addTo(l)
@@ -61,4 +71,24 @@ func cut(text string) string {
 
 func (p peer) addTo(l *zerolog.Event) {
 	l.Int("pid", p.pid).Uint32("uid", p.uid).Uint32("gid", p.gid)
+}
+
+// reportSick logs that something cannot be undone yet. To find out who has an address
+// by now may take seconds: the healer, which is who reports this, goes on meanwhile.
+func (s *Server) reportSick(e event) {
+	l := s.sampled.Warn().Err(e.err).Str("name", e.name).Strs("holders", commands(e.pids))
+	const message = "cannot undo yet what a worker has done to the socket; trying again"
+	if !errors.Is(e.err, unix.EADDRINUSE) {
+		l.Msg(message)
+		return
+	}
+	s.registry.ward.healer.running.Go(func() {
+		who := e.socket.WhoHas()
+		s.locked(func() {
+			if sick := s.registry.ward.sick[s.registry.listeners[e.name]]; sick != nil {
+				sick.why = who
+			}
+		})
+		l.Str("why", who).Msg(message)
+	})
 }

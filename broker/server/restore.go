@@ -204,6 +204,7 @@ func (s *Server) restoreListener(v *savedListener, at int, fd *scmrights.FD) *li
 	s.locked(func() {
 		r.tokens[sock] = v.token
 		r.listeners[name] = l
+		r.ward.admit(l)
 		if at == 0 {
 			r.saveListener(l)
 		}
@@ -266,7 +267,7 @@ func (s *Server) restoreGrant(v *savedGrant, at int, restored map[uint32]*listen
 		r.enter(g)
 		for _, l := range listeners {
 			g.listeners = append(g.listeners, l)
-			l.holders = append(l.holders, g)
+			r.addHolder(l, g)
 		}
 		if at == 0 || len(listeners) != len(v.tokens) {
 			r.saveGrant(g)

@@ -82,6 +82,12 @@ func New(cfg Config) (*Server, error) {
 		st.close()
 		return nil, err
 	}
+	if s.registry.ward.healer, err = newHealer(s); err != nil {
+		s.desk.close()
+		l.close()
+		st.close()
+		return nil, err
+	}
 	s.watching.Go(func() {
 		l.run(func(ids []int64) { s.locked(func() { s.registry.exited(ids) }) })
 	})
@@ -92,6 +98,7 @@ func New(cfg Config) (*Server, error) {
 // waits. Those who hold them go on accepting. Serve must have returned. With
 // [Config.Outlived] the files of Unix sockets stay.
 func (s *Server) Close() error {
+	s.registry.ward.healer.close() // before the lock is taken, which it may be waiting for
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	var sockets []*socket.Socket

@@ -46,7 +46,7 @@ func (r *registry) tellWatchers(e event) {
 	if len(r.watchers) == 0 {
 		return
 	}
-	if e.what == eventUnasked {
+	if e.what == eventUnasked || e.what == eventSick {
 		return
 	}
 	told := e.describe()

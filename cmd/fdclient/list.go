@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +27,9 @@ var listVerb = verb{
 	help: `Shows each listener with its address, how many hold it, how many connections are
 queued of how many that may be, and how many found the queue full; then each
 grant with the process behind it. Bytes instead of connections for datagrams.
-A listener with a queue and nobody to serve it stands out on a terminal.
+A listener with a queue and nobody to serve it stands out on a terminal. A note says
+how often the broker has undone what a worker did to the shared socket, and what it
+cannot undo at the moment.
 `,
 	define: defineList,
 	failed: exitFailed,
@@ -61,8 +64,16 @@ func printJSON(w io.Writer, v any) error {
 
 func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
 	listeners := table{header: []string{"NAME", "ADDRESS", "HOLDERS", "QUEUE", "DROPS"}}
+	noted := slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return noteText(l) != "" })
+	if noted {
+		listeners.header = append(listeners.header, "NOTE")
+	}
 	for _, l := range list.Listeners {
-		listeners.add(l.Orphaned, l.Name, l.Network+" "+l.Address, holdersText(l), queueText(l), dropsText(l))
+		cells := []string{l.Name, l.Network + " " + l.Address, holdersText(l), queueText(l), dropsText(l)}
+		if noted {
+			cells = append(cells, cmp.Or(noteText(l), "-"))
+		}
+		listeners.add(l.Orphaned || l.Ailment != "", cells...)
 	}
 	if err := listeners.print(w); err != nil || len(list.Holders) == 0 {
 		return err
@@ -111,6 +122,19 @@ func dropsText(l protocol.Listener) string {
 		return "-"
 	}
 	return strconv.FormatUint(*l.Drops, 10)
+}
+
+// noteText says what workers have done to the socket.
+func noteText(l protocol.Listener) string {
+	switch {
+	case l.Ailment != "":
+		return l.Ailment
+	case l.Healed == 1:
+		return "healed once"
+	case l.Healed > 0:
+		return fmt.Sprintf("healed %d times", l.Healed)
+	}
+	return ""
 }
 
 func pidText(pid int) string {

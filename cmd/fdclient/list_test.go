@@ -61,6 +61,30 @@ func TestPrintList(t *testing.T) {
 	}
 }
 
+// TestPrintListNotes: there is a column for what was healed, or cannot be, where
+// something was.
+func TestPrintListNotes(t *testing.T) {
+	list := protocol.ListReply{Listeners: []protocol.Listener{
+		{Name: "a", Network: "unix", Address: "/a"},
+		{Name: "b", Network: "unix", Address: "/b", Healed: 1},
+		{Name: "c", Network: "unix", Address: "/c", Healed: 12},
+		{Name: "d", Network: "unix", Address: "/d", Healed: 12, Ailment: "somebody has it"},
+	}}
+	const want = `NAME  ADDRESS  HOLDERS  QUEUE  DROPS  NOTE
+a     unix /a  nobody   -      -      -
+b     unix /b  nobody   -      -      healed once
+c     unix /c  nobody   -      -      healed 12 times
+d     unix /d  nobody   -      -      somebody has it
+`
+	var b bytes.Buffer
+	if err := printList(&b, list, now); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestAge(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Hour:                   "0s",

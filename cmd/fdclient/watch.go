@@ -19,9 +19,9 @@ var watchVerb = verb{
 	name:  "watch",
 	usage: "watch [--json]",
 	help: `Prints what happens at the broker, an event a line, until it is interrupted:
-listeners bound and unbound, grants made and ended and why, calls refused. Only root
-and the user that the broker runs as may watch. When more happens than can be
-printed, that is the last event, and the exit status is 1.
+listeners bound and unbound, grants made and ended and why, calls refused, harm to
+sockets undone. Only root and the user that the broker runs as may watch. When more
+happens than can be printed, that is the last event, and the exit status is 1.
 `,
 	define: defineWatch,
 	failed: exitFailed,

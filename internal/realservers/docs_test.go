@@ -48,7 +48,7 @@ func TestDocs(t *testing.T) {
 func document(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	b.WriteString("\n| server | line | graceful stop | `O_NONBLOCK` | queue limit | shuts it down | lost in restarts |\n")
+	b.WriteString("\n| server | line | graceful stop | `O_NONBLOCK` | queue limit it sets | shuts it down | lost in restarts |\n")
 	b.WriteString("| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range rows {
 		limit, lost := "leaves it", "none"

@@ -42,7 +42,7 @@ var rows = []row{
 		ask: askHTTP, stop: syscall.SIGTERM,
 		nonblock: sets, backlog: 2048,
 		notes: "It finds the sockets by `LISTEN_FDS` and ignores `-b` then, but `-b fd://3` makes it crash unless `fdclient get --no-listen-env` leaves the variables out (next row). " +
-			"Its `--backlog` (2048) becomes the queue limit of all who share the listener. It sets `TCP_NODELAY` on it.",
+			"Its `--backlog` (2048) would be the queue limit of all who share the listener; the broker sets its own again. It sets `TCP_NODELAY` on it.",
 	},
 	{
 		name: "gunicorn, by number", packages: "gunicorn", programs: []string{"gunicorn"}, dir: "gunicorn",
@@ -76,7 +76,7 @@ var rows = []row{
 		nonblock: leaves,
 		notes: "For two listeners: `--env 'NGINX={fd:web};{fd:adm};'`. Each `listen` must say the address as `fdclient addr` prints it, or nginx closes the socket and binds another. " +
 			"It needs `O_NONBLOCK` to be set and does not set it: on a `blocking` listener SIGQUIT waits for the next connection. With `NGINX` set it stays in the foreground. " +
-			"`master_process off` does not work. A `backlog=`, `deferred` or `reuseport` in its configuration changes the shared socket: leave them out.",
+			"`master_process off` does not work. A `deferred` in its configuration changes the shared socket, and so do `backlog=` and `reuseport` until the broker undoes them: leave them out.",
 	},
 	{
 		name: "HAProxy", packages: "haproxy", programs: []string{"haproxy"}, dir: "haproxy",
@@ -92,7 +92,7 @@ var rows = []row{
 		line:  "fdclient get web -- node server.js {fd}", listener: "web",
 		ask: askHTTP, stop: syscall.SIGTERM,
 		nonblock: sets, backlog: 511,
-		notes: "A `backlog` beside `fd` is ignored: the limit becomes 511. SIGTERM ends Node at once unless the program handles it, as this one does. Not with " +
+		notes: "A `backlog` beside `fd` is ignored: the limit becomes 511, until the broker undoes that. SIGTERM ends Node at once unless the program handles it, as this one does. Not with " +
 			"`fdclient get --stdin`: at its end Node clears `O_NONBLOCK` of descriptors 0 to 2, for all who share the socket.",
 	},
 	{

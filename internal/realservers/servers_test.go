@@ -94,12 +94,8 @@ func testEffects(t *testing.T, r row, path string) {
 		t.Errorf("%d sockets listen on %s, want the broker's alone", n, b.address)
 	}
 	limit := *before.Limit
-	if r.backlog != 0 {
-		limit = r.backlog
-	}
-	if *during.Limit != limit {
-		t.Errorf("the queue limit is %d, was %d, want %d", *during.Limit, *before.Limit, limit)
-	}
+	fdtest.Eventually(t, "the queue limit is the broker's own", func() bool { return *b.list().Limit == limit })
+	checkHealed(t, r, b, limit)
 	if during.Blocking != strings.Contains(r.line, "--blocking") {
 		t.Errorf("blocking is %v", during.Blocking)
 	}
@@ -110,13 +106,32 @@ func testEffects(t *testing.T, r row, path string) {
 	s.stop()
 	fdtest.Eventually(t, "nobody holds the listener", func() bool { return b.list().Holders == 0 })
 	after := b.list()
-	if *after.Limit != limit { // 0 where the socket was shut down
+	if *after.Limit != limit {
 		t.Errorf("after the stop the queue limit is %d, want %d", *after.Limit, limit)
 	}
+	checkHealed(t, r, b, limit) // a shutdown, or a path removed, would be one more
 	if after.Blocking || after.Flipped || after.Cookie != before.Cookie {
 		t.Errorf("after the stop: %+v", after)
 	}
 	b.stop()
+}
+
+// checkHealed checks that all that the broker has undone is the queue limit that the
+// server sets, if any.
+func checkHealed(t *testing.T, r row, b *testBroker, limit int64) {
+	t.Helper()
+	const incident = "healed what a worker has done"
+	all := strings.Count(b.said(), incident)
+	want := 0
+	if r.backlog != 0 {
+		want = strings.Count(b.said(), fmt.Sprintf("backlog %d instead of %d", r.backlog, limit))
+		if want == 0 {
+			t.Errorf("no queue limit of %d was undone", r.backlog)
+		}
+	}
+	if all != want || (b.list().Healed > 0) != (want > 0) {
+		t.Errorf("%d incidents, want %d: %s", all, want, b.said())
+	}
 }
 
 // How often a server is replaced under load, each way. More find what is rare:
