@@ -64,3 +64,27 @@ func BenchmarkParseSpec(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHeal is a look at a socket that is well, which is done for each one that is
+// held, every 50 ms.
+func BenchmarkHeal(b *testing.B) {
+	for _, text := range []string{"a=127.0.0.1:0", "a=udp://127.0.0.1:0", "a=unix://@fdbroker-bench-heal", "a=unix://" + fdtest.SocketDir(b) + "/s"} {
+		s, err := socket.ParseSpec(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sock, err := socket.Open(s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(sock.Network()+sock.Address()[:1], func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if undone, err := sock.Heal(); undone != nil || err != nil {
+					b.Fatal(undone, err)
+				}
+			}
+		})
+		_ = sock.Close()
+	}
+}
