@@ -71,7 +71,7 @@ func (s *Server) describe(names []string) []protocol.Listener {
 func (s *Server) Listeners() []protocol.Listener { return s.list(true, nil).Listeners }
 
 func (r *registry) snapshot(l *listener, waiting int) snapshot {
-	return snapshot{l.socket, l.blocking, len(l.holders), waiting, l.healed, r.ward.ailmentOf(l)}
+	return snapshot{l.socket, l.blocking, len(l.holders), waiting, l.healed(), r.ward.ailmentOf(l)}
 }
 
 // describe reads from the socket what the kernel knows of it.

@@ -35,7 +35,7 @@ func (h *healer) replace(p patient, undone []string) {
 	if s.replacing || time.Now().Before(s.next) {
 		return
 	}
-	if next := l.fresh.Add(lookEvery); time.Now().Before(next) { // it is spent again and again
+	if next := l.history().fresh.Add(lookEvery); time.Now().Before(next) { // it is spent again and again
 		s.next = next
 		return
 	}
@@ -94,8 +94,9 @@ func (r *registry) exchange(l *listener, next *socket.Socket, what string) []*so
 
 // succeed makes next what l was.
 func (r *registry) succeed(l, next *listener, what string, pids []int) {
-	next.configured, next.sent, next.healed = l.configured, l.sent, l.healed+1
-	next.fresh = time.Now()
+	next.configured, next.sent = l.configured, l.sent
+	past := next.history()
+	past.healed, past.fresh = l.healed()+1, time.Now()
 	r.saveListener(next)
 	r.note(event{
 		what: eventHealed, name: next.socket.Spec().Name, socket: next.socket, pids: pids,

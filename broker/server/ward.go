@@ -31,7 +31,7 @@ const (
 // ward is what the healer has to know about the listeners. The registry's lock guards it.
 type ward struct {
 	healer  *healer
-	byFD    map[int32]*listener // by the number of the socket's descriptor
+	byFD    []*listener         // by the number of the socket's descriptor; these are dense
 	byPath  map[int32]*listener // by inotify's watch of the path
 	arrived []*listener         // whose paths are to be watched
 	held    []*listener         // by somebody, in no order
@@ -45,13 +45,34 @@ type care struct {
 	number int32 // of its descriptor
 	watch  int32 // of its path; 0: none
 	heldAt int   // its place in held
-	healed int   // how often
 	sick   atomic.Bool
-	told   bool      // that O_NONBLOCK was changed
+	told   bool // that O_NONBLOCK was changed
+	past   *history
+}
+
+// history is what has happened to a listener. Few have any.
+type history struct {
+	healed int       // how often
 	second time.Time // the one in which
 	notes  int       // so many incidents were told
 	untold int       // incidents since the last that was
 	fresh  time.Time // when its socket was made instead of another one
+}
+
+// healed returns how often the listener has been healed.
+func (c *care) healed() int {
+	if c.past == nil {
+		return 0
+	}
+	return c.past.healed
+}
+
+// history returns what is written on.
+func (c *care) history() *history {
+	if c.past == nil {
+		c.past = new(history)
+	}
+	return c.past
 }
 
 // sickness is something that cannot be undone at once.
@@ -64,8 +85,8 @@ type sickness struct {
 
 func newWard() ward {
 	return ward{
-		byFD: make(map[int32]*listener), byPath: make(map[int32]*listener),
-		sick: make(map[*listener]*sickness), lost: make(map[string]*loss),
+		byPath: make(map[int32]*listener),
+		sick:   make(map[*listener]*sickness), lost: make(map[string]*loss),
 	}
 }
 
@@ -94,6 +115,9 @@ func (w *ward) admit(l *listener) {
 	if err := w.healer.register(unix.EPOLL_CTL_ADD, l.socket.FD(), unix.EPOLLRDHUP|unix.EPOLLET); err != nil {
 		return // it is looked at while it is held
 	}
+	if more := int(l.number) + 1 - len(w.byFD); more > 0 {
+		w.byFD = append(w.byFD, make([]*listener, more)...)
+	}
 	w.byFD[l.number] = l
 	if strings.HasPrefix(l.socket.Address(), "/") {
 		w.arrived = append(w.arrived, l)
@@ -103,15 +127,23 @@ func (w *ward) admit(l *listener) {
 
 // discharge ends that. It must come before the socket is closed, which others may hold.
 func (w *ward) discharge(l *listener) {
-	if w.byFD[l.number] == l {
+	if w.at(l.number) == l {
 		_ = w.healer.register(unix.EPOLL_CTL_DEL, l.socket.FD(), 0)
-		delete(w.byFD, l.number)
+		w.byFD[l.number] = nil
 	}
 	if l.watch != 0 {
 		w.healer.unwatchPath(l.watch)
 		delete(w.byPath, l.watch)
 	}
 	delete(w.sick, l)
+}
+
+// at returns whose socket has that number, or nil.
+func (w *ward) at(number int32) *listener {
+	if number < 0 || int(number) >= len(w.byFD) {
+		return nil
+	}
+	return w.byFD[number]
 }
 
 // taken notes that l, which was free, has a holder.
@@ -159,7 +191,7 @@ func (r *registry) patients(list []patient) []patient {
 func (r *registry) patientBy(number int32) (patient, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l := r.ward.byFD[number]; l != nil {
+	if l := r.ward.at(number); l != nil {
 		return l.patient(), true
 	}
 	return patient{}, false
@@ -232,17 +264,18 @@ func (s *sickness) again() {
 
 // healed counts an incident, and tells of it unless there are too many.
 func (r *registry) healed(l *listener, what string) {
-	l.healed++
-	if now := time.Now(); now.Sub(l.second) >= time.Second {
-		l.second, l.notes = now, 0
+	past := l.history()
+	past.healed++
+	if now := time.Now(); now.Sub(past.second) >= time.Second {
+		past.second, past.notes = now, 0
 	}
-	if l.notes++; l.notes > notesMax {
-		l.untold++
+	if past.notes++; past.notes > notesMax {
+		past.untold++
 		return
 	}
-	if l.untold > 0 {
-		what = fmt.Sprintf("%s (and %d incidents before that were not told)", what, l.untold)
-		l.untold = 0
+	if past.untold > 0 {
+		what = fmt.Sprintf("%s (and %d incidents before that were not told)", what, past.untold)
+		past.untold = 0
 	}
 	r.note(event{what: eventHealed, name: l.socket.Spec().Name, socket: l.socket, why: ending(what), pids: l.pids()})
 }

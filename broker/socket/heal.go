@@ -5,6 +5,7 @@ package socket
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"unsafe"
@@ -18,9 +19,9 @@ var ErrSpent = errors.New("it takes a new socket")
 
 // healState is what [Socket.Heal] has to know.
 type healState struct {
-	reusePort, reuseAddr int  // as they should be
-	queue                int  // at the last look; -1: never looked
-	aside                bool // another socket is about to have the path
+	queue                int32 // at the last look; -1: never looked
+	reusePort, reuseAddr bool  // as they should be
+	aside                bool  // another socket is about to have the path
 }
 
 // Heal looks for what a holder of s may have done to it at the cost of the others,
@@ -80,7 +81,7 @@ func (p *patient) healReuse() error {
 	for _, o := range []struct {
 		name         string
 		number, want int
-	}{{"SO_REUSEPORT", unix.SO_REUSEPORT, p.health.reusePort}, {"SO_REUSEADDR", unix.SO_REUSEADDR, p.health.reuseAddr}} {
+	}{{"SO_REUSEPORT", unix.SO_REUSEPORT, toInt(p.health.reusePort)}, {"SO_REUSEADDR", unix.SO_REUSEADDR, toInt(p.health.reuseAddr)}} {
 		is, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, o.number)
 		if err != nil {
 			return os.NewSyscallError("getsockopt", err)
@@ -109,7 +110,7 @@ func (p *patient) healTCP() error {
 		return os.NewSyscallError("getsockopt", err)
 	}
 	if info.State == tcpListen {
-		p.health.queue = int(info.Unacked)
+		p.health.queue = int32(min(info.Unacked, math.MaxInt32))
 		return p.healBacklog(int(info.Sacked))
 	}
 	what := "shut down"
@@ -150,7 +151,7 @@ func (p *patient) healUnix() error {
 	if err != nil {
 		return nil // it can only be asked in the network namespace where it was opened
 	}
-	p.health.queue = int(queue)
+	p.health.queue = int32(min(queue, math.MaxInt32))
 	return p.healBacklog(int(limit))
 }
 
@@ -271,19 +272,22 @@ func (s *Socket) setReusePort(on bool) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)); err != nil {
 			return err
 		}
-		s.health.reusePort = toInt(on)
+		s.health.reusePort = on
 		return nil
 	})
 }
 
 // born notes how a socket is that nobody has had yet.
-func (s *Socket) born(fd int) (err error) {
+func (s *Socket) born(fd int) error {
 	s.health.queue = -1
 	if !s.network().in(inetNets) {
 		return nil
 	}
-	if s.health.reusePort, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err == nil {
-		s.health.reuseAddr, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	port, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
 	}
+	addr, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
 	return os.NewSyscallError("getsockopt", err)
 }

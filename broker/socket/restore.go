@@ -81,7 +81,7 @@ func Restore(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 		return nil, err
 	}
 	if sock.adopted = saved.Adopted; !sock.adopted {
-		sock.health.reusePort, sock.health.reuseAddr = 0, toInt(n.in(tcpNets)) // whatever a worker has made of it
+		sock.health.reusePort, sock.health.reuseAddr = false, n.in(tcpNets) // whatever a worker has made of it
 	}
 	_ = fd.Close()
 	_, _ = sock.Heal() // what cannot be undone is found again
