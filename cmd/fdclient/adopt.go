@@ -41,7 +41,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		if *pid <= 0 {
 			return usagef("say which process: --pid PID")
 		}
-		signal, err := signalName(*drain)
+		signal, err := signalName("--drain-signal", *drain)
 		if err != nil {
 			return err
 		}

@@ -71,6 +71,7 @@ var completions = []struct{ name, typed, want string }{
 	{"flag before the verb", "fdclient --vers", "fdclient --version "},
 	{"flag of a verb", "fdclient get --no-l", "fdclient get --no-listen-env "},
 	{"flag of another", "fdclient list --js", "fdclient list --json "},
+	{"name behind a short flag", "fdclient run -n 2 ad", "fdclient run -n 2 adm "},
 	{"value of a verb's flag", "fdclient get --blocking=fa", "fdclient get --blocking=false "},
 	{"shell", "fdclient completion fi", "fdclient completion fish "},
 	{"name", "fdclient addr a", "fdclient addr adm "},

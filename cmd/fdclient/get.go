@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 )
 
 // exitGet is the exit status where get itself failed, as env(1) and timeout(1) have it.
@@ -46,38 +45,22 @@ run, 127 CMD is not found, else CMD's own.
 }
 
 func defineGet(fs *pflag.FlagSet) action {
-	stdin := fs.Bool("stdin", false, "give CMD the one socket as standard input, and set no LISTEN_*")
-	noListen := fs.Bool("no-listen-env", false, "set no LISTEN_*")
-	env := fs.StringArray("env", nil, "set an environment variable of CMD: `K=TEMPLATE`; may be given many times")
-	blocking := fs.Bool("blocking", false, "CMD needs blocking sockets (implied by --stdin; --blocking=false: non-blocking ones)")
+	l := defineLaunch(fs)
 	wait := fs.String("wait", "", "wait for a broker, the names and a place: at most `DURATION`, as in --wait=30s")
 	fs.Lookup("wait").NoOptDefVal = "forever"
-	drainSignal := fs.String("drain-signal", "TERM", "`SIGNAL` that asks CMD to stop accepting and leave, or none")
 	return func(ctx context.Context, c command) error {
 		if len(c.args) == 0 {
 			return usagef("no name")
 		}
-		if len(c.dashed) == 0 {
-			return usagef("no command: put -- and the command behind the names")
-		}
-		if *stdin && len(c.args) > 1 {
-			return usagef("--stdin is for one socket, and there are %d names", len(c.args))
-		}
-		for i, name := range c.args {
-			if slices.Contains(c.args[:i], name) {
-				return usagef("%q is given twice", name)
-			}
-			if _, err := time.ParseDuration(name); err == nil && fs.Changed("wait") && *wait == "forever" {
-				return usagef("%q would be a name; write --wait=%s", name, name)
-			}
-		}
-		signal, err := signalName(*drainSignal)
+		options, err := l.options(c)
 		if err != nil {
 			return err
 		}
-		options := broker.GetOptions{Wait: fs.Changed("wait"), DrainSignal: signal}
-		if *stdin || fs.Changed("blocking") {
-			options.Blocking = new(*blocking || *stdin && !fs.Changed("blocking"))
+		options.Wait = fs.Changed("wait")
+		for _, name := range c.args {
+			if _, err := time.ParseDuration(name); err == nil && options.Wait && *wait == "forever" {
+				return usagef("%q would be a name; write --wait=%s", name, name)
+			}
 		}
 		if options.Wait && *wait != "forever" {
 			limit, err := time.ParseDuration(*wait)
@@ -88,29 +71,26 @@ func defineGet(fs *pflag.FlagSet) action {
 			ctx, cancel = context.WithTimeout(ctx, limit)
 			defer cancel()
 		}
-		return get(ctx, c, options, launch.Config{
-			Stdin: *stdin, NoListenEnv: *noListen, Env: *env,
-			Command: c.dashed, Environ: os.Environ(),
-		})
+		return get(ctx, c, options, l.config(c))
 	}
-}
-
-// signalName returns a signal's name without "SIG", or "" for none.
-func signalName(text string) (string, error) {
-	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
-	switch {
-	case name == "NONE":
-		return "", nil
-	case unix.SignalNum("SIG"+name) == 0:
-		return "", usagef("--drain-signal %s: there is no such signal; use TERM, QUIT, USR1 or another, or none", text)
-	}
-	return name, nil
 }
 
 // get fetches the sockets and becomes the command. It returns only an error.
 func get(ctx context.Context, c command, options broker.GetOptions, program launch.Config) error {
+	report := inheritedProgress()
+	program.Environ = os.Environ()
+	err := become(ctx, c, options, program, report)
+	status := exitGet
+	if e, ok := errors.AsType[*exitError](err); ok {
+		status = e.status
+	}
+	report.failed(err, status)
+	return err
+}
+
+func become(ctx context.Context, c command, options broker.GetOptions, program launch.Config, report *progress) error {
 	client := broker.Client{Socket: c.socket}
-	sockets, err := client.Get(ctx, options, c.args...)
+	sockets, err := report.get(ctx, &client, options, c.args)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("gave up waiting: %w", missing(c))
 	}
@@ -120,6 +100,7 @@ func get(ctx context.Context, c command, options broker.GetOptions, program laun
 	for _, s := range sockets {
 		program.Sockets = append(program.Sockets, launch.Socket{Name: s.Name, Network: s.Network, Address: s.Address, FD: s.FD})
 	}
+	report.tell(supervisor.ReportGranted, "")
 	p, err := launch.Prepare(program)
 	if err == nil {
 		err = p.Exec()

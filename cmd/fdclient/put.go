@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -80,7 +79,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return err
 	}
 	c.args = []string{name}
-	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed, Environ: os.Environ()})
+	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed})
 }
 
 // donated returns the descriptor of that number or, where that is negative, the one

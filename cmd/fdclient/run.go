@@ -27,6 +27,7 @@ Usage:
 
 Verbs:
   get NAME... -- CMD   run CMD with the sockets of these listeners open
+  run NAME... -- CMD   keep such processes alive, and replace them without a gap
   list                 show the listeners, their queues and who holds them
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
@@ -46,8 +47,8 @@ $FDBROKER_SOCKET, else /run/fdbroker/control for root, else
 $XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
 root where that does not exist.
 
-Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get: 125 fdclient
-itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get and run: 125 fdclient
+itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of get).
 `
 
 // verb is one of fdclient's subcommands. Its flags are set by define, which returns
@@ -77,7 +78,7 @@ type command struct {
 }
 
 func verbs() []verb {
-	return []verb{getVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
 }
 
 // usageError is an error of whoever wrote the command line.

@@ -46,7 +46,18 @@ func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
 			}
 			l.given[name] = value
 		case strings.HasPrefix(words[i], "-") && words[i] != "-":
-			// There are no short flags but -h.
+			// One with a value has it in the next word, or right behind the letter.
+			f := fs.ShorthandLookup(words[i][1:2])
+			if f == nil {
+				continue
+			}
+			if len(words[i]) == 2 && f.NoOptDefVal == "" {
+				if i++; i == len(words) {
+					l.Value = f
+					return l
+				}
+			}
+			l.given[f.Name] = words[i]
 		case !interspersed:
 			l.Rest = i
 			return l

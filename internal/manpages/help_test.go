@@ -20,6 +20,7 @@ type help struct {
 }
 
 type flagHelp struct {
+	short       string // one letter; empty for most
 	name, value string // value is empty for a flag that has none
 	optional    string // what it means without a value; empty where it needs one
 	usage       string
@@ -76,7 +77,7 @@ func parseHelp(t *testing.T, command, all string) help {
 	return h
 }
 
-var flagLine = regexp.MustCompile(`^ +--([a-z0-9-]+)(?: ([^ []+))?(?:\[="?([^]"]*)"?\])? {2,}(.*)$`)
+var flagLine = regexp.MustCompile(`^ +(?:-([a-z]), )?--([a-z0-9-]+)(?: ([^ []+))?(?:\[="?([^]"]*)"?\])? {2,}(.*)$`)
 
 func parseFlag(t *testing.T, line string) flagHelp {
 	t.Helper()
@@ -84,5 +85,5 @@ func parseFlag(t *testing.T, line string) flagHelp {
 	if m == nil {
 		t.Fatalf("this line of --help was not understood: %q", line)
 	}
-	return flagHelp{m[1], m[2], m[3], m[4]}
+	return flagHelp{m[1], m[2], m[3], m[4], m[5]}
 }

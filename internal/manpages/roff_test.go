@@ -88,7 +88,11 @@ func flagList(flags []flagHelp) string {
 	var b strings.Builder
 	b.WriteString(".Bl -tag -width Ds\n")
 	for _, f := range flags {
-		b.WriteString(".It Fl -" + f.name)
+		b.WriteString(".It ")
+		if f.short != "" {
+			b.WriteString("Fl " + f.short + " , ")
+		}
+		b.WriteString("Fl -" + f.name)
 		switch {
 		case f.optional != "":
 			b.WriteString(" Ns Oo = Ns Ar " + f.value + " Oc")

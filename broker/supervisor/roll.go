@@ -1,0 +1,144 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// roll replaces all workers: for each the new one comes first, and the old one is
+// stopped once that is ready.
+type roll struct {
+	pending []*slot // not begun
+	done    int
+	total   int
+	again   bool // another was asked for meanwhile
+	failed  bool
+	// owed is how many places the workers that were stopped have left for those on
+	// standby, who do not serve yet; it is forgotten when due.
+	owed int
+	due  time.Time
+}
+
+// beginRoll begins a roll, or makes the one under way be followed by another.
+func (s *supervisor) beginRoll(now time.Time) {
+	switch {
+	case s.ending || !s.open:
+		return
+	case s.roll != nil:
+		s.roll.again = true
+		s.log.Info().Msg("another roll follows this one")
+		return
+	}
+	s.rollErr = ""
+	s.roll = &roll{pending: slices.Clone(s.slots), total: len(s.slots)}
+	// Who waits for a place first: else an old one might get it in between.
+	slices.SortStableFunc(s.roll.pending, func(a, b *slot) int { return standbyLast(a) - standbyLast(b) })
+	s.log.Info().Int("count", s.roll.total).Msg("replacing the workers")
+	s.config.Tell(reloading())
+	s.advance(now)
+}
+
+func standbyLast(sl *slot) int {
+	if sl.current != nil && sl.current.step == stepStandby {
+		return 0
+	}
+	return 1
+}
+
+// advance takes the roll as far as it can go now.
+func (s *supervisor) advance(now time.Time) {
+	r := s.roll
+	if r == nil || s.ending {
+		return
+	}
+	if !r.due.IsZero() && !r.due.After(now) {
+		r.owed, r.due = 0, time.Time{} // somebody else has got the place
+	}
+	busy := false
+	for _, sl := range s.slots {
+		s.handOver(r, sl, now)
+		busy = busy || sl.next != nil || sl.current != nil && sl.current.rolling
+	}
+	for !r.failed && len(r.pending) > 0 && len(s.workers) < len(s.slots)+s.config.Surge {
+		sl := r.pending[0]
+		r.pending = r.pending[1:]
+		if !slices.Contains(s.slots, sl) {
+			continue // one less, meanwhile
+		}
+		sl.failures = 0
+		w := s.start(sl, now)
+		if w == nil {
+			s.rollFailed("a new worker could not be started")
+			break
+		}
+		w.rolling = true
+		if sl.next = w; w.due.IsZero() && w.step < stepRunning {
+			w.due = now.Add(s.config.ReadyTimeout)
+		}
+		busy = true
+		s.handOver(r, sl, now) // where it is ready at once
+	}
+	for _, w := range s.workers {
+		busy = busy || w.slot == nil // an old one that has not left
+	}
+	if !busy && (r.failed || len(r.pending) == 0) && r.owed == 0 {
+		s.endRoll(now)
+	}
+}
+
+// handOver makes the new worker of a slot, once it is ready, take the old one's
+// place. One that has no place yet waits for those before it to serve first.
+func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
+	next, old := sl.next, sl.current
+	if old != nil && old.rolling && old.usable() { // what it was to replace has ended by itself
+		old.rolling = false
+		r.done++
+	}
+	if !next.usable() || next.step == stepStandby && r.owed > 0 {
+		return
+	}
+	next.rolling = false
+	if next.step == stepStandby && old != nil && old.step >= stepGranted {
+		r.owed++
+		r.due = now.Add(s.config.Grace + s.config.ReadyTimeout)
+	}
+	sl.current, sl.next = next, nil
+	r.done++
+	if old != nil {
+		s.leave(old, now)
+	}
+}
+
+// repay notes that a worker that was on standby serves now.
+func (s *supervisor) repay(w *worker) {
+	if r := s.roll; r != nil && w.stood && r.owed > 0 {
+		if r.owed--; r.owed == 0 {
+			r.due = time.Time{}
+		}
+	}
+}
+
+// rollFailed ends the roll: what was not begun stays as it is.
+func (s *supervisor) rollFailed(why string) {
+	if s.roll == nil || s.roll.failed {
+		return
+	}
+	s.roll.failed = true
+	s.rollErr = fmt.Sprintf("the last replacement stopped after %d of %d: %s", s.roll.done, s.roll.total, why)
+	s.log.Error().Int("done", s.roll.done).Int("count", s.roll.total).Str("why", why).Msg("replacing stopped: the old workers go on")
+}
+
+func (s *supervisor) endRoll(now time.Time) {
+	r := s.roll
+	s.roll = nil
+	if !r.failed {
+		s.log.Info().Int("count", r.done).Msg("workers replaced")
+	}
+	s.status = "" // the manager is to hear that the roll is over
+	if r.again {
+		s.beginRoll(now)
+	}
+}

@@ -1,0 +1,123 @@
+//go:build linux
+
+package supervisor_test
+
+import (
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
+)
+
+// TestRoll: a roll replaces all, with never fewer than there were, and never more than
+// the surge allows.
+func TestRoll(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for _, surge := range []int{1, 2} {
+		h := newHub(t, "notify")
+		r := h.keep(supervisor.Config{Workers: 3, Surge: surge, NotifyReady: true})
+		r.hears("3 of 3 workers ready")
+		for range 5 {
+			old := h.pids()
+			h.watch()
+			r.signal(unix.SIGHUP)
+			h.replaced(3, old)
+			least, most := h.bounds()
+			// The hub hears of an end a moment after a birth that may have followed it.
+			if least < 3 || most > 3+surge+1 {
+				t.Errorf("surge %d: between %d and %d workers", surge, least, most)
+			}
+		}
+		if n := r.told("RELOADING=1"); n == 0 {
+			t.Error("the manager was not told of the roll")
+		}
+		if err := r.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRollFails: where the new worker does not become ready, in whatever way, the old
+// ones go on, and the manager is told. The next roll works again.
+func TestRollFails(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for _, mode := range []string{"bad", "mute"} {
+		t.Run(mode, func(t *testing.T) {
+			h := newHub(t, "notify")
+			r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, ReadyTimeout: 200 * time.Millisecond})
+			r.hears("2 of 2 workers ready")
+			old := h.pids()
+			h.mode(mode)
+			r.signal(unix.SIGHUP)
+			r.hears("the last replacement stopped after 0 of 2")
+			h.wait(2)
+			for _, pid := range old {
+				if err := syscall.Kill(pid, 0); err != nil {
+					t.Errorf("worker %d: %v", pid, err)
+				}
+			}
+			h.mode("notify")
+			r.signal(unix.SIGHUP)
+			h.replaced(2, old)
+		})
+	}
+}
+
+// TestRollAgain: a roll that is asked for during another one follows it.
+func TestRollAgain(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "notify")
+	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
+	r.hears("2 of 2 workers ready")
+	old := h.pids()
+	h.mode("mute") // so that the first one cannot be over
+	r.signal(unix.SIGHUP)
+	fdtest.Eventually(t, "it has begun", func() bool { return h.births() == 3 })
+	r.signal(unix.SIGHUP)
+	h.mode("notify")
+	h.each(func(pid int, c net.Conn) {
+		if pid != old[0] && pid != old[1] {
+			_, _ = c.Write([]byte("x"))
+		}
+	})
+	h.replaced(2, old) // the second: the first has failed
+}
+
+// TestRollStops: a stop in the middle of a roll stops old and new.
+func TestRollStops(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "notify")
+	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
+	r.hears("2 of 2 workers ready")
+	h.mode("mute")
+	r.signal(unix.SIGHUP)
+	h.wait(3)
+	r.signal(unix.SIGTERM)
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	h.wait(0)
+}
+
+// TestRollOverCrashes: old workers that end in the middle of a roll do not stop it.
+func TestRollOverCrashes(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "notify")
+	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true, RestartDelay: time.Millisecond, RestartMax: time.Millisecond})
+	r.hears("3 of 3 workers ready")
+	old := h.pids()
+	h.mode("mute")
+	r.signal(unix.SIGHUP)
+	h.wait(4)
+	h.mode("notify")
+	for _, pid := range old {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	fdtest.Eventually(t, "the old ones are gone", func() bool { return h.births() >= 6 })
+	h.each(func(_ int, c net.Conn) { _, _ = c.Write([]byte("x")) })
+	h.replaced(3, old)
+}

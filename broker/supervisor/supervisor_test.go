@@ -1,0 +1,161 @@
+//go:build linux
+
+package supervisor_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
+)
+
+// TestRestart: what ends is started again, however it ended; a stop stops all.
+func TestRestart(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "")
+	r := h.keep(supervisor.Config{Workers: 3, RestartDelay: time.Millisecond})
+	h.wait(3)
+	for range 10 {
+		born := h.births()
+		old := h.pids()[:2]
+		_ = syscall.Kill(old[0], syscall.SIGKILL)
+		h.each(func(pid int, c net.Conn) {
+			if pid == old[1] {
+				_, _ = c.Write([]byte("x"))
+			}
+		})
+		fdtest.Eventually(t, "two more", func() bool { return h.births() == born+2 })
+		h.replaced(3, old)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	h.wait(0)
+	if r.told("STOPPING=1") == 0 {
+		t.Error("the manager was not told of the stop")
+	}
+}
+
+// TestRestartDelay: what ends too soon is started again at once the first time, and
+// not the second time.
+func TestRestartDelay(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "brief")
+	r := h.keep(supervisor.Config{Workers: 1, RestartDelay: time.Hour, RestartMax: time.Hour})
+	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() == 2 })
+	h.wait(0)
+	for range 10 {
+		r.signal(unix.SIGWINCH) // means nothing, but is taken only when what came before has been dealt with
+	}
+	if n := h.births(); n != 2 {
+		t.Errorf("it was started %d times", n)
+	}
+}
+
+// TestCannotExecute: a command that cannot be executed is an error at once.
+func TestCannotExecute(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	script := t.TempDir() + "/script"
+	if err := os.WriteFile(script, []byte("#!/nowhere\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, status := range map[string]int{"/nowhere": 127, "/etc/passwd": 126, script: 127} {
+		r := run(t, supervisor.Config{Workers: 2, Command: supervisor.Command{Path: path, Argv: []string{"x"}}})
+		err := r.wait()
+		if bad, ok := errors.AsType[*supervisor.StartError](err); !ok || bad.Status != status || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+}
+
+// TestReadyNotify: ready is who says so, on a socket of its own.
+func TestReadyNotify(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "mute")
+	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, RestartDelay: time.Millisecond})
+	h.wait(2)
+	if h.said != " true" { // no generation, and a socket
+		t.Errorf("a worker has %q", h.said)
+	}
+	if r.told("READY=1") > 0 {
+		t.Fatal("ready, and no worker has said so")
+	}
+	h.mode("notify")
+	h.each(func(_ int, c net.Conn) { _, _ = c.Write([]byte("x")) })
+	r.hears("READY=1")
+	r.hears("2 of 2 workers ready")
+}
+
+// TestNeverReady: a worker that does not become ready is stopped, and tried again.
+func TestNeverReady(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "mute")
+	r := h.keep(supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: 20 * time.Millisecond, RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond})
+	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() >= 3 })
+	if r.told("READY=1") > 0 {
+		t.Error("ready, and no worker has said so")
+	}
+	h.mode("notify")
+	r.hears("READY=1")
+}
+
+// TestDeaf: who does not stop is killed, after the grace or by a second signal.
+func TestDeaf(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "deaf")
+	r := h.keep(supervisor.Config{Workers: 2, Grace: 20 * time.Millisecond})
+	h.wait(2)
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	r = h.keep(supervisor.Config{Workers: 2, Grace: time.Hour})
+	h.wait(2)
+	r.signal(unix.SIGTERM)
+	r.hears("STOPPING=1")
+	r.signal(unix.SIGINT)
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	h.wait(0)
+}
+
+// TestMoreAndLess: SIGTTIN and SIGTTOU change how many there are; one stays.
+func TestMoreAndLess(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "")
+	r := h.keep(supervisor.Config{Workers: 1})
+	h.wait(1)
+	r.signal(unix.SIGTTIN)
+	r.signal(unix.SIGTTIN)
+	h.wait(3)
+	for range 4 {
+		r.signal(unix.SIGTTOU)
+	}
+	h.wait(1)
+	r.signal(unix.SIGTTIN)
+	h.wait(2)
+}
+
+// TestDoesNothing: with nothing to do it does nothing.
+func TestDoesNothing(t *testing.T) {
+	h := newHub(t, "notify")
+	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
+	r.hears("2 of 2 workers ready")
+	before := len(r.state)
+	pids := h.pids()
+	slices.Sort(pids)
+	h.watch()
+	r.signal(unix.SIGWINCH) // which means nothing
+	r.signal(unix.SIGWINCH) // taken only when the first has been dealt with
+	if len(r.state) != before || h.births() != 2 {
+		t.Errorf("it told %q and started %d workers", r.state[before:], h.births())
+	}
+}

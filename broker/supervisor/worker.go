@@ -1,0 +1,149 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// step is how far a worker has come.
+type step int
+
+const (
+	stepStarting step = iota // it has asked for its socket
+	stepWaiting              // there is no broker, or no such name
+	stepStandby              // all places are taken
+	stepGranted              // it has its socket, and becomes the command now
+	stepRunning              // it runs the command
+	stepReady
+)
+
+// worker is a process from its start until it has been reaped. Its descriptors are
+// the supervisor's.
+type worker struct {
+	id      int32
+	slot    *slot // nil: it has been asked to leave
+	pid     int
+	pidfd   int
+	reports reports
+	notify  readiness
+
+	step    step
+	rolling bool // it is to replace another one, and is not ready yet
+	stood   bool // it was on standby
+	began   time.Time
+	ran     time.Time // when it became the command; zero before
+	due     time.Time // when its step, or its stop, must be over; zero: never
+	told    bool      // it has got, or will have got, the stop signal
+	failed  *StartError
+}
+
+// usable reports whether w serves, or is as far as it can come without a place.
+func (w *worker) usable() bool {
+	return w != nil && (w.step == stepReady || w.step == stepStandby)
+}
+
+// statusFD is what the status pipe is for the worker.
+const statusFD = 3
+
+// start starts a worker. The error is a *StartError where the command itself is at
+// fault.
+func (c *Command) start(id int32, notify bool, now time.Time) (_ *worker, err error) {
+	w := &worker{id: id, pidfd: -1, reports: reports{fd: -1}, notify: readiness{fd: -1}, began: now}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if notify {
+		if w.notify, err = newReadiness(); err != nil {
+			return nil, err
+		}
+	}
+	files, status := []uintptr{0, 1, 2}, -1
+	if c.Reports {
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+			return nil, os.NewSyscallError("pipe2", err)
+		}
+		w.reports.fd = ends[0]
+		defer unix.Close(ends[1])
+		files, status = append(files, uintptr(ends[1])), statusFD
+	}
+	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{
+		Env:   environ(c.Env, status, w.notify.address),
+		Files: files,
+		Sys:   &syscall.SysProcAttr{PidFD: &w.pidfd},
+	})
+	if err != nil {
+		return nil, startError(c.Path, err)
+	}
+	if w.pidfd < 0 {
+		_ = unix.Kill(w.pid, unix.SIGKILL)
+		_, _ = unix.Wait4(w.pid, nil, 0, nil)
+		return nil, errors.New("this kernel has no pidfds: Linux 5.4 is needed")
+	}
+	return w, nil
+}
+
+// startError returns what it means that path could not be started.
+func startError(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("start a worker: %w", err) // passes
+	case errors.Is(err, unix.ENOENT):
+		return &StartError{Status: 127, Reason: fmt.Sprintf("cannot run %s: %v", path, err)}
+	}
+	return &StartError{Status: 126, Reason: fmt.Sprintf("cannot run %s: %v", path, err)}
+}
+
+// watch makes p tell of w.
+func (w *worker) watch(p *poller) error {
+	err := p.add(w.pidfd, ready{w.id, fromProcess})
+	if err == nil && w.reports.fd >= 0 {
+		err = p.add(w.reports.fd, ready{w.id, fromStatus})
+	}
+	if err == nil && w.notify.fd >= 0 {
+		err = p.add(w.notify.fd, ready{w.id, fromNotify})
+	}
+	return err
+}
+
+// signal sends w a signal. It cannot reach another process, and one that has ended
+// needs none.
+func (w *worker) signal(sig unix.Signal) {
+	_ = unix.PidfdSendSignal(w.pidfd, sig, nil, 0)
+}
+
+// reap returns how w has ended, and whether it has.
+func (w *worker) reap() (how unix.WaitStatus, ended bool) {
+	for {
+		pid, err := unix.Wait4(w.pid, &how, unix.WNOHANG, nil)
+		if err != unix.EINTR {
+			return how, pid == w.pid
+		}
+	}
+}
+
+func (w *worker) close() {
+	w.reports.close()
+	w.notify.close()
+	if w.pidfd >= 0 {
+		_ = unix.Close(w.pidfd)
+	}
+	w.pidfd = -1
+}
+
+// describe says how a process has ended.
+func describe(how unix.WaitStatus) string {
+	if how.Signaled() {
+		return "killed by " + unix.SignalName(how.Signal())
+	}
+	return fmt.Sprintf("exit status %d", how.ExitStatus())
+}

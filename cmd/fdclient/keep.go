@@ -1,0 +1,229 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/launch"
+	"github.com/fdbroker/fdbroker/internal/logging"
+	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/rs/zerolog"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+var runVerb = verb{
+	name:  "run",
+	usage: "run [NAME...] [flags] -- CMD [ARG...]",
+	help: `Keeps workers alive: processes that 'fdclient get --wait NAME... -- CMD' became or,
+without names, that run CMD, which gets its sockets by itself. One that ends is
+started again: at once, and if it does not live long, after a delay that doubles.
+
+  SIGHUP            replaces all workers: each is stopped once a new one is ready
+  SIGTTIN, SIGTTOU  one worker more, one less
+  SIGTERM, SIGINT   stops them and ends; once more: at once
+
+With --replace, workers that others have started for the same listeners are asked to
+leave once these are ready; 'fdclient run' that has started those ends then.
+
+  fdclient run web -n 4 -- ./server
+  fdclient run web --replace --ready notify -- ./server-v2
+  fdclient run -n 1 --standby 1 -- ./worker   # gets a listener with max=1 by itself
+
+Exit status: 0 stopped, or replaced; 125 fdclient itself failed (wrong usage
+included), 126 CMD cannot be run, 127 CMD is not found.
+`,
+	define: defineRun,
+	failed: exitGet,
+	wrong:  exitGet,
+	runs:   true,
+	words:  otherNames,
+}
+
+// runFlags are the flags of run that need a look before they are used.
+type runFlags struct {
+	config     supervisor.Config
+	ready      string
+	stopSignal string
+	replace    bool
+	launch     *launchFlags
+}
+
+func defineRun(fs *pflag.FlagSet) action {
+	var f runFlags
+	c := &f.config
+	fs.IntVarP(&c.Workers, "workers", "n", 1, "keep `N` workers alive")
+	fs.IntVar(&c.Standby, "standby", 0, "and `K` more, which wait for a place (of a listener with max=)")
+	fs.StringVar(&f.ready, "ready", supervisor.DefaultReadyAfter.String(), "`WHEN` a worker is ready: after a duration, or notify: when it says READY=1 (sd_notify)")
+	fs.DurationVar(&c.ReadyTimeout, "ready-timeout", supervisor.DefaultReadyTimeout, "stop a new worker that is not ready by then: `DURATION`")
+	fs.BoolVar(&f.replace, "replace", false, "when all are ready, ask older workers of these listeners to leave")
+	fs.IntVar(&c.Surge, "surge", 1, "start at most `M` new workers before old ones are stopped")
+	fs.DurationVar(&c.RestartDelay, "restart-delay", supervisor.DefaultRestartDelay, "first `DURATION` between two starts of a worker that does not live that long")
+	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "longest `DURATION` between two starts")
+	fs.StringVar(&f.stopSignal, "stop-signal", "TERM", "`SIGNAL` that stops a worker")
+	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill workers that have not stopped after `DURATION`")
+	ofGet := newFlags("get")
+	f.launch = defineLaunch(ofGet)
+	fs.AddFlagSet(ofGet)
+	return func(ctx context.Context, c command) error {
+		if err := f.check(fs, c); err != nil {
+			return err
+		}
+		return f.run(ctx, c)
+	}
+}
+
+// check completes the configuration from what the flags say.
+func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
+	if _, err := f.launch.options(c); err != nil {
+		return err
+	}
+	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
+		return usagef("%s is for the sockets of names, and there is no name", words[0])
+	}
+	switch s := &f.config; {
+	case s.Workers < 1:
+		return usagef("-n %d: use 1 or more", s.Workers)
+	case s.Standby < 0:
+		return usagef("--standby %d: use 0 or more", s.Standby)
+	case s.Surge < 1:
+		return usagef("--surge %d: use 1 or more", s.Surge)
+	}
+	for _, name := range []string{"ready-timeout", "restart-delay", "restart-max", "grace"} {
+		if d, err := fs.GetDuration(name); err != nil || d <= 0 {
+			return usagef("--%s %v: use a duration such as 10s", name, d)
+		}
+	}
+	signal, err := signalName("--stop-signal", f.stopSignal)
+	if err != nil {
+		return err
+	}
+	if signal == "" {
+		return usagef("--stop-signal %s: a worker must be told somehow", f.stopSignal)
+	}
+	f.config.StopSignal = unix.SignalNum("SIG" + signal)
+	if f.config.NotifyReady = f.ready == "notify"; f.config.NotifyReady {
+		return nil
+	}
+	if f.config.ReadyAfter, err = time.ParseDuration(f.ready); err != nil || f.config.ReadyAfter < 0 {
+		return usagef("--ready %s: use a duration such as 1s, or notify", f.ready)
+	}
+	return nil
+}
+
+// run keeps the workers alive.
+func (f *runFlags) run(ctx context.Context, c command) error {
+	log, flush := logging.New(c.err, zerolog.InfoLevel, "auto")
+	defer flush()
+	manager, err := notify.FromEnvironment()
+	if err != nil {
+		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+	}
+	f.config.Logger = log
+	if manager != nil {
+		t := newTeller(manager, log)
+		defer t.close()
+		f.config.Tell, f.config.Watchdog = t.tell, manager.Watchdog()
+	}
+	if f.config.Command, err = f.command(c); err != nil {
+		return err
+	}
+	f.config.Deploy = supervisor.NewBrokered(supervisor.BrokeredConfig{
+		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, Logger: log,
+	})
+	signals, stop := runSignals()
+	defer stop()
+	// Not on the main thread, which main is locked to: each event would have to wake it.
+	ended := make(chan error)
+	go func() { ended <- supervisor.Run(ctx, f.config, signals) }()
+	err = <-ended
+	if bad, ok := errors.AsType[*supervisor.StartError](err); ok {
+		return &exitError{err, bad.Status}
+	}
+	return err
+}
+
+// command returns what a worker is started as.
+func (f *runFlags) command(c command) (supervisor.Command, error) {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		key, _, _ := strings.Cut(kv, "=")
+		return key == broker.GenerationEnv || key == supervisor.StatusEnv
+	})
+	if len(c.args) == 0 {
+		if c.socket != "" {
+			env = append(env, protocol.SocketEnv+"="+c.socket)
+		}
+		path, argv, err := launch.Direct(c.dashed, env)
+		if err != nil {
+			return supervisor.Command{}, &exitError{err, launch.ExitCode(err)}
+		}
+		return supervisor.Command{Path: path, Argv: argv, Env: env}, nil
+	}
+	argv := []string{"fdclient", "get", "--wait"}
+	if c.socket != "" {
+		argv = append(argv, "--socket="+c.socket)
+	}
+	argv = append(argv, f.launch.words()...)
+	argv = append(append(append(argv, c.args...), "--"), c.dashed...)
+	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true}, nil
+}
+
+// runSignals returns the signals that run acts on, and what ends that. Those that
+// whoever started it wants ignored stay ignored, for the workers too, but for SIGTERM.
+// SIGPIPE is caught, and nothing else: a log that nobody reads must not end run, and
+// what is ignored the workers would inherit.
+func runSignals() (<-chan os.Signal, func()) {
+	signals, broken := make(chan os.Signal, 16), make(chan os.Signal, 1)
+	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU} {
+		if sig == unix.SIGTERM || !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	signal.Notify(broken, unix.SIGPIPE)
+	return signals, func() {
+		signal.Stop(signals)
+		signal.Stop(broken)
+	}
+}
+
+// teller tells the service manager, which may be slow, how the workers are doing.
+type teller struct {
+	states chan []string
+	done   chan struct{}
+}
+
+func newTeller(m *notify.Manager, log zerolog.Logger) *teller {
+	t := &teller{make(chan []string, 64), make(chan struct{})}
+	go func() {
+		defer close(t.done)
+		for states := range t.states {
+			if err := m.Tell(states...); err != nil {
+				log.Warn().Err(err).Msg("the service manager was not told")
+			}
+		}
+	}()
+	return t
+}
+
+// tell drops what a manager that does not listen would not hear anyway.
+func (t *teller) tell(states ...string) {
+	select {
+	case t.states <- states:
+	default:
+	}
+}
+
+func (t *teller) close() {
+	close(t.states)
+	<-t.done
+}

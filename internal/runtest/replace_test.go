@@ -1,0 +1,159 @@
+//go:build linux
+
+package runtest
+
+import (
+	"fmt"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// running returns the holders that the broker knows, or nothing where there is none.
+func (r *rig) running() []int {
+	r.t.Helper()
+	return r.pids(protocol.StateActive)
+}
+
+// TestRolls: one rolling replacement after the other, and no request fails.
+func TestRolls(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.how, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			r := newRig(t, "")
+			p := r.run(append(w.name, "-n", "2", "--ready", "notify", "--", "worker", "a", w.how)...)
+			p.says(`"message":"ready"`)
+			l := startLoad(t, r.address)
+			for i := range *rounds {
+				old := r.holders(protocol.StateActive, 2)
+				p.signal(syscall.SIGHUP)
+				p.saysTimes("workers replaced", i+1)
+				for _, pid := range r.running() {
+					if slices.Contains(old, pid) {
+						t.Errorf("worker %d is still there", pid)
+					}
+				}
+			}
+			l.waitFor("a", 10)
+			l.done(0)
+			p.signal(syscall.SIGTERM)
+			p.ends(0)
+		})
+	}
+}
+
+// TestRollFails: a new worker that never becomes ready leaves the old ones serving,
+// and run's service manager is told why.
+func TestRollFails(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newRig(t, "")
+	m := r.manager()
+	t.Setenv("NOTIFY_SOCKET", m.path)
+	// The second start finds the marker that the first has left.
+	script := `[ -e "$0" ] && words=mute; : >"$0"; exec worker a fd $words`
+	p := r.run("web", "--ready", "notify", "--ready-timeout", "300ms", "--", "sh", "-c", script, r.dir+"/marker")
+	m.hears("READY=1")
+	old := r.holders(protocol.StateActive, 1)
+	l := startLoad(t, r.address)
+	l.waitFor("a", 10)
+	p.signal(syscall.SIGHUP)
+	m.hears("RELOADING=1")
+	m.hears("STATUS=1 of 1 workers ready; the last replacement stopped after 0 of 1: new worker: it has not said READY=1 in time")
+	r.holders(protocol.StateActive, 1)
+	if now := r.running(); !slices.Equal(now, old) {
+		t.Errorf("%d serve, want %d", now, old)
+	}
+	l.waitFor("a", 10)
+	l.done(0)
+	p.signal(syscall.SIGTERM)
+	m.hears("STOPPING=1")
+	p.ends(0)
+}
+
+// TestDeploys: one version after the other replaces those before, some of them while
+// the one before is not ready yet. No request fails; the newest is what is left.
+func TestDeploys(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.how, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			r := newRig(t, "")
+			deploy := func(version string) *process {
+				return r.run(append(w.name, "-n", "2", "--replace", "--ready", "notify", "--", "worker", version, w.how)...)
+			}
+			all := []*process{deploy("v0")}
+			all[0].says(`"message":"ready"`)
+			l := startLoad(t, r.address)
+			for i := range *rounds {
+				tick := time.After(200 * time.Millisecond)
+				version := fmt.Sprint("v", i+1)
+				all = append(all, deploy(version))
+				if i%2 == 0 {
+					l.waitFor(version, 1)
+				}
+				<-tick
+			}
+			newest := all[len(all)-1]
+			newest.says("asked the workers of older deploys to leave")
+			for _, p := range all[:len(all)-1] {
+				p.ends(0)
+				p.says("a newer deploy has replaced this one")
+			}
+			if n := len(r.holders(protocol.StateActive, 2)); n != 2 {
+				t.Errorf("%d workers", n)
+			}
+			l.waitFor(fmt.Sprint("v", *rounds), 10)
+			l.done(0)
+			newest.signal(syscall.SIGTERM)
+			newest.ends(0)
+		})
+	}
+}
+
+// TestRunKilled: workers whose run was killed go on, and the next one takes over.
+func TestRunKilled(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.how, func(t *testing.T) {
+			r := newRig(t, "")
+			p := r.run(append(w.name, "-n", "2", "--ready", "notify", "--", "worker", "a", w.how)...)
+			p.says(`"message":"ready"`)
+			l := startLoad(t, r.address)
+			old := r.holders(protocol.StateActive, 2)
+			_ = p.Process.Kill()
+			p.ends(-1)
+			l.waitFor("a", 20)
+			next := r.run(append(w.name, "-n", "2", "--replace", "--ready", "notify", "--", "worker", "b", w.how)...)
+			next.says("asked the workers of older deploys to leave")
+			for _, pid := range old {
+				fdtest.Eventually(t, "it is gone", func() bool { return syscall.Kill(pid, 0) != nil || isZombie(pid) })
+			}
+			r.holders(protocol.StateActive, 2)
+			l.waitFor("b", 20)
+			l.done(0)
+			next.signal(syscall.SIGTERM)
+			next.ends(0)
+		})
+	}
+}
+
+// TestTwoRuns: without --replace, two runs serve one name side by side.
+func TestTwoRuns(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newRig(t, "")
+	a := r.run("web", "--ready", "notify", "--", "worker", "a", "fd")
+	b := r.run("web", "--ready", "notify", "--", "worker", "b", "fd")
+	a.says(`"message":"ready"`)
+	b.says(`"message":"ready"`)
+	l := startLoad(t, r.address)
+	l.waitFor("a", 1)
+	l.waitFor("b", 1)
+	a.signal(syscall.SIGTERM)
+	a.ends(0)
+	l.waitFor("b", 10)
+	l.done(0)
+	b.signal(syscall.SIGTERM)
+	b.ends(0)
+}
