@@ -4,14 +4,11 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -43,6 +40,8 @@ type member interface {
 	dialed() (name string, open bool)
 	// drain closes the socket, as the broker asks.
 	drain()
+	// abandon closes the socket where it is spent, and stands in the way of the next.
+	abandon()
 	// renew takes what the broker hands out by the name now.
 	renew(s Socket)
 	// dup returns a duplicate of the socket, which the caller must close.
@@ -96,159 +95,6 @@ func (l *link) close() {
 		_ = l.exchange.close()
 		l.exchange = nil
 	}
-}
-
-// attend makes a goroutine attend to the link, the first time that it is called.
-func (l *link) attend() {
-	l.attending.Do(func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.closed {
-			return
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		x := l.exchange
-		l.cancel, l.exchange = cancel, nil
-		l.attended.Go(func() {
-			defer cancel()
-			l.serve(ctx, x)
-		})
-	})
-}
-
-// serve attends to the link until it is closed or drained. It takes x.
-func (l *link) serve(ctx context.Context, x *exchange) {
-	for x != nil {
-		event, err := l.hear(x)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case event == protocol.EventDrain:
-			l.drained()
-			return
-		case event == protocol.EventUnbound:
-			// Accepting goes on, and should the name be bound again, with that socket.
-			x = l.again(ctx, true)
-		case err != nil:
-			x = l.again(ctx, false)
-		}
-	}
-}
-
-// drained closes the sockets of the link, and then the link: whoever gets the place
-// next must not find two holders.
-func (l *link) drained() {
-	l.each(member.drain)
-	l.close()
-}
-
-// hear waits for an event. It takes x, and waits in the runtime's poller, as that takes
-// no thread.
-func (l *link) hear(x *exchange) (event string, err error) {
-	x.conn.Discard() // nothing stands in it: a reply with descriptors comes alone
-	f, err := x.stream.File()
-	if err != nil {
-		return "", err
-	}
-	l.mu.Lock()
-	l.file = f
-	closed := l.closed
-	l.mu.Unlock()
-	defer f.Close()
-	if closed {
-		return "", os.ErrClosed
-	}
-	conn, err := protocol.NewConn(f, protocol.MaxReply, 0)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Discard()
-	for {
-		m, ok := conn.Next()
-		if !ok {
-			if err := conn.Fill(); err != nil {
-				return "", err
-			}
-			continue
-		}
-		reply, _, ok := protocol.DecodeGetReply(m.Bytes)
-		if !ok {
-			if reply, err = decodeGetReply(m); err != nil {
-				return "", err
-			}
-		}
-		if reply.Event != "" {
-			return reply.Event, nil
-		}
-	}
-}
-
-// again takes the grant up with the next broker, however long that takes to come, and
-// returns the connection that it lasts as long as now, or nil once the link is closed
-// or drained. With wait it is the same broker, and what is missing is the name.
-func (l *link) again(ctx context.Context, wait bool) *exchange {
-	for pause := retryMin; ; pause = min(2*pause, retryMax) {
-		x, err := l.resume(ctx, wait)
-		switch {
-		case err == nil:
-			return x
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, ErrReplaced):
-			l.drained()
-			return nil
-		case errors.Is(err, ErrUnknownName):
-			l.offer(ctx)
-		case errors.Is(err, ErrNoBroker) || errors.Is(err, ErrLost):
-			wait = false // what another broker wants to know is which sockets there are
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// resume asks for what the link has, once.
-func (l *link) resume(ctx context.Context, wait bool) (*exchange, error) {
-	var open []member
-	p := protocol.GetParameters{Wait: wait, Blocking: new(false), Generation: l.generation(), Resume: l.grant.Load()}
-	l.each(func(m member) {
-		if name, isOpen := m.dialed(); isOpen {
-			open = append(open, m)
-			p.Names = append(p.Names, name)
-		}
-	})
-	if len(open) == 0 {
-		return nil, os.ErrClosed
-	}
-	x, err := newExchange(ctx, l.path)
-	if err != nil {
-		return nil, err
-	}
-	grant, sockets, err := x.get(ctx, true, p)
-	if err != nil {
-		_ = x.close()
-		return nil, err
-	}
-	l.grant.Store(grant)
-	for i, s := range sockets {
-		open[i].renew(s)
-	}
-	return x, nil
-}
-
-// offer gives a broker that has started with nothing the sockets that it lacks.
-func (l *link) offer(ctx context.Context) {
-	c := Client{Socket: l.path}
-	defer c.Close()
-	l.each(func(m member) {
-		if name, open := m.dialed(); open {
-			// Where it is not wanted there is nothing else to do.
-			_ = c.Attach(ctx, name, func(string, string) (*scmrights.FD, error) { return m.dup() })
-		}
-	})
 }
 
 // generation returns what the link's grant belongs to.

@@ -7,10 +7,9 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -24,8 +23,14 @@ type Listener struct {
 	name string
 	end
 
-	mu sync.Mutex
-	ln net.Listener // the broker may have another socket by the name one day
+	mu   sync.Mutex
+	ln   net.Listener
+	past []net.Listener // that the broker had before, until nothing is queued there
+	none bool           // ln is one of the past, and there is no other yet
+	cond sync.Cond      // of none and end.closed
+
+	accepted  atomic.Bool // anything
+	drainedAt time.Time
 }
 
 // newListener takes s and makes a Listener of it, which uses l.
@@ -35,6 +40,7 @@ func newListener(l *link, s Socket) (*Listener, error) {
 		return nil, err
 	}
 	listener := &Listener{name: s.Name, end: end{link: l}, ln: ln}
+	listener.cond.L = &listener.mu
 	l.join(listener)
 	return listener, nil
 }
@@ -61,99 +67,33 @@ func listenerOf(s Socket) (ln net.Listener, err error) {
 	return ln, nil
 }
 
-// Accept waits for the next connection and returns it. After Close the error is
-// [net.ErrClosed], in the sense of [errors.Is]. Once the broker has asked to leave
-// it is [ErrDrained] and [net.ErrClosed]: the socket is closed and the grant given
-// back, what is queued goes to others, and it is time to finish what was accepted:
-//
-//	err := srv.Serve(ln)
-//	srv.Shutdown(ctx)
-//
-// Where another holder has shut the socket down, Accept waits a few seconds for the
-// broker to heal it.
-func (l *Listener) Accept() (net.Conn, error) {
-	l.link.attend()
-	for {
-		ln := l.current()
-		c, err := ln.Accept()
-		if err == nil {
-			return c, nil
-		}
-		switch {
-		case l.drained.Load():
-			return nil, &drainedError{"accept " + l.name}
-		case l.closed.Load():
-			return nil, err
-		case l.current() != ln:
-			if c := lastOf(ln); c != nil {
-				return c, nil
-			}
-		case !errors.Is(err, unix.EINVAL) || !l.healed(ln):
-			return nil, err
-		}
-	}
-}
-
-func (l *Listener) current() net.Listener {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ln
-}
-
-// How long Accept waits for a socket that was shut down to be healed, and how often
-// it looks: no event tells a holder.
-const (
-	healTime = 5 * time.Second
-	healLook = 2 * time.Millisecond
-)
-
-// healed waits until ln, which was shut down, listens again or is replaced.
-func (l *Listener) healed(ln net.Listener) bool {
-	for deadline := time.Now().Add(healTime); time.Now().Before(deadline); time.Sleep(healLook) {
-		listens := 0
-		err := control(ln, func(fd int) (err error) {
-			listens, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-			return err
-		})
-		if l.closed.Load() || l.current() != ln || err == nil && listens != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// lastOf returns a connection that waits at ln, which nobody will accept on any more,
-// or closes it and returns nil.
-func lastOf(ln net.Listener) net.Conn {
-	var c net.Conn
-	err := control(ln, func(fd int) error {
-		n, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		if err != nil {
-			return err
-		}
-		f := os.NewFile(uintptr(n), "")
-		defer f.Close()
-		c, err = net.FileConn(f)
-		return err
-	})
-	if err != nil {
-		_ = ln.Close()
-	}
-	return c
-}
-
 // Close makes Accept return, closes this process's descriptor and gives the grant
 // back. Neither the other holders nor the connections that are queued notice. The
 // path of a Unix socket stays. Closing again returns what the first Close did.
 func (l *Listener) Close() error { return l.close(socketOf{l}) }
 
-// socketOf closes the socket that a Listener has at the time.
+// socketOf closes the sockets that a Listener has at the time.
 type socketOf struct{ l *Listener }
 
-func (s socketOf) Close() error { return s.l.current().Close() }
+func (s socketOf) Close() error {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	s.l.cond.Broadcast()
+	for _, past := range s.l.past {
+		_ = past.Close()
+	}
+	if s.l.none {
+		_ = s.l.ln.Close() // again, as a rule
+		return nil
+	}
+	return s.l.ln.Close()
+}
 
 // Addr returns the address that the socket is bound to.
-func (l *Listener) Addr() net.Addr { return l.current().Addr() }
+func (l *Listener) Addr() net.Addr {
+	ln, _ := l.current()
+	return ln.Addr()
+}
 
 // Name returns the name that was dialed.
 func (l *Listener) Name() string { return l.name }
@@ -165,7 +105,8 @@ func (l *Listener) Grant() int64 { return l.link.grant.Load() }
 // SyscallConn returns the raw socket, to look at. What is changed there is changed
 // for all holders: O_NONBLOCK, the backlog, every socket option.
 func (l *Listener) SyscallConn() (syscall.RawConn, error) {
-	c, ok := l.current().(syscall.Conn)
+	ln, _ := l.current()
+	c, ok := ln.(syscall.Conn)
 	if !ok {
 		return nil, errors.ErrUnsupported
 	}
@@ -175,33 +116,14 @@ func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 func (l *Listener) dialed() (string, bool) { return l.name, !l.closed.Load() }
 
 func (l *Listener) drain() {
+	l.mu.Lock()
+	l.drainedAt = time.Now()
+	l.mu.Unlock()
 	l.drained.Store(true)
 	l.shut(socketOf{l})
 }
 
-// renew takes s. Where that is another socket than l has, Accept goes on with s, after
-// what is queued at the old one.
-func (l *Listener) renew(s Socket) {
-	ln := l.current()
-	if same(ln, s.FD) {
-		_ = s.FD.Close()
-		return
-	}
-	next, err := listenerOf(s)
-	if err != nil {
-		return // it goes on with what it has
-	}
-	l.mu.Lock()
-	l.ln = next
-	l.mu.Unlock()
-	if l.closed.Load() { // Close may have met either
-		_ = next.Close()
-		_ = ln.Close()
-		return
-	}
-	if d, ok := ln.(interface{ SetDeadline(time.Time) error }); ok {
-		_ = d.SetDeadline(time.Unix(1, 0)) // Accept looks around
-	}
+func (l *Listener) dup() (*scmrights.FD, error) {
+	ln, _ := l.current()
+	return dup(ln)
 }
-
-func (l *Listener) dup() (*scmrights.FD, error) { return dup(l.current()) }

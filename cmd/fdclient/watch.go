@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -19,9 +20,10 @@ var watchVerb = verb{
 	name:  "watch",
 	usage: "watch [--json]",
 	help: `Prints what happens at the broker, an event a line, until it is interrupted:
-listeners bound and unbound, grants made and ended and why, calls refused, harm to
-sockets undone. Only root and the user that the broker runs as may watch. When more
-happens than can be printed, that is the last event, and the exit status is 1.
+listeners bound and unbound, grants made, draining and ended and why, calls refused,
+harm to sockets undone. When the broker ends it says "lost", and goes on with the next
+one. Only root and the user that the broker runs as may watch. When more happens than
+can be printed, that is the last event, and the exit status is 1.
 `,
 	define: defineWatch,
 	failed: exitFailed,
@@ -34,13 +36,46 @@ func defineWatch(fs *pflag.FlagSet) action {
 		if len(c.args) > 0 {
 			return usagef("unexpected argument %q", c.args[0])
 		}
-		client := broker.Client{Socket: c.socket}
-		return client.Watch(ctx, func(e protocol.Event) error {
+		return watch(ctx, c.socket, func(e protocol.Event) error {
 			if *asJSON {
 				return json.NewEncoder(c.out).Encode(e)
 			}
 			return printEvent(c.out, e)
 		})
+	}
+}
+
+// eventLost says that the broker has gone. It is the one event that is no broker's.
+const eventLost = "lost"
+
+// How often watch looks whether there is a broker again.
+const (
+	watchMin = 10 * time.Millisecond
+	watchMax = 250 * time.Millisecond
+)
+
+// watch tells what happens at the broker, and when that has ended, at the next one.
+func watch(ctx context.Context, socket string, tell func(protocol.Event) error) error {
+	client := broker.Client{Socket: socket}
+	begun := false // with one broker at least
+	for wait := watchMin; ; wait = min(2*wait, watchMax) {
+		err := client.Watch(ctx, func(e protocol.Event) error {
+			begun, wait = true, watchMin
+			return tell(e)
+		})
+		switch {
+		case errors.Is(err, broker.ErrLost) && begun:
+			if err := tell(protocol.Event{What: eventLost, Time: time.Now().UnixMicro()}); err != nil {
+				return err
+			}
+		case !errors.Is(err, broker.ErrNoBroker) || !begun:
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -62,7 +97,7 @@ func printEvent(w io.Writer, e protocol.Event) error {
 			words = append(words, h.Command)
 		}
 	}
-	line := strings.Join(words, " ")
+	line := strings.TrimRight(strings.Join(words, " "), " ")
 	if e.Why != "" {
 		line += ": " + e.Why
 	}
