@@ -31,7 +31,9 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}
 	}
-	r.countFrom(d.generation)
+	if err := r.countFrom(d.generation); err != nil {
+		return nil, err
+	}
 	if d.generation == 0 {
 		d.generation = r.newID()
 	}
@@ -84,7 +86,7 @@ func (s *session) enroll(c protocol.Call) (d *deploy, err error) {
 	if err := protocol.DecodeParameters(c.Parameters, &p); err != nil {
 		return nil, err
 	}
-	if p.Generation < 0 || p.Generation > maxGeneration {
+	if p.Generation < 0 || p.Generation > maxID {
 		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
 	}
 	if len(p.Names) > 0 {

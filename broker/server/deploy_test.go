@@ -188,6 +188,22 @@ func TestGenerationOfEarlierBroker(t *testing.T) {
 	newer.wasToldNothing()
 }
 
+// TestGreatGeneration: whatever a user says, there are generations left for the others.
+func TestGreatGeneration(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "root=127.0.0.1:0")
+	for _, generation := range []int64{1 << 52, 1<<52 + 1, 1<<53 - 1} {
+		p := protocol.GetParameters{Names: []string{"root"}, Generation: generation}
+		if err := b.spawn(t, alice, alice).call(call{protocol.Call{Method: protocol.MethodGet}, p}); err == nil {
+			t.Errorf("generation %d: got what is root's", generation)
+		}
+	}
+	_, generation := b.deploy(t, "root")
+	worker, grant := b.hold(t, protocol.GetParameters{Names: []string{"root"}, Generation: generation})
+	b.client(t).drain(all("root"))
+	worker.wantEvent(grant, protocol.EventDrain, true)
+}
+
 // TestDeployIsRefused: wrong calls, and listeners of others.
 func TestDeployIsRefused(t *testing.T) {
 	fdtest.CheckLeaks(t)

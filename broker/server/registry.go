@@ -205,12 +205,17 @@ func (r *registry) sorted() []*listener {
 }
 
 // countFrom makes all ids that come greater than one that somebody has from an earlier
-// broker.
-func (r *registry) countFrom(id int64) {
-	if id > r.lastID {
-		r.lastID = id
-		r.state.set(atLastID, uint64(id))
+// broker. It returns an error where none can be that great.
+func (r *registry) countFrom(id int64) error {
+	switch {
+	case id <= r.lastID:
+		return nil
+	case id > mostAhead:
+		return &protocol.InvalidParameterError{Parameter: "generation"}
 	}
+	r.lastID = id
+	r.state.set(atLastID, uint64(id))
+	return nil
 }
 
 // newID returns the next grant's id. Ids grow, so that they tell who was first.

@@ -34,9 +34,13 @@ type request struct {
 	sockets []*socket.Socket
 }
 
-// maxGeneration bounds what a client may say its generation is, so that the ids that
-// come after it can be told apart in any language.
-const maxGeneration = 1 << 52
+const (
+	// maxID is the greatest id that can be told apart in any language.
+	maxID = 1<<53 - 1
+	// mostAhead bounds how far a client may make ids begin, by saying that it has a
+	// generation from an earlier broker: as many are left for what comes then.
+	mostAhead = 1 << 52
+)
 
 // request makes the request that a Get of c asks for, without the process that it is
 // to last as long as.
@@ -45,7 +49,7 @@ func (c *client) request(p *protocol.GetParameters, l link, more bool) (*request
 	if err != nil {
 		return nil, err
 	}
-	if p.Generation < 0 || p.Generation > maxGeneration {
+	if p.Generation < 0 || p.Generation > maxID {
 		return nil, &protocol.InvalidParameterError{Parameter: "generation"}
 	}
 	return &request{
@@ -160,7 +164,9 @@ func (r *registry) try(q *request) (err error, final bool) {
 	if q.client.server.desk.ctx.Err() != nil {
 		return errStopping, false // grants end now whose holders go on
 	}
-	r.countFrom(q.generation)
+	if err := r.countFrom(q.generation); err != nil {
+		return err, true
+	}
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
