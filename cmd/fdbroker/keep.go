@@ -110,8 +110,7 @@ func (s self) renew(pid int, held []keeper.Held, pair *os.File) error {
 		passed = append(passed, launch.Passed{Name: h.Name, FD: h.FD})
 	}
 	child := strconv.Itoa(pid)
-	// A signal that comes while there is no handler for it would end this process.
-	return s.become("/proc/"+child+"/exe", passed, []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2}, childEnv+"="+child)
+	return s.become("/proc/"+child+"/exe", passed, childEnv+"="+child)
 }
 
 // keeperLog returns the keeper's log, which is like the broker's, without its buffer: it

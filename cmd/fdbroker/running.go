@@ -209,7 +209,7 @@ func handsOver(cause error) bool {
 func (b *running) goOn(program string, l *link) error {
 	passed, env, err := l.passed(b.broker.Descriptors())
 	if err == nil {
-		err = b.self.become(program, passed, nil, env...)
+		err = b.self.become(program, passed, env...)
 	}
 	if program != ownProgram {
 		b.log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")

@@ -86,10 +86,13 @@ func (s self) args() []string {
 
 // become replaces this process by another program, or another run of this one, which
 // finds passed open. It returns only an error.
-// Signals in hold wait for it.
-func (s self) become(program string, passed []launch.Passed, hold []syscall.Signal, env ...string) error {
+func (s self) become(program string, passed []launch.Passed, env ...string) error {
 	p := launch.InPlace(program, s.args(), append(slices.Clone(s.env), env...), passed)
-	p.Hold(hold...)
+	// One that comes while there is no handler for it would end this process. Of these, Go
+	// leaves but SIGUSR2 blocked, and but SIGHUP ignored. What that asks for, to read the
+	// configuration, a broker that begins does.
+	p.Hold(syscall.SIGUSR2)
+	p.Ignore(syscall.SIGHUP)
 	return fmt.Errorf("execute %s: %w", program, p.Exec())
 }
 

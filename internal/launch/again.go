@@ -19,7 +19,8 @@ type Passed struct {
 }
 
 // Hold makes signals wait, from the exec until the program asks for them: it must be a Go
-// program that does. They stay blocked in processes that it starts.
+// program that does. They stay blocked in processes that it starts. Not SIGHUP, SIGINT
+// and SIGTERM: a Go program unblocks those by itself.
 func (p *Program) Hold(signals ...syscall.Signal) { p.held = signals }
 
 // hold blocks them in the calling thread, whose mask the program inherits.

@@ -74,6 +74,7 @@ func (p *Program) replace(parentDeath int) error {
 	if err := p.hold(); err != nil {
 		return err
 	}
+	defer p.ignore()()
 	undo, err := p.place()
 	if err != nil {
 		return err

@@ -31,12 +31,13 @@ type Config struct {
 
 // Program is a command that is ready to replace this process.
 type Program struct {
-	path  string
-	argv  []string
-	env   []string
-	fds   []*scmrights.FD
-	first int // the number of the first socket
-	held  []syscall.Signal
+	path    string
+	argv    []string
+	env     []string
+	fds     []*scmrights.FD
+	first   int // the number of the first socket
+	held    []syscall.Signal
+	ignored syscall.Signal
 }
 
 // Prepare checks all that can be checked while an error costs nothing, and

@@ -1,0 +1,59 @@
+//go:build linux
+
+package restarttest
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+)
+
+// TestHangupsMeanwhile: a SIGHUP does not end a program that is just taking over, nor a
+// keeper.
+func TestHangupsMeanwhile(t *testing.T) {
+	for _, store := range []string{"none", "keeper"} {
+		t.Run(store, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			r, l := standing(t, "--store="+store)
+			cookies, holders := r.cookies(), r.holders()
+			pid, err := r.pid()
+			if err != nil {
+				t.Fatal(err)
+			}
+			keeper := parentOf(pid)
+			done := make(chan struct{})
+			var hangups sync.WaitGroup
+			hangups.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					_ = syscall.Kill(pid, syscall.SIGHUP)
+					if store == "keeper" {
+						_ = syscall.Kill(keeper, syscall.SIGHUP)
+					}
+				}
+			})
+			for range times(4) {
+				r.replace(r.copyOf(r.program))
+				if err := r.client.Upgrade(context.Background()); err != nil {
+					t.Error(err)
+				}
+				r.answers(0)
+			}
+			close(done)
+			hangups.Wait()
+			if now := r.answers(0); now != pid || parentOf(now) != keeper {
+				t.Errorf("the broker is %d and its parent %d; they were %d and %d", now, parentOf(now), pid, keeper)
+			}
+			r.keeps(cookies, holders)
+			l.more(20)
+			l.end()
+		})
+	}
+}
