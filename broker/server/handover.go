@@ -67,7 +67,8 @@ func (t takenOver) event() (e protocol.Event, told bool) {
 	return protocol.Event{What: protocol.EventRestarted, Time: t.at.UnixMicro(), Why: t.why}, true
 }
 
-// freeze makes the state what the next broker is to find, whatever else ends now.
+// freeze makes the grants in the state what the next broker is to find, whatever ends
+// now. What calls that are under way make of the listeners is still written.
 func (s *Server) freeze(cause error) {
 	st := s.registry.state
 	st.set(atEnding, endingOf(cause))

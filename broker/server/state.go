@@ -36,7 +36,7 @@ type state struct {
 	free    [][]int // free records, by class
 	serial  uint64  // of the last record; of two for the same thing the later one holds
 	scratch []byte  // a body that is being made
-	frozen  bool    // nothing is written any more
+	frozen  bool    // grants stay as they are: their holders go on
 	failed  error   // why something could not be written, once
 }
 
@@ -137,9 +137,8 @@ func (s *state) mapAll(size int) error {
 func (s *state) close() {
 	if s.data != nil {
 		_ = unix.Munmap(s.data)
-		s.data = nil
+		s.data = nil // nothing is written any more
 	}
-	s.frozen = true
 	_ = s.file.Close()
 }
 
@@ -150,7 +149,7 @@ func (s *state) store(at int, v uint64) { atomic.StoreUint64(s.word(at), v) }
 
 // set writes a word of the header.
 func (s *state) set(at int, v uint64) {
-	if !s.frozen {
+	if s.data != nil {
 		s.store(at, v)
 	}
 }
@@ -164,7 +163,7 @@ type record struct {
 
 // add writes a record and returns where it is, or 0 where there is no room for it.
 func (s *state) add(k kind, body []byte) int {
-	if s.frozen || len(body) == 0 || len(body) > maxRecordBody {
+	if s.data == nil || s.frozen && k == kindGrant || len(body) == 0 || len(body) > maxRecordBody {
 		return 0
 	}
 	class := classOf(len(body))
@@ -211,10 +210,14 @@ func (s *state) grow() error {
 
 // drop makes the record at at free.
 func (s *state) drop(at int) {
-	if s.frozen || at == 0 {
+	if s.data == nil || at == 0 {
 		return
 	}
-	class := int(s.load(at) >> 8 & 0xff)
+	head := s.load(at)
+	if s.frozen && kind(head) == kindGrant {
+		return
+	}
+	class := int(head >> 8 & 0xff)
 	s.store(at, uint64(kindFree)|uint64(class)<<8)
 	for len(s.free) <= class {
 		s.free = append(s.free, nil)
