@@ -24,6 +24,7 @@ type child struct {
 	pid   int
 	end   *os.File      // ours of the pair
 	told  chan message  // closed at its end
+	next  chan struct{} // gets one for each of told that has been dealt with
 	ended chan ending   // gets one
 	quit  chan struct{} // closed when nobody listens any more
 	ready bool          // since it began, or began again
@@ -108,7 +109,7 @@ func watch(pid int, end *os.File) (*child, error) {
 		_ = end.Close()
 		return nil, err
 	}
-	c := &child{pid: pid, end: end, told: make(chan message), ended: make(chan ending, 1), quit: make(chan struct{})}
+	c := &child{pid: pid, end: end, told: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1), quit: make(chan struct{})}
 	go c.listen(conn)
 	go func() {
 		var e ending
@@ -123,7 +124,8 @@ func watch(pid int, end *os.File) (*child, error) {
 	return c, nil
 }
 
-// listen passes on what the broker tells, until its end.
+// listen passes on what the broker tells, until its end, one message at a time: what this
+// process has not dealt with when it is replaced is for its successor to read.
 func (c *child) listen(conn *scmrights.Conn) {
 	defer close(c.told)
 	b := make([]byte, 8192)
@@ -139,6 +141,11 @@ func (c *child) listen(conn *scmrights.Conn) {
 		case c.told <- message{string(b[:n]), fds}:
 		case <-c.quit:
 			scmrights.CloseAll(fds)
+			return
+		}
+		select {
+		case <-c.next:
+		case <-c.quit:
 			return
 		}
 	}

@@ -107,6 +107,7 @@ func (k *keeper) turn() (status int, done bool) {
 	case m, ok := <-told:
 		if ok {
 			k.hear(m)
+			k.child.next <- struct{}{}
 		} else {
 			k.child.told = nil // its end will be heard of
 		}
@@ -177,9 +178,13 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 	for open := k.child.told != nil; open; {
 		select {
 		case m, ok := <-k.child.told:
-			if open = ok; ok && !k.held.keeps(m) {
+			if open = ok; !ok {
+				break
+			}
+			if !k.held.keeps(m) {
 				k.note(m)
 			}
+			k.child.next <- struct{}{}
 		case <-limit:
 			open = false
 		}
