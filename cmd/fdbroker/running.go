@@ -97,6 +97,9 @@ func (b *running) run(ctx context.Context) (err error) {
 	}
 	defer context.AfterFunc(ctx, func() { b.manager.tell(notify.Stopping) })()
 	cause := b.serve(ctx, r, u, control)
+	if handsOver(cause) && ctx.Err() != nil {
+		cause = server.ErrClosed // told to stop meanwhile
+	}
 	switch {
 	case errors.Is(cause, server.ErrUpgrading):
 		keepAll = true

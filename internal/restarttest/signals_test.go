@@ -4,9 +4,12 @@ package restarttest
 
 import (
 	"context"
+	"net"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
@@ -56,4 +59,40 @@ func TestHangupsMeanwhile(t *testing.T) {
 			l.end()
 		})
 	}
+}
+
+// TestStopMeanwhile: a broker that is told to stop while calls under way hold up an
+// upgrade stops.
+func TestStopMeanwhile(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := start(t, "--store=none")
+	pid, err := r.pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lazy, err := net.Dial("unix", r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lazy.Close()
+	for err == nil { // until neither side has room for more
+		_ = lazy.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = lazy.Write([]byte(`{"method":"io.fdbroker.List"}` + "\x00"))
+	}
+	if err := syscall.Kill(pid, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	fdtest.Eventually(t, "nobody is answered any more", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		_, err := r.client.Info(ctx)
+		return err != nil
+	})
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	fdtest.Eventually(t, "the broker has gone", func() bool {
+		_, err := os.Stat(r.socket + ".lock")
+		return os.IsNotExist(err)
+	})
 }
