@@ -89,6 +89,9 @@ func get(ctx context.Context, c command, options broker.GetOptions, program laun
 }
 
 func become(ctx context.Context, c command, options broker.GetOptions, program launch.Config, report *progress) error {
+	if s := options.DrainSignal; s != "" && s != "TERM" { // which ends a Go program too
+		_ = launch.DefaultSignal(s) // KILL and STOP are as they are
+	}
 	client := broker.Client{Socket: c.socket}
 	sockets, err := report.get(ctx, &client, options, c.args)
 	if errors.Is(err, context.DeadlineExceeded) {
