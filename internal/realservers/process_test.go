@@ -148,6 +148,22 @@ func (b *testBroker) fdclient(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// drain asks all who hold the listener but the server to leave, and waits until they
+// have.
+func (b *testBroker) drain(but *server) {
+	b.t.Helper()
+	before := ""
+	for _, h := range b.all().Holders {
+		if h.PID == but.cmd.Process.Pid {
+			before = strconv.FormatInt(h.Generation, 10)
+		}
+	}
+	out, err := b.fdclient("drain", b.name, "--before", before, "--wait", "30s").CombinedOutput()
+	if err != nil || !strings.HasSuffix(string(out), "\n1 of 1 left\n") {
+		b.t.Errorf("fdclient drain: %v: %s", err, out)
+	}
+}
+
 // stop ends the broker in good order.
 func (b *testBroker) stop() {
 	b.t.Helper()
@@ -161,6 +177,12 @@ func (b *testBroker) stop() {
 // list returns what fdclient list --json says of the listener.
 func (b *testBroker) list() protocol.Listener {
 	b.t.Helper()
+	return b.all().Listeners[0]
+}
+
+// all returns what fdclient list --json says.
+func (b *testBroker) all() protocol.ListReply {
+	b.t.Helper()
 	out, err := b.fdclient("list", "--json").Output()
 	if err != nil {
 		b.t.Fatalf("fdclient list: %v", err)
@@ -172,7 +194,7 @@ func (b *testBroker) list() protocol.Listener {
 	if len(reply.Listeners) != 1 || reply.Listeners[0].Name != b.name || reply.Listeners[0].Limit == nil {
 		b.t.Fatalf("fdclient list --json printed %s, want the queue limit of %s", out, b.name)
 	}
-	return reply.Listeners[0]
+	return reply
 }
 
 // A server is a row's server, started on the listener of a broker.

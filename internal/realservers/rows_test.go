@@ -71,7 +71,7 @@ var rows = []row{
 	{
 		name: "nginx", packages: "nginx-light", programs: []string{"nginx"}, dir: "nginx",
 		files: []string{"nginx.conf"},
-		line:  "fdclient get web --env 'NGINX={fd};' -- nginx -p . -c nginx.conf -e error.log", listener: "web",
+		line:  "fdclient get web --drain-signal QUIT --env 'NGINX={fd};' -- nginx -p . -c nginx.conf -e error.log", listener: "web",
 		ask: askHTTP, stop: syscall.SIGQUIT,
 		nonblock: leaves,
 		notes: "For two listeners: `--env 'NGINX={fd:web};{fd:adm};'`. Each `listen` must say the address as `fdclient addr` prints it, or nginx closes the socket and binds another. " +
@@ -81,7 +81,7 @@ var rows = []row{
 	{
 		name: "HAProxy", packages: "haproxy", programs: []string{"haproxy"}, dir: "haproxy",
 		files: []string{"haproxy.cfg"},
-		line:  "fdclient get web --env 'FDWEB={fd}' -- haproxy -db -f haproxy.cfg", listener: "web",
+		line:  "fdclient get web --drain-signal USR1 --env 'FDWEB={fd}' -- haproxy -db -f haproxy.cfg", listener: "web",
 		ask: askHTTP, stop: syscall.SIGUSR1,
 		nonblock: sets,
 		notes:    "SIGTERM stops it at once and drops what it has accepted; SIGUSR1 finishes that first. It clears `TCP_QUICKACK` on the shared socket.",
@@ -98,7 +98,7 @@ var rows = []row{
 	{
 		name: "php-fpm", packages: "php-fpm", programs: []string{"php-fpm"}, dir: "php-fpm",
 		files: []string{"php-fpm.conf", "index.php"},
-		line:  "fdclient get --blocking php --env 'FPM_SOCKETS={addr}={fd}' -- php-fpm -F -y php-fpm.conf", listener: "php",
+		line:  "fdclient get --blocking --drain-signal QUIT php --env 'FPM_SOCKETS={addr}={fd}' -- php-fpm -F -y php-fpm.conf", listener: "php",
 		ask: askFastCGI, stop: syscall.SIGQUIT,
 		nonblock: leaves,
 		notes: "`php-fpm8.2` on Debian 12. For two pools: `--env 'FPM_SOCKETS={addr:a}={fd:a},{addr:b}={fd:b}'`. The pool's `listen` must say the address as `fdclient addr` prints it. " +

@@ -150,11 +150,12 @@ func testRestarts(t *testing.T, r row, path string) {
 		name    string
 		restart func(l *load)
 	}{
-		{"new one up, then stop the old", func(l *load) {
+		{"new one up, then drain the old", func(l *load) {
 			old := s
 			s = pl.start(b)
 			l.waitFor(s, 1)
-			old.stop()
+			b.drain(s)
+			old.waitGone()
 		}},
 		{"stop, then start", func(*load) {
 			s.stop()
