@@ -4,6 +4,7 @@ package server
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -67,6 +68,10 @@ func (c *client) mayDrain(p peer) bool {
 	return c.privileged() || p.uid == c.peer.uid && p.uid != overflowID
 }
 
+// mostSent is of how many users a listener remembers that they have sent theirs away: a
+// user may have thousands of ids, and what the state says of a listener has a limit.
+const mostSent = 1024
+
 // sent is up to which generation the holders of a listener have been sent away. Who
 // may drain but grants of its own sends nobody else away.
 type sent struct {
@@ -77,12 +82,23 @@ type sent struct {
 func (s *sent) away(c *client, limit int64) {
 	if c.privileged() {
 		s.all = max(s.all, limit)
+		maps.DeleteFunc(s.of, func(_ uint32, limit int64) bool { return limit <= s.all })
 		return
 	}
 	if s.of == nil {
 		s.of = make(map[uint32]int64)
 	}
 	s.of[c.peer.uid] = max(s.of[c.peer.uid], limit)
+	if len(s.of) <= mostSent {
+		return
+	}
+	oldest := c.peer.uid
+	for uid, limit := range s.of {
+		if limit < s.of[oldest] {
+			oldest = uid
+		}
+	}
+	delete(s.of, oldest)
 }
 
 // has reports whether what c started as part of that generation has been sent away.

@@ -139,9 +139,12 @@ func (s *state) next() uint64 {
 }
 
 // replace writes what is in scratch in place of the record at at, 0 being none, and
-// returns where it is now.
+// returns where it is now. Where there is no room the old one stays: it is better than none.
 func (s *state) replace(at int, k kind) int {
 	now := s.add(k, s.scratch)
+	if now == 0 {
+		return at
+	}
 	s.drop(at)
 	return now
 }
