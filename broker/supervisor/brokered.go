@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
 )
 
@@ -27,7 +29,11 @@ type BrokeredConfig struct {
 	Names   []string // of the listeners; empty: whatever the workers get by themselves
 	Replace bool     // asks who held them before to leave, once enough are ready
 	Standby bool     // some of the workers are to wait for a place
-	Logger  zerolog.Logger
+	// SocketOf returns a duplicate of the socket that a process has open at an address,
+	// which Brokered closes; nil: no worker's socket is offered to a broker that has
+	// lost it.
+	SocketOf func(pid int, network, address string) (*scmrights.FD, error)
+	Logger   zerolog.Logger
 }
 
 // Brokered is the [Deploy] that a broker knows.
@@ -35,11 +41,14 @@ type Brokered struct {
 	BrokeredConfig
 	generation atomic.Int64
 	ready      chan struct{}
+
+	mu      sync.Mutex
+	workers map[int]struct{}
 }
 
 // NewBrokered returns a deploy that begins when it is followed.
 func NewBrokered(c BrokeredConfig) *Brokered {
-	return &Brokered{BrokeredConfig: c, ready: make(chan struct{}, 1)}
+	return &Brokered{BrokeredConfig: c, ready: make(chan struct{}, 1), workers: make(map[int]struct{})}
 }
 
 // Ready makes b replace older deploys, if that was asked for.
@@ -47,6 +56,17 @@ func (b *Brokered) Ready() {
 	select {
 	case b.ready <- struct{}{}:
 	default:
+	}
+}
+
+// Works notes which processes are workers.
+func (b *Brokered) Works(pid int, works bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if works {
+		b.workers[pid] = struct{}{}
+	} else {
+		delete(b.workers, pid)
 	}
 }
 
@@ -68,6 +88,9 @@ func (b *Brokered) Follow(ctx context.Context, each func(DeployEvent)) {
 	missed := false
 	for wait := lookMin; ; wait = min(2*wait, lookMax) {
 		err := client.Deploy(ctx, b.generation.Load(), func(generation int64) {
+			if missed {
+				b.offer(ctx)
+			}
 			wait, missed = lookMin, false
 			b.joined(ctx, generation, each)
 		}, b.Names...)

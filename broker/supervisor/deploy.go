@@ -19,6 +19,9 @@ type Deploy interface {
 	Follow(ctx context.Context, each func(DeployEvent))
 	// Ready says that enough workers are ready for the first time. It must not block.
 	Ready()
+	// Works says that a process is one of the deploy's workers from now on, or no
+	// longer. It must not block.
+	Works(pid int, works bool)
 }
 
 // DeployEvent is what becomes of a deploy.
@@ -48,6 +51,13 @@ func (s *supervisor) deployed(ctx context.Context) (<-chan DeployEvent, func()) 
 	return events, func() {
 		cancel()
 		<-done
+	}
+}
+
+// works tells the deploy of a worker.
+func (s *supervisor) works(w *worker, works bool) {
+	if s.config.Deploy != nil {
+		s.config.Deploy.Works(w.pid, works)
 	}
 }
 

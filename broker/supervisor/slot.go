@@ -58,6 +58,7 @@ func (s *supervisor) start(sl *slot, now time.Time) *worker {
 	}
 	w.slot = sl
 	s.workers[w.id] = w
+	s.works(w, true)
 	s.log.Info().Int("pid", w.pid).Msg("worker started")
 	if !s.command.Reports {
 		s.runs(w, now)

@@ -159,6 +159,7 @@ func (s *supervisor) readable(r ready, now time.Time) {
 		}
 		w.close()
 		delete(s.workers, w.id)
+		s.works(w, false)
 		s.ended(w, describe(how), now)
 	}
 }

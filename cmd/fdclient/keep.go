@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -139,7 +141,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 		return err
 	}
 	f.config.Deploy = supervisor.NewBrokered(supervisor.BrokeredConfig{
-		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, Logger: log,
+		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, SocketOf: socketOf, Logger: log,
 	})
 	signals, stop := runSignals()
 	defer stop()
@@ -151,6 +153,12 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 		return &exitError{err, bad.Status}
 	}
 	return err
+}
+
+// socketOf takes a duplicate of a worker's socket: the parent of a process may do that
+// where others of its user may not (Yama's ptrace_scope 1).
+func socketOf(pid int, network, address string) (*scmrights.FD, error) {
+	return socket.FromProcess(pid, network+"://"+address)
 }
 
 // command returns what a worker is started as.

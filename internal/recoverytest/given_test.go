@@ -56,6 +56,43 @@ func TestGivenBack(t *testing.T) {
 	}
 }
 
+// fdclient run gives back what its workers hold, which know nothing of brokers: here to a
+// broker that may not take it from them itself.
+func TestRunGivesBack(t *testing.T) {
+	user := &syscall.Credential{Uid: 1234, Gid: 1234}
+	r := newRig(t, user)
+	spec := "web=" + freePort(t)
+	b := r.broker("--bind", spec)
+	was := r.listener("web")
+	r.cred = nil // root's processes are out of the broker's reach
+	run := r.start("fdclient", "run", "web", "-n", "2", "--ready", "1ms", "--blocking", "--", python, r.path("worker.py"))
+	fdtest.Eventually(t, "both workers hold it", func() bool { return r.listener("web").Holders == 2 })
+	l := startLoad(t, was.Network, was.Address, "")
+	l.waitFor(r.list().Holders[0].PID, 10)
+	for range 3 {
+		b.kill()
+		r.cred = user
+		b = r.broker("--bind", spec)
+		r.cred = nil
+		if is := r.listener("web"); is.Cookie != was.Cookie || is.Spec != was.Spec {
+			t.Errorf("got %+v, want %+v", is, was)
+		}
+		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back`) {
+			t.Errorf("the log does not say so:\n%s", text)
+		}
+	}
+	l.done()
+	if err := run.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.wait(); err != nil {
+		t.Errorf("run: %v\n%s", err, run.out.String())
+	}
+	if said := run.out.String(); !strings.Contains(said, "socket back") {
+		t.Errorf("run does not say so:\n%s", said)
+	}
+}
+
 // Nobody gets a listener's place with another socket, nor without the right to it.
 func TestNotGivenBack(t *testing.T) {
 	user := &syscall.Credential{Uid: 1234, Gid: 1234}
