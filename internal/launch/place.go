@@ -11,68 +11,126 @@ import (
 )
 
 // place puts the sockets at p.first and up in the calling thread's table, not
-// close-on-exec, and duplicates elsewhere, which are. It returns a function that
-// puts back what stood there.
+// close-on-exec. It returns a function that puts back what else stood there. As a
+// broker may hold about as many sockets as it may open files, it takes no more
+// descriptors than one for each of those others, and one.
 func (p *Program) place() (undo func(), err error) {
-	sockets, err := p.moved()
+	z, err := p.zone()
 	if err != nil {
 		return nil, err
 	}
-	displaced, err := p.displaced()
-	if err != nil {
-		return nil, err
-	}
-	undo = func() {
-		for i, n := range displaced {
-			if n < 0 {
-				_ = unix.Close(p.first + i)
-			} else {
-				_ = unix.Dup3(n, p.first+i, unix.O_CLOEXEC)
-			}
-		}
-	}
-	for i, n := range sockets {
-		if err := unix.Dup3(n, p.first+i, 0); err != nil {
-			undo()
+	for i := range z.at {
+		if err := z.place(i); err != nil {
+			z.undo()
 			return nil, p.placeError("dup3", err)
 		}
 	}
-	return undo, nil
+	return z.undo, nil
 }
 
-// moved returns duplicates of the sockets, which stand where no socket belongs.
-// One socket may stand where another belongs, and one that stands where it
-// belongs itself would keep its close-on-exec flag (dup2(2)).
-func (p *Program) moved() ([]int, error) {
-	to := make([]int, len(p.fds))
+// zone is the numbers where sockets belong, and where they are.
+type zone struct {
+	first     int
+	at        []int       // of each socket: its number now
+	placed    []bool      // of each socket
+	spare     int         // number of the socket that had to make way; -1: none
+	standing  map[int]int // which socket, not placed yet, has a number of the zone
+	displaced map[int]int // duplicates of what else stood there; -1: nothing did
+}
+
+func (p *Program) zone() (*zone, error) {
+	z := &zone{
+		first: p.first, at: make([]int, len(p.fds)), placed: make([]bool, len(p.fds)), spare: -1,
+		standing: make(map[int]int), displaced: make(map[int]int),
+	}
 	for i, f := range p.fds {
-		var derr error
-		if err := f.Control(func(fd uintptr) { to[i], derr = p.dup(fd) }); err != nil {
+		// In this table, which no other thread has, the number stays what it is.
+		if err := f.Control(func(fd uintptr) { z.at[i] = int(fd) }); err != nil {
 			return nil, fmt.Errorf("place socket %d: %w", i+1, err)
 		}
-		if derr != nil {
-			return nil, p.placeError("fcntl", derr)
+		if _, inside := z.socketAt(z.at[i]); inside {
+			z.standing[z.at[i]] = i
 		}
 	}
-	return to, nil
-}
-
-// displaced returns duplicates of what stands where sockets belong, or -1.
-func (p *Program) displaced() ([]int, error) {
-	to := make([]int, len(p.fds))
-	for i := range to {
-		n, err := p.dup(uintptr(p.first + i))
+	for i := range p.fds {
+		if _, is := z.standing[z.first+i]; is {
+			continue
+		}
+		n, err := z.dup(z.first + i)
 		if err != nil && err != unix.EBADF {
 			return nil, p.placeError("fcntl", err)
 		}
-		to[i] = n // -1 where there is nothing
+		z.displaced[z.first+i] = n
 	}
-	return to, nil
+	return z, nil
 }
 
-// dup duplicates fd to a number beyond those where sockets belong.
-func (p *Program) dup(fd uintptr) (int, error) {
-	return unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, max(p.first+len(p.fds), listenFDsStart))
+// socketAt returns which socket belongs at a number, if one does.
+func (z *zone) socketAt(number int) (i int, inside bool) {
+	i = number - z.first
+	return i, i >= 0 && i < len(z.at)
+}
+
+// dup duplicates fd to a number beyond those where sockets belong; it is -1 on errors.
+func (z *zone) dup(fd int) (int, error) {
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, max(z.first+len(z.at), listenFDsStart))
+}
+
+// place puts socket i where it belongs, then the one that belongs where i has been, and
+// so on.
+func (z *zone) place(i int) error {
+	for inside := true; inside && !z.placed[i]; {
+		to, from := z.first+i, z.at[i]
+		if err := z.clear(to, i); err != nil {
+			return err
+		}
+		if err := move(from, to); err != nil {
+			return err
+		}
+		z.placed[i] = true
+		delete(z.standing, from)
+		if from == z.spare {
+			_ = unix.Close(from)
+			z.spare = -1
+		}
+		i, inside = z.socketAt(from)
+	}
+	return nil
+}
+
+// clear makes way for socket i. Only at the first place of a cycle another one stands.
+func (z *zone) clear(number, i int) (err error) {
+	j, stands := z.standing[number]
+	if !stands || j == i {
+		return nil
+	}
+	if z.spare, err = z.dup(number); err != nil {
+		return err
+	}
+	delete(z.standing, number)
+	z.at[j] = z.spare
+	return nil
+}
+
+// move makes to a duplicate of from that is not close-on-exec. One that stands where it
+// belongs would keep that flag (dup2(2)).
+func move(from, to int) error {
+	if from == to {
+		_, err := unix.FcntlInt(uintptr(to), unix.F_SETFD, 0)
+		return err
+	}
+	return unix.Dup3(from, to, 0)
+}
+
+// undo puts back what is no socket: the runtime's own descriptors above all.
+func (z *zone) undo() {
+	for number, n := range z.displaced {
+		if n < 0 {
+			_ = unix.Close(number)
+		} else {
+			_ = unix.Dup3(n, number, unix.O_CLOEXEC)
+		}
+	}
 }
 
 // placeError says what to do about err where a limit is its reason: F_DUPFD fails
