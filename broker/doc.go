@@ -14,6 +14,10 @@
 // on queueing connections when the worker has gone. Closing a [Listener] takes
 // nothing from the other workers, and losing the broker does not stop Accept.
 //
+// The broker can be told to ask workers to leave, as a new version does with
+// [Listener.Replace]: then Accept returns [ErrDrained], and the worker finishes what
+// it has accepted.
+//
 // A worker needs its sockets non-blocking, as everything in Go does, and
 // O_NONBLOCK is shared by all who hold a socket. The broker makes it so, or
 // answers [ErrConflict] where others hold the socket blocking. Beyond that the

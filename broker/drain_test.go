@@ -268,8 +268,7 @@ func TestReplace(t *testing.T) {
 
 	// Workers of one deploy.
 	generation := make(chan int64, 1)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx := t.Context()
 	replaced := make(chan error, 1)
 	go func() {
 		c := broker.Client{Socket: b.path}
@@ -431,6 +430,49 @@ func (l *load) done(t *testing.T) {
 	}
 	if n > 0 {
 		t.Errorf("%d failed, %d were answered", n, l.answered.Load())
+	}
+}
+
+// TestQueueOfDrained: connections that come while listeners are replaced are answered, by
+// one or by the other.
+func TestQueueOfDrained(t *testing.T) {
+	for name, spec := range streamSpecs(t) {
+		if name == "unixpacket" {
+			continue // the kernel may take the end of a connection for its first message
+		}
+		t.Run(name, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			b := startBroker(t, spec)
+			ln := b.dial("web")
+			addr := ln.Addr()
+			l := startLoad(6, func() error {
+				c, err := net.Dial(addr.Network(), addr.String())
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				buf := make([]byte, 10)
+				n, err := c.Read(buf)
+				if err == nil && string(buf[:n]) != "answer" {
+					err = fmt.Errorf("got %q", buf[:n])
+				}
+				return err
+			})
+			over := accepting(ln, "answer")
+			for range 8 {
+				next := b.dial("web")
+				nextOver := accepting(next, "answer")
+				l.pass(t, 20)
+				if _, err := next.Replace(context.Background()); err != nil {
+					t.Error(err)
+				}
+				wantDrained(t, <-over)
+				ln, over = next, nextOver
+			}
+			l.done(t)
+			_ = ln.Close()
+			<-over
+		})
 	}
 }
 

@@ -176,3 +176,38 @@ func ExampleClient() {
 	// web: 0 of 16 connections queued, 0 holders
 	// no listener is called "wbe"; there are: web true
 }
+
+// A new version that is ready asks the old one to leave, which finishes what it has.
+func ExampleListener_Replace() {
+	stop := startExample("web=127.0.0.1:0")
+	defer stop()
+	serve := func(version string) (*broker.Listener, <-chan error) {
+		ln, err := broker.Dial("web")
+		if err != nil {
+			log.Fatal(err)
+		}
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, version)
+		})}
+		over := make(chan error, 1)
+		go func() {
+			err := srv.Serve(ln)                   // until it is closed, or asked to leave
+			_ = srv.Shutdown(context.Background()) // finishes what was accepted
+			over <- err
+		}()
+		return ln, over
+	}
+
+	_, oldOver := serve("v1") // elsewhere: another process
+	ln, _ := serve("v2")
+	defer ln.Close()
+	drained, err := ln.Replace(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("asked to leave:", drained)
+	fmt.Println(errors.Is(<-oldOver, broker.ErrDrained))
+	// Output:
+	// asked to leave: 1
+	// true
+}

@@ -53,8 +53,10 @@ func TestQuickGet(t *testing.T) {
 		` { "parameters" : { "wait" : true , "names" : [ "web" , "adm" ] , "blocking" : false } , "more" : true , "method" : "io.fdbroker.Get" } `,
 		`{"method":"io.fdbroker.Get","parameters":{"names":[]},"more":false}`,
 		`{"method":"io.fdbroker.Get","parameters":{}}`,
+		`{"method":"io.fdbroker.Get","parameters":{"names":["web"],"wait":true,"blocking":true,"drainSignal":"QUIT","generation":7,"resume":9007199254740993},"more":true}`,
 		`{"parameters":{"grant":7,"sockets":[{"name":"web","network":"tcp","address":"[::]:9000","fileDescriptor":0}]},"continues":true}`,
 		`{"parameters":{"grant":0,"event":"unbound"}}`,
+		`{"parameters":{"grant":7,"event":"drain"},"continues":true}`,
 		`{"parameters":{}}`,
 	} {
 		if !sameGet(t, []byte(in)) {
@@ -68,6 +70,8 @@ func TestQuickGet(t *testing.T) {
 		`{"method":"io.fdbroker.Get","method":"io.fdbroker.Get"}`,
 		`{"method":"io.fdbroker.Get","parameters":{"names":["web"]}}x`,
 		`{"method":"io.fdbroker.Get","parameters":{"names":["web",]}}`,
+		`{"method":"io.fdbroker.Get","parameters":{"generation":-1}}`, `{"method":"io.fdbroker.Get","parameters":{"resume":"7"}}`,
+		`{"method":"io.fdbroker.Get","parameters":{"drainSignal":null}}`, `{"method":"io.fdbroker.Get","parameters":{"generation":1,"generation":2}}`,
 		`{"method":"io.fdbroker.Get",}`, `{,"method":"io.fdbroker.Get"}`,
 		`{"error":"io.fdbroker.Full","parameters":{}}`,
 		`{"parameters":{"grant":-1}}`, `{"parameters":{"grant":01}}`, `{"parameters":{"grant":1e3}}`,
@@ -82,6 +86,9 @@ func TestQuickGet(t *testing.T) {
 func TestQuickEncoding(t *testing.T) {
 	for _, name := range []string{"web", "", `q"uo\te`, "ünï", "\x00\xff", "a b~", "<&>"} {
 		p := protocol.GetParameters{Names: []string{name, "second"}, Wait: name == "web", Blocking: new(name == "")}
+		if name != "web" {
+			p.DrainSignal, p.Generation, p.Resume = "TERM", 41, int64(len(name))
+		}
 		b := protocol.AppendGetCall([]byte("before"), p, name == "web")
 		want := p
 		want.Names = []string{string(bytes.ToValidUTF8([]byte(name), []byte("\ufffd"))), "second"}
@@ -103,6 +110,7 @@ func TestQuickEncoding(t *testing.T) {
 
 func FuzzQuickGet(f *testing.F) {
 	f.Add([]byte(`{"method":"io.fdbroker.Get","parameters":{"names":["web"],"wait":true,"blocking":false},"more":true}`))
+	f.Add([]byte(`{"method":"io.fdbroker.Get","parameters":{"names":["web"],"drainSignal":"TERM","generation":12,"resume":34}}`))
 	f.Add([]byte(`{"parameters":{"grant":7,"sockets":[{"name":"web","network":"tcp","address":"[::]:9000","fileDescriptor":0}],"event":"x"},"continues":true}`))
 	f.Fuzz(func(t *testing.T, b []byte) { sameGet(t, b) })
 }
