@@ -90,15 +90,27 @@ func TestExecShell(t *testing.T) {
 }
 
 // TestExecManySockets places about as many sockets as there may be open files: a broker
-// that replaces itself may hold as many.
+// that replaces itself may hold as many, and where one stands another belongs.
 func TestExecManySockets(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	j := job{Config: launch.Config{Command: []string{"/bin/sh", "-c", "test -S /proc/self/fd/302 && echo $LISTEN_FDS"}}}
-	for range 300 {
-		j.Names = append(j.Names, "web")
+	const n = 300
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if out, stderr, code := j.run(t, `ulimit -n 320; exec "$@"`); code != 0 || out != "300\n" {
-		t.Errorf("exit status %d: %s%s", code, out, stderr)
+	defer null.Close()
+	for _, shift := range []int{1, n - 1} {
+		j := job{Config: launch.Config{Command: []string{"/bin/sh", "-c", "test -c /dev/fd/302 && echo $LISTEN_FDS"}}}
+		for i := range n {
+			j.Names = append(j.Names, fmt.Sprint("s", i))
+			j.At = append(j.At, 3+(i+shift)%n)
+		}
+		cmd := j.start(t)
+		cmd.ExtraFiles = slices.Repeat([]*os.File{null}, n)
+		through(cmd, `ulimit -n 320; exec "$@"`)
+		if out, err := cmd.Output(); err != nil || string(out) != "300\n" {
+			t.Errorf("moved by %d: %v: %s", shift, err, out)
+		}
 	}
 }
 

@@ -19,10 +19,17 @@ func (p *Program) place() (undo func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range z.at {
-		if err := z.place(i); err != nil {
-			z.undo()
-			return nil, p.placeError("dup3", err)
+	// First those whose place is free, and whatever belongs where they have been: what
+	// is left then are cycles.
+	for _, cycles := range []bool{false, true} {
+		for i := range z.at {
+			if _, taken := z.standing[z.first+i]; taken && !cycles {
+				continue
+			}
+			if err := z.place(i); err != nil {
+				z.undo()
+				return nil, p.placeError("dup3", err)
+			}
 		}
 	}
 	return z.undo, nil
