@@ -131,14 +131,12 @@ func (c *child) listen(conn *scmrights.Conn) {
 	b := make([]byte, 8192)
 	for {
 		n, fds, err := conn.Recv(b, 1)
-		if errors.Is(err, scmrights.ErrTooMany) {
-			continue
-		}
-		if err != nil {
+		lost := errors.Is(err, scmrights.ErrTooMany)
+		if err != nil && !lost {
 			return
 		}
 		select {
-		case c.told <- message{string(b[:n]), fds}:
+		case c.told <- message{string(b[:n]), fds, lost}:
 		case <-c.quit:
 			scmrights.CloseAll(fds)
 			return

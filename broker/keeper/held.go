@@ -43,6 +43,7 @@ func (h *held) close() {
 type message struct {
 	text string
 	fds  []*scmrights.FD
+	lost bool // this process could not open its descriptor, and so has not read it
 }
 
 // keeps does what m says, if it is for the store, and reports whether it is. It takes

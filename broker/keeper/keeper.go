@@ -57,6 +57,7 @@ type keeper struct {
 	stopping bool
 	delay    time.Duration // before the next start
 	restart  <-chan time.Time
+	early    []syscall.Signal // for a broker that is not ready
 }
 
 // Run keeps, and keeps a broker running, until that ends by itself or by SIGTERM or
@@ -132,12 +133,20 @@ func (k *keeper) signal(s syscall.Signal) (status int, done bool) {
 		}
 		k.stopping = true
 	}
+	if (s == syscall.SIGHUP || s == syscall.SIGUSR2) && (k.child == nil || !k.child.ready) {
+		k.early = append(k.early, s) // it may not listen to signals yet, and one would end it
+		return 0, false
+	}
 	k.child.signal(s)
 	return 0, false
 }
 
 // hear does what the broker has told, or passes it on.
 func (k *keeper) hear(m message) {
+	if m.lost {
+		k.Logger.Error().Msg("a descriptor could not be stored, and would not outlive the broker: raise the limit of open files (ulimit -n, LimitNOFILE=)")
+		return
+	}
 	if k.held.keeps(m) {
 		return
 	}
@@ -159,6 +168,10 @@ func (k *keeper) note(m message) {
 		if k.Settle != nil {
 			k.Settle()
 		}
+		for _, s := range k.early {
+			k.child.signal(s)
+		}
+		k.early = nil
 	}
 	if err := k.Relay(m.text); err != nil {
 		k.Logger.Warn().Err(err).Msg("the service manager was not told")
