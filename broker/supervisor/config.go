@@ -66,6 +66,8 @@ type Command struct {
 	// Reports says that Path is a program that gets the worker's socket, reports
 	// to StatusEnv how far it has come, and becomes the worker then.
 	Reports bool
+	// Prime, of a Command that reports, has one of them started ahead; see [StartEnv].
+	Prime bool
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -71,6 +71,7 @@ func (s *supervisor) deploy(e DeployEvent, now time.Time) {
 		s.replaced()
 	case e.Generation != 0:
 		s.open = true
+		s.dropPrimed() // it is of another generation
 		env := s.config.Command.Env
 		s.command.Env = append(env[:len(env):len(env)], GenerationEnv+"="+strconv.FormatInt(e.Generation, 10))
 	}
@@ -82,5 +83,5 @@ func (s *supervisor) replaced() {
 		return
 	}
 	s.end("replaced by a newer deploy")
-	s.log.Info().Int("count", len(s.workers)).Msg("a newer deploy has replaced this one: leaving")
+	s.log.Info().Int("count", s.alive()).Msg("a newer deploy has replaced this one: leaving")
 }

@@ -90,11 +90,15 @@ func (r *readiness) close() {
 	r.fd = -1
 }
 
-// environ returns env with what a worker needs besides: in a slice of its own.
-func environ(env []string, status int, notify string) []string {
-	all := append(make([]string, 0, len(env)+2), env...)
-	if status >= 0 {
-		all = append(all, StatusEnv+"="+strconv.Itoa(status))
+// environ returns env with what a worker that has so many descriptors needs besides: in a
+// slice of its own.
+func environ(env []string, descriptors int, notify string) []string {
+	all := append(make([]string, 0, len(env)+3), env...)
+	if descriptors > statusFD {
+		all = append(all, StatusEnv+"="+strconv.Itoa(statusFD))
+	}
+	if descriptors > startFD {
+		all = append(all, StartEnv+"="+strconv.Itoa(startFD))
 	}
 	if notify != "" {
 		all = append(all, "NOTIFY_SOCKET="+notify)

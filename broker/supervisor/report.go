@@ -25,9 +25,8 @@ func (s *supervisor) reported(w *worker, line string, now time.Time) {
 			w.due = time.Time{}
 		}
 		s.log.Info().Int("pid", w.pid).Msg("worker on standby")
-	case ReportGranted:
-		w.step = stepGranted
 	case ReportReplaced:
+		w.failed = &StartError{Status: 125, Reason: "replaced by a newer deploy"}
 		s.replaced()
 	case ReportFailed:
 		w.failed = failure(rest)
@@ -81,7 +80,7 @@ func (s *supervisor) report(now time.Time) {
 func (s *supervisor) text(usable int) string {
 	switch {
 	case s.ending:
-		return fmt.Sprintf("%s: %d workers left", s.why, len(s.workers))
+		return fmt.Sprintf("%s: %d workers left", s.why, s.alive())
 	case !s.open:
 		return "waiting for the broker"
 	}

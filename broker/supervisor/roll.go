@@ -62,7 +62,7 @@ func (s *supervisor) advance(now time.Time) {
 		s.handOver(r, sl, now)
 		busy = busy || sl.next != nil || sl.current != nil && sl.current.rolling
 	}
-	for !r.failed && len(r.pending) > 0 && len(s.workers) < len(s.slots)+s.config.Surge {
+	for !r.failed && len(r.pending) > 0 && s.alive() < len(s.slots)+s.config.Surge {
 		sl := r.pending[0]
 		r.pending = r.pending[1:]
 		if !slices.Contains(s.slots, sl) {
@@ -82,11 +82,22 @@ func (s *supervisor) advance(now time.Time) {
 		s.handOver(r, sl, now) // where it is ready at once
 	}
 	for _, w := range s.workers {
-		busy = busy || w.slot == nil // an old one that has not left
+		busy = busy || w.slot == nil && !w.ahead // an old one that has not left
 	}
 	if !busy && (r.failed || len(r.pending) == 0) && r.owed == 0 {
 		s.endRoll(now)
 	}
+}
+
+// alive is how many workers there are, those included that are to leave.
+func (s *supervisor) alive() int {
+	n := 0
+	for _, w := range s.workers {
+		if !w.ahead {
+			n++
+		}
+	}
+	return n
 }
 
 // handOver makes the new worker of a slot, once it is ready, take the old one's
@@ -101,7 +112,7 @@ func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
 		return
 	}
 	next.rolling = false
-	if next.step == stepStandby && old != nil && old.step >= stepGranted {
+	if next.step == stepStandby && old != nil && old.step >= stepRunning {
 		r.owed++
 		r.due = now.Add(s.config.Grace + s.config.ReadyTimeout)
 	}

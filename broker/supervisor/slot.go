@@ -43,27 +43,38 @@ func (s *supervisor) fill(now time.Time) {
 
 // start starts a worker for sl, or returns nil and makes sl wait for another try.
 func (s *supervisor) start(sl *slot, now time.Time) *worker {
-	s.lastID++
-	w, err := s.command.start(s.lastID, s.config.NotifyReady, now)
-	if err == nil {
-		if err = w.watch(s.poller); err != nil { // out of memory, or of watches
-			w.signal(killSignal)
-			w.close()
-			go reapLater(w.pid)
+	w := s.takePrimed()
+	if w == nil {
+		var err error
+		s.lastID++
+		if w, err = s.command.start(s.lastID, startOptions{notify: s.config.NotifyReady}); err == nil {
+			err = s.watch(w)
 		}
-	}
-	if err != nil {
-		s.unstarted(sl, err, now)
-		return nil
+		if err != nil {
+			s.unstarted(sl, err, now)
+			return nil
+		}
+		s.workers[w.id] = w
 	}
 	w.slot = sl
-	s.workers[w.id] = w
 	s.works(w, true)
+	s.primeAfter = now.Add(s.config.RestartDelay) // this one needs the processor more
 	s.log.Info().Int("pid", w.pid).Msg("worker started")
 	if !s.command.Reports {
 		s.runs(w, now)
 	}
 	return w
+}
+
+// watch makes the poller tell of w, or ends w.
+func (s *supervisor) watch(w *worker) error {
+	err := w.watch(s.poller)
+	if err != nil { // out of memory, or of watches
+		w.signal(killSignal)
+		w.close()
+		go reapLater(w.pid)
+	}
+	return err
 }
 
 // unstarted notes that nothing could be started for sl.

@@ -11,14 +11,13 @@ import (
 
 // StatusEnv names, in the environment of a [Command] that reports, the descriptor
 // that it reports to: the end of a pipe, which must be close-on-exec before the
-// command becomes the worker. Each report is a line.
+// command becomes the worker: its end tells that it has. Each report is a line.
 const StatusEnv = "FDCLIENT_STATUS_FD"
 
 // What is reported.
 const (
 	ReportWaiting  = "waiting"  // there is no broker, or no such name
 	ReportStandby  = "standby"  // all places are taken
-	ReportGranted  = "granted"  // it has the sockets; the pipe closes as it becomes the worker
 	ReportReplaced = "replaced" // its deploy has been replaced by a newer one
 	ReportFailed   = "failed"   // with an exit status and the reason behind it
 )

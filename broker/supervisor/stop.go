@@ -53,7 +53,7 @@ func (s *supervisor) stop(now time.Time) { s.stopAll(now, false) }
 // which a second one might not make more polite, they get half of the time before.
 func (s *supervisor) stopAll(now time.Time, interrupted bool) {
 	s.end("stopping")
-	s.log.Info().Int("count", len(s.workers)).Msg("stopping")
+	s.log.Info().Int("count", s.alive()).Msg("stopping")
 	for _, w := range s.workers {
 		if w.slot == nil {
 			continue
@@ -69,6 +69,7 @@ func (s *supervisor) stopAll(now time.Time, interrupted bool) {
 // end makes the supervisor start nothing any more. It is over when no worker is left.
 func (s *supervisor) end(why string) {
 	s.ending, s.why, s.roll = true, why, nil
+	s.dropPrimed()
 }
 
 // fail ends it all, as the command cannot be executed.
@@ -84,7 +85,7 @@ func (s *supervisor) fail(err *StartError) {
 func (s *supervisor) leave(w *worker, now time.Time) {
 	w.slot, w.told, w.rolling = nil, true, false
 	w.due = now.Add(s.config.Grace)
-	if w.ran.IsZero() && w.step != stepGranted {
+	if w.ran.IsZero() {
 		w.signal(unix.SIGTERM) // what waits for the sockets knows no other
 		return
 	}
@@ -93,7 +94,7 @@ func (s *supervisor) leave(w *worker, now time.Time) {
 
 // kill ends all workers at once.
 func (s *supervisor) kill() {
-	s.log.Warn().Int("count", len(s.workers)).Msg("killing: stopped once more")
+	s.log.Warn().Int("count", s.alive()).Msg("killing: stopped once more")
 	for _, w := range s.workers {
 		w.due = time.Time{}
 		w.signal(killSignal)

@@ -30,6 +30,9 @@ type supervisor struct {
 	roll    *roll // nil: none is under way
 	rollErr string
 
+	primed     *worker // was started ahead, and waits; nil: none
+	primeAfter time.Time
+
 	open     bool   // workers may be started
 	everRan  bool   // the command can be executed
 	complete bool   // enough were ready once
@@ -107,6 +110,7 @@ func (s *supervisor) settle(now time.Time) {
 	s.advance(now)
 	s.fill(now)
 	s.report(now)
+	s.prime(now)
 	s.arm(now)
 }
 
@@ -128,6 +132,9 @@ func (s *supervisor) arm(now time.Time) {
 	}
 	if s.roll != nil {
 		due(s.roll.due)
+	}
+	if s.mayPrime() {
+		due(s.primeAfter)
 	}
 	if s.config.Watchdog > 0 {
 		due(s.told.Add(s.config.Watchdog / 2))
@@ -159,6 +166,12 @@ func (s *supervisor) readable(r ready, now time.Time) {
 		}
 		w.close()
 		delete(s.workers, w.id)
+		if w.ahead {
+			if w == s.primed {
+				s.primed, s.primeAfter = nil, now.Add(s.config.RestartMax)
+			}
+			return
+		}
 		s.works(w, false)
 		s.ended(w, describe(how), now)
 	}
@@ -177,7 +190,10 @@ func (s *supervisor) read(w *worker, now time.Time) {
 		return
 	}
 	w.reports.close()
-	if w.step == stepGranted && w.failed == nil {
+	if w.slot == nil {
+		return // it ends
+	}
+	if w.step < stepRunning && w.failed == nil { // or it was killed, which is seen in a moment
 		s.runs(w, now)
 	}
 }

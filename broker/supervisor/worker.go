@@ -19,7 +19,6 @@ const (
 	stepStarting step = iota // it has asked for its socket
 	stepWaiting              // there is no broker, or no such name
 	stepStandby              // all places are taken
-	stepGranted              // it has its socket, and becomes the command now
 	stepRunning              // it runs the command
 	stepReady
 )
@@ -31,13 +30,14 @@ type worker struct {
 	slot    *slot // nil: it has been asked to leave
 	pid     int
 	pidfd   int
+	ahead   bool // it was started ahead, and waits for its start
+	gate    int  // what it waits at; else -1
 	reports reports
 	notify  readiness
 
 	step    step
-	rolling bool // it is to replace another one, and is not ready yet
-	stood   bool // it was on standby
-	began   time.Time
+	rolling bool      // it is to replace another one, and is not ready yet
+	stood   bool      // it was on standby
 	ran     time.Time // when it became the command; zero before
 	due     time.Time // when its step, or its stop, must be over; zero: never
 	told    bool      // it has got, or will have got, the stop signal
@@ -49,35 +49,51 @@ func (w *worker) usable() bool {
 	return w != nil && (w.step == stepReady || w.step == stepStandby)
 }
 
-// statusFD is what the status pipe is for the worker.
-const statusFD = 3
+// The descriptors that a worker finds besides the standard streams, if it has both.
+const (
+	statusFD = 3
+	startFD  = 4
+)
+
+// startOptions says how to start a worker.
+type startOptions struct {
+	notify bool // it says when it is ready
+	ahead  bool // it waits for its start
+}
 
 // start starts a worker. The error is a *StartError where the command itself is at
 // fault.
-func (c *Command) start(id int32, notify bool, now time.Time) (_ *worker, err error) {
-	w := &worker{id: id, pidfd: -1, reports: reports{fd: -1}, notify: readiness{fd: -1}, began: now}
+func (c *Command) start(id int32, o startOptions) (_ *worker, err error) {
+	w := &worker{id: id, pidfd: -1, ahead: o.ahead, gate: -1, reports: reports{fd: -1}, notify: readiness{fd: -1}}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
-	if notify {
+	if o.notify {
 		if w.notify, err = newReadiness(); err != nil {
 			return nil, err
 		}
 	}
-	files, status := []uintptr{0, 1, 2}, -1
+	files := []uintptr{0, 1, 2}
 	if c.Reports {
-		var ends [2]int
-		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-			return nil, os.NewSyscallError("pipe2", err)
+		end, err := pipe(&w.reports.fd, unix.O_NONBLOCK, true)
+		if err != nil {
+			return nil, err
 		}
-		w.reports.fd = ends[0]
-		defer unix.Close(ends[1])
-		files, status = append(files, uintptr(ends[1])), statusFD
+		defer unix.Close(end)
+		files = append(files, uintptr(end))
+	}
+	if o.ahead {
+		end, err := pipe(&w.gate, 0, false)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(end)
+		files = append(files, uintptr(end))
 	}
 	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{
-		Env:   environ(c.Env, status, w.notify.address),
+		Env:   environ(c.Env, len(files), w.notify.address),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{PidFD: &w.pidfd},
 	})
@@ -90,6 +106,21 @@ func (c *Command) start(id int32, notify bool, now time.Time) (_ *worker, err er
 		return nil, errors.New("this kernel has no pidfds: Linux 5.4 is needed")
 	}
 	return w, nil
+}
+
+// pipe makes a pipe. Its reading end, or else its writing end, becomes ours, and the other
+// one is returned; the caller must close both.
+func pipe(ours *int, flags int, read bool) (theirs int, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|flags); err != nil {
+		return -1, os.NewSyscallError("pipe2", err)
+	}
+	if read {
+		*ours, theirs = ends[0], ends[1]
+	} else {
+		theirs, *ours = ends[0], ends[1]
+	}
+	return theirs, nil
 }
 
 // startError returns what it means that path could not be started.
@@ -132,6 +163,7 @@ func (w *worker) reap() (how unix.WaitStatus, ended bool) {
 }
 
 func (w *worker) close() {
+	w.closeGate()
 	w.reports.close()
 	w.notify.close()
 	if w.pidfd >= 0 {

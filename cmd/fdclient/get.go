@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
-	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
@@ -78,6 +77,9 @@ func defineGet(fs *pflag.FlagSet) action {
 // get fetches the sockets and becomes the command. It returns only an error.
 func get(ctx context.Context, c command, options broker.GetOptions, program launch.Config) error {
 	report := inheritedProgress()
+	if !report.awaitStart() {
+		return nil
+	}
 	program.Environ = os.Environ()
 	err := become(ctx, c, options, program, report)
 	status := exitGet
@@ -103,7 +105,6 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 	for _, s := range sockets {
 		program.Sockets = append(program.Sockets, launch.Socket{Name: s.Name, Network: s.Network, Address: s.Address, FD: s.FD})
 	}
-	report.tell(supervisor.ReportGranted, "")
 	p, err := launch.Prepare(program)
 	if err == nil {
 		err = p.Exec()

@@ -165,7 +165,7 @@ func socketOf(pid int, network, address string) (*scmrights.FD, error) {
 func (f *runFlags) command(c command) (supervisor.Command, error) {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")
-		return key == broker.GenerationEnv || key == supervisor.StatusEnv
+		return key == broker.GenerationEnv || key == supervisor.StatusEnv || key == supervisor.StartEnv
 	})
 	if len(c.args) == 0 {
 		if c.socket != "" {
@@ -190,7 +190,7 @@ func (f *runFlags) command(c command) (supervisor.Command, error) {
 	}
 	argv = append(argv, f.launch.words()...)
 	argv = append(append(append(argv, c.args...), "--"), c.dashed...)
-	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true}, nil
+	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prime: true}, nil
 }
 
 // runSignals returns the signals that run acts on, and what ends that. Those that

@@ -23,24 +23,52 @@ type progress struct {
 	told string
 }
 
-// inheritedProgress returns the progress that the environment names, and removes it
-// from there: neither the variable nor the pipe is for the command.
+// inheritedProgress returns the progress that the environment names.
 func inheritedProgress() *progress {
-	text, ok := os.LookupEnv(supervisor.StatusEnv)
+	fd, ok := inheritedPipe(supervisor.StatusEnv)
 	if !ok {
 		return nil
 	}
-	_ = os.Unsetenv(supervisor.StatusEnv)
+	return &progress{fd: fd}
+}
+
+// inheritedPipe returns the pipe that the environment names, and removes it from there:
+// neither the variable nor the pipe is for the command.
+func inheritedPipe(env string) (fd int, ok bool) {
+	text, ok := os.LookupEnv(env)
+	if !ok {
+		return -1, false
+	}
+	_ = os.Unsetenv(env)
 	fd, err := strconv.Atoi(text)
 	if err != nil {
-		return nil
+		return -1, false
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		return nil // of somebody else's
+		return -1, false // of somebody else's
 	}
 	unix.CloseOnExec(fd)
-	return &progress{fd: fd}
+	return fd, true
+}
+
+// awaitStart waits, in a get that was started ahead, until it is needed, and reports
+// whether it ever is.
+func (p *progress) awaitStart() bool {
+	if p == nil {
+		return true
+	}
+	fd, ok := inheritedPipe(supervisor.StartEnv)
+	if !ok {
+		return true
+	}
+	defer unix.Close(fd)
+	for {
+		n, err := unix.Read(fd, make([]byte, 1))
+		if err != unix.EINTR {
+			return n == 1
+		}
+	}
 }
 
 // tell reports that this step is reached, once. Nobody may listen any more.
