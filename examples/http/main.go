@@ -6,6 +6,13 @@
 //
 //	http               serves the listener "web"
 //	http -name adm     serves another one
+//	http -greeting hi  says something else
+//
+// A deploy, without a failed request on new connections or on those that are kept
+// alive:
+//
+//	fdclient run -n 2 --ready notify -- http -greeting v1
+//	fdclient run -n 2 --ready notify --replace -- http -greeting v2
 package main
 
 import (
@@ -19,34 +26,48 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 )
 
-// goodbye is how long requests may take to finish once a stop was asked for.
-const goodbye = 10 * time.Second
+// Once a stop was asked for, clients have patience to send another request over
+// connections that are kept alive, and all requests have goodbye to finish. A
+// supervisor that kills after some time must give more than that.
+const (
+	patience = 4 * time.Second
+	goodbye  = 8 * time.Second
+)
 
 func main() {
 	log.SetPrefix("http: ")
 	log.SetFlags(0)
 	name := flag.String("name", "web", "serve the broker's listener `NAME`")
+	greeting := flag.String("greeting", "hello", "say `TEXT` in each answer")
 	flag.Parse()
-	if err := serve(*name); err != nil {
+	if err := serve(*name, *greeting); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve answers requests until SIGTERM or Ctrl-C, then finishes those it has.
-func serve(name string) error {
+// serve answers requests until SIGTERM, Ctrl-C, or a newer deploy, then finishes
+// those it has.
+func serve(name, greeting string) error {
 	ln, err := broker.Dial(name) // instead of net.Listen("tcp", ":9000"): any Go server runs on it
 	if err != nil {
 		return err
 	}
 	var conns sync.WaitGroup // those that are open
+	var leaving atomic.Bool
 	srv := &http.Server{
-		Handler:           http.HandlerFunc(hello),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if leaving.Load() {
+				w.Header().Set("Connection", "close") // the client's next one goes to another worker
+			}
+			fmt.Fprintf(w, "%s from process %d\n", greeting, os.Getpid())
+		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
@@ -61,20 +82,37 @@ func serve(name string) error {
 	defer stop()
 	context.AfterFunc(ctx, func() { _ = ln.Close() }) // what is queued goes to the other workers
 	log.Printf("process %d serves http://%v", os.Getpid(), ln.Addr())
-	if err := srv.Serve(ln); !errors.Is(err, net.ErrClosed) {
+	if err := ready(); err != nil {
+		log.Print(err)
+	}
+	if err := srv.Serve(ln); !errors.Is(err, net.ErrClosed) { // broker.ErrDrained is one, too
 		return err
 	}
 
 	// Not srv.Shutdown: it drops the request of a connection that was accepted but
-	// not read yet, for which no other worker can stand in any more.
+	// not read yet, for which no other worker can stand in any more. Nor are idle
+	// connections closed at once, as the next request may be on its way: it is
+	// answered, and the last one there.
+	leaving.Store(true)
 	stop() // a second signal ends the process at once
+	time.AfterFunc(patience, func() { srv.SetKeepAlivesEnabled(false) })
 	time.AfterFunc(goodbye, func() { log.Fatalf("not finished after %v", goodbye) })
-	srv.SetKeepAlivesEnabled(false)
 	conns.Wait()
 	return nil
 }
 
-// hello tells which of the processes answered.
-func hello(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintf(w, "hello from process %d\n", os.Getpid())
+// ready says READY=1 to whoever has started this process and wants to know
+// (sd_notify).
+func ready() error {
+	address := os.Getenv("NOTIFY_SOCKET")
+	if address == "" {
+		return nil
+	}
+	c, err := net.Dial("unixgram", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("READY=1"))
+	return err
 }

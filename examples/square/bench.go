@@ -95,7 +95,7 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 	}
 	defer closeAddress()
 	var workers []*process
-	for range s.workers {
+	for range s.times {
 		p, err := start(ctx, b.dir, append(env, "ADDR="+address), s.command, "accepting on "+address)
 		if err != nil {
 			return nil, err
@@ -108,9 +108,18 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 			return nil, err
 		}
 	}
-	rs, err := b.ask(ctx, address, pause)
+	words := []string{"-pause", pause.String()}
+	if s.long {
+		words = []string{"-pause", "1ms", "-requests", "2000", "-round", "400", "-halfway", fmt.Sprintf("kill -HUP %d", workers[0].pid)}
+	}
+	rs, err := b.ask(ctx, address, words...)
 	if err != nil || !s.broker {
 		return rs, err
+	}
+	if s.long {
+		if err := workers[0].waitFor(ctx, "workers replaced"); err != nil {
+			return nil, err
+		}
 	}
 	_, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "ping") // it must have survived, too
 	return rs, err
@@ -123,7 +132,7 @@ func (b *bench) address(ctx context.Context, s setup, env []string) (address str
 		address, err = freeAddress()
 		return address, func() {}, err
 	}
-	p, err := start(ctx, b.dir, env, "fdbroker --bind web=127.0.0.1:0 --log-format json", `"message":"ready"`)
+	p, err := start(ctx, b.dir, env, "fdbroker --bind web=127.0.0.1:0"+s.options+" --log-format json", `"message":"ready"`)
 	if err != nil {
 		return "", nil, err
 	}
@@ -140,8 +149,9 @@ func (b *bench) address(ctx context.Context, s setup, env []string) (address str
 }
 
 // ask runs the client.
-func (b *bench) ask(ctx context.Context, address string, pause time.Duration) (results, error) {
-	out, err := run(ctx, b.dir, nil, filepath.Join(b.bin, "client"), "-json", "-pause", pause.String(), address)
+func (b *bench) ask(ctx context.Context, address string, words ...string) (results, error) {
+	words = append(append([]string{"-json"}, words...), address)
+	out, err := run(ctx, b.dir, nil, filepath.Join(b.bin, "client"), words...)
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,10 @@
 
 // Command square runs an experiment and prints its outcome as a table: what
 // becomes of twenty requests when the server crashes on the sixth. The server,
-// which squares numbers, runs in four ways, each in Python and in Go: alone, in
-// a loop that starts it again, in such a loop behind a broker, and as two
-// workers behind a broker.
+// which squares numbers, runs in several ways, in Python and in Go: alone, in a
+// loop that starts it again, in such a loop behind a broker, as two workers behind
+// a broker, and kept alive by "fdclient run". At last two thousand requests crash
+// five workers, and all are replaced in the middle.
 //
 //	go run ./examples/square
 //	go run ./examples/square -v           also shows each request
@@ -79,7 +80,7 @@ func experiment(ctx context.Context, w io.Writer, pause time.Duration, verbose b
 
 // printRequests shows what became of each request of one set-up.
 func printRequests(w io.Writer, s setup, rs results) {
-	fmt.Fprintf(w, "%s, %s: %d x %s\n", s.name, s.language, s.workers, s.command)
+	fmt.Fprintf(w, "%s, %s: %d x %s\n", s.name, s.language, s.times, s.command)
 	for _, r := range rs {
 		by := ""
 		if r.answered() {

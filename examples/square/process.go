@@ -20,7 +20,9 @@ import (
 // one after the other, the loop would start the next worker in between.
 type process struct {
 	command string
+	pid     int
 	output  output
+	ready   <-chan struct{} // closed once it has printed that it is
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed once nobody holds the output any more
 }
@@ -30,7 +32,7 @@ type process struct {
 func start(ctx context.Context, dir string, env []string, command, ready string) (*process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &process{command: command, cancel: cancel, ended: make(chan struct{})}
-	p.output.want, p.output.seen = []byte(ready), make(chan struct{})
+	p.ready = p.output.expect(ready)
 	cmd := exec.CommandContext(ctx, "sh", "-c", "exec "+command)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
@@ -41,6 +43,7 @@ func start(ctx context.Context, dir string, env []string, command, ready string)
 		cancel()
 		return nil, err
 	}
+	p.pid = cmd.Process.Pid
 	go func() {
 		_ = cmd.Wait() // how it ended is in its output, and no failure of ours
 		close(p.ended)
@@ -49,9 +52,16 @@ func start(ctx context.Context, dir string, env []string, command, ready string)
 }
 
 // waitReady waits until the command has said that it is ready.
-func (p *process) waitReady(ctx context.Context) error {
+func (p *process) waitReady(ctx context.Context) error { return p.wait(ctx, p.ready) }
+
+// waitFor waits until the command has printed a text.
+func (p *process) waitFor(ctx context.Context, text string) error {
+	return p.wait(ctx, p.output.expect(text))
+}
+
+func (p *process) wait(ctx context.Context, seen <-chan struct{}) error {
 	select {
-	case <-p.output.seen:
+	case <-seen:
 		return nil
 	case <-p.ended:
 		return fmt.Errorf("%s: ended before it was ready:\n%s", p.command, p.output.String())
@@ -82,23 +92,41 @@ func run(ctx context.Context, dir string, env []string, name string, args ...str
 	return strings.TrimSpace(string(out)), nil
 }
 
-// An output keeps what a command prints and watches for one text in it.
+// An output keeps what a command prints and watches for texts in it.
 type output struct {
-	want []byte
-	seen chan struct{} // closed when want has been printed
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	seen map[string]chan struct{} // by text; closed and removed when it has been printed
+}
 
-	mu  sync.Mutex
-	buf bytes.Buffer
+// expect returns what is closed when a text has been printed.
+func (o *output) expect(text string) <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.seen == nil {
+		o.seen = make(map[string]chan struct{})
+	}
+	seen := make(chan struct{})
+	o.seen[text] = seen
+	o.look()
+	return seen
+}
+
+// look closes what is seen. The lock is held.
+func (o *output) look() {
+	for text, seen := range o.seen {
+		if bytes.Contains(o.buf.Bytes(), []byte(text)) {
+			close(seen)
+			delete(o.seen, text)
+		}
+	}
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	had := bytes.Contains(o.buf.Bytes(), o.want)
 	o.buf.Write(p)
-	if !had && bytes.Contains(o.buf.Bytes(), o.want) {
-		close(o.seen)
-	}
+	o.look()
 	return len(p), nil
 }
 

@@ -4,6 +4,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -62,9 +64,32 @@ func (rs results) slowest() float64 {
 	return ms
 }
 
-// story tells what happened, in order: "5 answered, the crash, 14 refused".
+// crashes returns how many requests have crashed the server.
+func (rs results) crashes() int {
+	n := 0
+	for _, r := range rs {
+		if r.kind() == "the crash" {
+			n++
+		}
+	}
+	return n
+}
+
+// story tells what happened, in order: "5 answered, the crash, 14 refused". With more
+// crashes than one it only counts.
 func (rs results) story() string {
 	var parts []string
+	if n := rs.crashes(); n > 1 {
+		counts := map[string]int{}
+		for _, r := range rs {
+			counts[r.kind()]++
+		}
+		delete(counts, "the crash")
+		for _, kind := range slices.Sorted(maps.Keys(counts)) {
+			parts = append(parts, fmt.Sprintf("%d %s", counts[kind], kind))
+		}
+		return fmt.Sprintf("%d crashes, %s", n, strings.Join(parts, ", "))
+	}
 	for i := 0; i < len(rs); {
 		n := 1
 		for i+n < len(rs) && rs[i+n].kind() == rs[i].kind() {

@@ -50,6 +50,10 @@ func TestExperiment(t *testing.T) {
 			answered, refused, unanswered := rs.count()
 			story := rs.story()
 			switch {
+			case s.long:
+				if want := "5 crashes, 1995 answered"; story != want {
+					t.Errorf("got %q, want %q", story, want)
+				}
 			case s.broker:
 				if story != brokerStory {
 					t.Errorf("got %q, want %q", story, brokerStory)
@@ -75,10 +79,10 @@ func TestExperiment(t *testing.T) {
 // pause, while nobody accepts.
 func TestAnotherWorkerTakesOver(t *testing.T) {
 	for _, s := range setups {
-		if !s.broker || s.workers != 1 {
+		if !s.broker || s.serving != 1 || s.long {
 			continue
 		}
-		t.Run(s.language, func(t *testing.T) {
+		t.Run(s.name+"/"+s.language, func(t *testing.T) {
 			rs := measure(t, s, 0)
 			if got, want := rs.story(), brokerStory; got != want {
 				t.Errorf("got %q, want %q", got, want)
@@ -106,8 +110,12 @@ func measure(t *testing.T, s setup, pause time.Duration) results {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rs) != 20 {
-		t.Fatalf("the client reported %d requests, want 20", len(rs))
+	want := 20
+	if s.long {
+		want = 2000
+	}
+	if len(rs) != want {
+		t.Fatalf("the client reported %d requests, want %d", len(rs), want)
 	}
 	return rs
 }

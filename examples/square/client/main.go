@@ -6,6 +6,9 @@
 //
 //	client 127.0.0.1:9000
 //	client -json 127.0.0.1:9000     one JSON object for each request
+//	client -requests 2000 -round 400 -halfway 'kill -HUP 1234' 127.0.0.1:9000
+//	                                more of them, "five" once in 400, and a
+//	                                command when half of them are done
 package main
 
 import (
@@ -18,15 +21,15 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"syscall"
 	"time"
 )
 
-const (
-	requests = 20
-	poison   = 5 // the number that is sent as a word
-)
+// poison is the number that is sent as a word, and so is every one that is as far
+// into another round of requests.
+const poison = 5
 
 // A result is what became of one request.
 type result struct {
@@ -42,10 +45,13 @@ func main() {
 	log.SetFlags(0)
 	asJSON := flag.Bool("json", false, "print one JSON object for each request")
 	pause := flag.Duration("pause", 10*time.Millisecond, "wait `DURATION` between two requests")
+	requests := flag.Int("requests", 20, "ask `N` questions")
+	round := flag.Int("round", 20, "crash the server once in `N` questions")
+	halfway := flag.String("halfway", "", "run a shell `COMMAND` when half of the questions are asked")
 	timeout := flag.Duration("timeout", 10*time.Second, "give a request up after `DURATION`")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		log.Fatal("usage: client [-json] [-pause DURATION] [-timeout DURATION] ADDRESS")
+	if flag.NArg() != 1 || *round <= poison {
+		log.Fatal("usage: client [-json] [-pause DURATION] [-timeout DURATION] [-requests N] [-round N] [-halfway COMMAND] ADDRESS")
 	}
 
 	show := func(r result) error {
@@ -56,20 +62,25 @@ func main() {
 		enc := json.NewEncoder(os.Stdout)
 		show = func(r result) error { return enc.Encode(r) }
 	}
-	for n := range requests {
+	for n := range *requests {
 		if n > 0 {
 			time.Sleep(*pause)
 		}
-		if err := show(request(flag.Arg(0), n, *timeout)); err != nil {
+		if *halfway != "" && n == *requests/2 {
+			if out, err := exec.Command("sh", "-c", *halfway).CombinedOutput(); err != nil {
+				log.Fatalf("%s: %v\n%s", *halfway, err, out)
+			}
+		}
+		if err := show(request(flag.Arg(0), n, n%*round == poison, *timeout)); err != nil {
 			log.Fatal(err)
 		}
 	}
 }
 
 // request asks for the square of n and judges the answer.
-func request(address string, n int, timeout time.Duration) result {
+func request(address string, n int, crash bool, timeout time.Duration) result {
 	r := result{Request: n, Sent: strconv.Itoa(n)}
-	if n == poison {
+	if crash {
 		r.Sent = "five"
 	}
 	start := time.Now()

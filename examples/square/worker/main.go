@@ -5,18 +5,24 @@
 //
 //	worker                          accepts on the listener "web" of a broker
 //	worker -name adm                another of its listeners
+//	worker -wait                    waits for a place there first: a standby
 //	worker -listen 127.0.0.1:9000   binds a port of its own: the plain server
 package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/fdbroker/fdbroker/broker"
 )
@@ -30,29 +36,39 @@ func main() {
 	log.SetFlags(0)
 	name := flag.String("name", "web", "accept on the broker's listener `NAME`")
 	address := flag.String("listen", "", "bind `ADDRESS` instead of asking a broker")
+	wait := flag.Bool("wait", false, "wait for a broker, the listener and a place")
 	flag.Parse()
 
-	ln, err := listen(*name, *address)
+	ln, err := listen(*name, *address, *wait)
 	if err != nil {
 		log.Print(err)
 		os.Exit(notStarted)
 	}
 	fmt.Printf("worker %d: accepting on %v\n", os.Getpid(), ln.Addr())
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, func() { _ = ln.Close() })
+	var answers sync.WaitGroup
 	for {
 		conn, err := ln.Accept()
+		if errors.Is(err, net.ErrClosed) { // stopped, or asked to leave by the broker
+			answers.Wait()
+			return
+		}
 		if err != nil {
 			log.Fatal(err)
 		}
-		go answer(conn)
+		answers.Go(func() { answer(conn) })
 	}
 }
 
 // listen shows the whole difference between owning a port and being granted one.
-func listen(name, address string) (net.Listener, error) {
+func listen(name, address string, wait bool) (net.Listener, error) {
 	if address != "" {
 		return net.Listen("tcp", address)
 	}
-	return broker.Dial(name)
+	d := broker.Dialer{Wait: wait}
+	return d.Dial(context.Background(), name)
 }
 
 func answer(conn net.Conn) {
