@@ -4,6 +4,7 @@ package recoverytest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -14,15 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freePort returns an address whose port is free now.
+// freePort returns an address whose port is free now. It is none that the kernel gives to
+// whoever binds port 0, or to a connection (net.ipv4.ip_local_port_range): one of those
+// might be taken before the test binds it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if ln, err := net.Listen("tcp", address); err == nil {
+			_ = ln.Close()
+			return address
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // A broker that starts with nothing takes its sockets back from a worker that knows
