@@ -68,6 +68,11 @@ func splitHostPort(address string) (host, port string, err error) {
 	case address[0] == '/' || address[0] == '@' || address[0] == '.':
 		return "", "", errors.New("a Unix socket's address is written unix://" + address)
 	}
+	if word, path, _ := strings.Cut(address, ":"); path != "" && (path[0] == '/' || path[0] == '@') {
+		if n := networkOf(word); n != nil && n.in(unixNets) {
+			return "", "", errors.New("a Unix socket's address is written " + word + "://" + path)
+		}
+	}
 	host, port, err = net.SplitHostPort(address)
 	if err != nil {
 		return "", "", errors.New(allowed)

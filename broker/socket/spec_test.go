@@ -98,6 +98,8 @@ func TestParseSpecErrors(t *testing.T) {
 		{"bad host", "web=*:9000", "leave it empty for all addresses"},
 		{"bad zone", "web=[fe80::1%a/b]:9000", "zone"},
 		{"path without network", "web=/run/x", "written unix:///run/x"},
+		{"path behind a colon", "web=unix:/run/x", "written unix:///run/x"},
+		{"abstract name behind a colon", "web=unixgram:@x", "written unixgram://@x"},
 		{"unknown network", "web=http://x:1", `there is no network "http"; there are tcp, tcp4,`},
 		{"ipv6 on tcp4", "web=tcp4://[::1]:1", "host ::1 is not one of tcp4"},
 		{"ipv4 on udp6", "web=udp6://127.0.0.1:1", "host 127.0.0.1 is not one of udp6"},
