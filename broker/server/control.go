@@ -127,7 +127,7 @@ func lockFor(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("cannot open the lock of the control socket: %w", err)
+			return nil, fmt.Errorf("cannot open the lock of the control socket: %w; name another path with --socket", err)
 		}
 		locked, err := flock(f)
 		if err != nil {
