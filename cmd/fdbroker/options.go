@@ -76,7 +76,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs := pflag.NewFlagSet("fdbroker", pflag.ContinueOnError)
 	fs.Usage = func() {}
 	fs.SortFlags = false
-	fs.StringArrayVar(&o.binds, "bind", nil, "bind a listener; may be given many times: `SPEC`")
+	fs.StringArrayVar(&o.binds, "bind", nil, "bind the listener of `SPEC`, which is NAME=ADDRESS[,OPTION[=VALUE]]...; may be given many times")
 	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, one a line; lines that begin with # are comments")
 	socket := fs.String("socket", "", "`PATH` of the control socket")
 	mode := fs.String("socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")

@@ -42,6 +42,7 @@ Exit status with CMD: that of 'fdclient get'.
 
 func definePut(fs *pflag.FlagSet) action {
 	number := fs.Int("fd", -1, "store descriptor `N`")
+	fs.Lookup("fd").DefValue = "0" // as pflag knows that there is none to show
 	anything := fs.Bool("any", false, "store any descriptor: a pipe, a file, a memfd, a connected socket")
 	return func(ctx context.Context, c command) error {
 		if len(c.args) != 1 {

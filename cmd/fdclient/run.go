@@ -99,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usage)
 		return exitOK
 	case err != nil:
-		return wrongUsage(stderr, "fdclient", err)
+		return wrongUsage(stderr, "fdclient", plainly(err))
 	case showVersion:
 		fmt.Fprintln(stdout, "fdclient", version.Number)
 		return exitOK
@@ -166,7 +166,7 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 		fmt.Fprintf(stdout, "Usage:\n  fdclient %s\n\n%s\nFlags:\n%s", v.usage, v.help, fs.FlagUsages())
 		return exitOK
 	case err != nil:
-		wrongUsage(stderr, "fdclient "+v.name, err)
+		wrongUsage(stderr, "fdclient "+v.name, plainly(err))
 		return v.wrong
 	}
 	c := command{socket: socket, args: fs.Args(), out: stdout, err: stderr}
