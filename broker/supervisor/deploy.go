@@ -82,6 +82,6 @@ func (s *supervisor) replaced() {
 	if s.ending {
 		return
 	}
-	s.end("replaced by a newer deploy")
-	s.log.Info().Int("count", s.alive()).Msg("a newer deploy has replaced this one: leaving")
+	s.end("asked to leave, by a newer deploy or a drain")
+	s.log.Info().Int("count", s.alive()).Msg("asked to leave, by a newer deploy or a drain")
 }

@@ -22,7 +22,9 @@ leave: a process that 'fdclient get' became gets its --drain-signal, a Go worker
 told by its listener. What is queued waits for whoever comes next. Prints how many
 were asked and, with --wait, how many of them left in time; where some did not, it
 says who, and the exit status is 1. It is 1 as well where the broker may not signal
-one of them. Who waits for a place and is as old is turned away.
+one of them. Who waits for a place and is as old is turned away. A 'fdclient run' of
+such workers does not start them again, but ends once they have left; its --replace
+starts the new ones first.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -76,7 +78,7 @@ func drain(ctx context.Context, c command, client *broker.Client, before int64, 
 	if !timedOut {
 		return err
 	}
-	return fmt.Errorf("after %v there are still: %s", limit, staying(c, client))
+	return fmt.Errorf("after %v there are still: %s; wait longer, or stop them yourself", limit, staying(c, client))
 }
 
 func asked(n int) string {

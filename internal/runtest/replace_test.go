@@ -100,7 +100,7 @@ func TestDeploys(t *testing.T) {
 			newest.says("asked the workers of older deploys to leave")
 			for _, p := range all[:len(all)-1] {
 				p.ends(0)
-				p.says("a newer deploy has replaced this one")
+				p.says("asked to leave, by a newer deploy or a drain")
 			}
 			if n := len(r.holders(protocol.StateActive, 2)); n != 2 {
 				t.Errorf("%d workers", n)
