@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
@@ -68,9 +69,9 @@ const (
 
 // newState returns an empty state; the caller must close it.
 func newState() (*state, error) {
-	n, err := unix.MemfdCreate("fdbroker-state", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	n, err := unix.MemfdCreate(socket.BrokerMark, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
-		n, err = unix.MemfdCreate("fdbroker-state", unix.MFD_CLOEXEC)
+		n, err = unix.MemfdCreate(socket.BrokerMark, unix.MFD_CLOEXEC)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)

@@ -37,7 +37,7 @@ type Recovered struct {
 // looks at every process once; with many that takes a while, at most three seconds.
 //
 // An address at which there is more than one socket is left alone, and so is a
-// stranger's socket.
+// stranger's socket, and one that another broker has.
 func Recover(specs []Spec) []Recovered {
 	results := make([]Recovered, len(specs))
 	wanted := make(map[string]*lost)
@@ -60,8 +60,16 @@ func Recover(specs []Spec) []Recovered {
 			})
 		}
 	}
+	known := make(map[int]bool)
 	for _, l := range wanted {
-		l.takeBack()
+		l.takeBack(func(pid int) bool {
+			is, ok := known[pid]
+			if !ok {
+				is = isBroker(pid)
+				known[pid] = is
+			}
+			return is
+		})
 	}
 	return results
 }
@@ -112,8 +120,15 @@ func occupant(s Spec) (d diagSocket, why string) {
 	return d, fmt.Sprintf("%d sockets share the address, and none of them is taken back: stop their processes", len(there))
 }
 
-// takeBack takes the socket from the first process that lets it.
-func (l *lost) takeBack() {
+// takeBack takes the socket from the first process that lets it. Where another broker
+// has it, it is not lost.
+func (l *lost) takeBack(isBroker func(pid int) bool) {
+	for _, at := range l.seen {
+		if isBroker(at.pid) {
+			l.result.Why = fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.pid, command(at.pid))
+			return
+		}
+	}
 	l.result.Why, l.result.Offer = "its process cannot be seen from here", true
 	for _, at := range l.seen {
 		fd, err := take(at)

@@ -117,6 +117,20 @@ func TestNotTakenBack(t *testing.T) {
 			t.Error(said)
 		}
 	})
+	t.Run("another broker's", func(t *testing.T) {
+		r.t = t
+		for _, store := range []string{"none", "keeper"} {
+			address := freePort(t)
+			b := r.start("fdbroker", "--store="+store, "--bind", "web="+address)
+			fdtest.Eventually(t, "the broker is ready", func() bool { return strings.Contains(b.out.String(), `"ready"`) })
+			said := r.fails("--bind", "web="+address, "--socket", r.path("second"))
+			if !strings.Contains(said, "is a broker that runs") || strings.Contains(said, `"taken back`) {
+				t.Error(said)
+			}
+			_ = b.Process.Signal(syscall.SIGTERM)
+			_ = b.wait()
+		}
+	})
 	t.Run("several", func(t *testing.T) {
 		r.t = t
 		address := freePort(t)
