@@ -91,9 +91,7 @@ func askHTTP(address, _ string) (int, outcome, error) {
 // connection of its own.
 type load struct {
 	t    *testing.T
-	quit chan struct{}
 	stop func() // ends the load; may be called more than once
-	wg   sync.WaitGroup
 
 	mu      sync.Mutex
 	count   [wrong + 1]int // by outcome
@@ -106,29 +104,13 @@ type answer struct {
 	group int // process group of who answered; 0: it has gone since
 }
 
-const clients = 4
-
 func startLoad(t *testing.T, ask func() (int, outcome, error)) *load {
-	l := &load{t: t, quit: make(chan struct{})}
-	l.stop = sync.OnceFunc(func() {
-		close(l.quit)
-		l.wg.Wait()
+	l := &load{t: t}
+	l.stop = fdtest.Clients(t, 5*time.Millisecond, func() {
+		asked := time.Now()
+		pid, kind, err := ask()
+		l.add(asked, pid, kind, err)
 	})
-	t.Cleanup(l.stop)
-	for range clients {
-		l.wg.Go(func() {
-			for {
-				select {
-				case <-l.quit:
-					return
-				case <-time.After(5 * time.Millisecond): // a load, not a flood
-				}
-				asked := time.Now()
-				pid, kind, err := ask()
-				l.add(asked, pid, kind, err)
-			}
-		})
-	}
 	return l
 }
 

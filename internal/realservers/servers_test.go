@@ -164,10 +164,10 @@ func testRestarts(t *testing.T, r row, path string) {
 	} {
 		l := startLoad(t, func() (int, outcome, error) { return r.ask(b.address, pl.dir) })
 		for range *restarts {
-			l.waitFor(s, 10*clients)
+			l.waitFor(s, 10*fdtest.ClientCount)
 			way.restart(l)
 		}
-		l.waitFor(s, 10*clients)
+		l.waitFor(s, 10*fdtest.ClientCount)
 		l.stop()
 		report(t, way.name, r, l)
 	}
@@ -191,7 +191,7 @@ func report(t *testing.T, way string, r row, l *load) {
 	t.Log(text)
 	allowed := 0
 	if r.mayDrop { // no more than the clients there are, each time
-		allowed = *restarts * clients
+		allowed = *restarts * fdtest.ClientCount
 	}
 	if l.count[refused]+l.count[timedOut]+l.count[wrong] > 0 || l.count[dropped] > allowed {
 		t.Errorf("%s\n%s", text, strings.Join(l.errors, "\n"))

@@ -14,15 +14,10 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// clients is how many ask at a time.
-const clients = 4
-
 // A load is clients that connect one time after the other, each for a line.
 type load struct {
 	t    *testing.T
-	quit chan struct{}
 	stop func() // ends the load; may be called more than once
-	wg   sync.WaitGroup
 
 	mu     sync.Mutex
 	failed []error
@@ -31,24 +26,8 @@ type load struct {
 
 // startLoad starts a load. Each connection sends request first, if that is not empty.
 func startLoad(t *testing.T, network, address, request string) *load {
-	l := &load{t: t, quit: make(chan struct{}), by: make(map[string]int)}
-	l.stop = sync.OnceFunc(func() {
-		close(l.quit)
-		l.wg.Wait()
-	})
-	t.Cleanup(l.stop)
-	for range clients {
-		l.wg.Go(func() {
-			for {
-				select {
-				case <-l.quit:
-					return
-				case <-time.After(2 * time.Millisecond): // a load, not a flood
-					l.add(ask(network, address, request))
-				}
-			}
-		})
-	}
+	l := &load{t: t, by: make(map[string]int)}
+	l.stop = fdtest.Clients(t, 2*time.Millisecond, func() { l.add(ask(network, address, request)) })
 	return l
 }
 

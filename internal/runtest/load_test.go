@@ -14,16 +14,11 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// clients is how many ask at a time.
-const clients = 4
-
 // A load is clients that connect one time after the other, each for a line.
 type load struct {
 	t       *testing.T
 	address string
-	quit    chan struct{}
 	stop    func() // ends the load; may be called more than once
-	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	total   int
@@ -33,24 +28,8 @@ type load struct {
 }
 
 func startLoad(t *testing.T, address string) *load {
-	l := &load{t: t, address: address, quit: make(chan struct{}), version: make(map[string]int)}
-	l.stop = sync.OnceFunc(func() {
-		close(l.quit)
-		l.wg.Wait()
-	})
-	t.Cleanup(l.stop)
-	for range clients {
-		l.wg.Go(func() {
-			for {
-				select {
-				case <-l.quit:
-					return
-				case <-time.After(2 * time.Millisecond): // a load, not a flood
-					l.ask()
-				}
-			}
-		})
-	}
+	l := &load{t: t, address: address, version: make(map[string]int)}
+	l.stop = fdtest.Clients(t, 2*time.Millisecond, l.ask)
 	return l
 }
 
