@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -73,8 +72,6 @@ func brokerHelper(args []string) int {
 			tell("FDSTORE=1\nFDNAME=x")
 			tell("FDSTORE=1", 0)
 			tell("hello", 0)
-		case "live":
-			time.Sleep(time.Duration(n) * time.Millisecond)
 		case "wait":
 			select {}
 		case "signal":
@@ -164,7 +161,7 @@ func TestSignals(t *testing.T) {
 	}
 	signals <- syscall.SIGHUP
 	// The broker hears of it when it is ready, and not before.
-	if status, relayed, log := run(t, signals, nil, "live=50 ready wait / exit=0"); status != 0 || len(relayed) != 1 || !strings.Contains(log, "signal 1") {
+	if status, relayed, log := run(t, signals, nil, "ready wait / exit=0"); status != 0 || len(relayed) != 1 || !strings.Contains(log, "signal 1") {
 		t.Errorf("status %d, relayed %q, %s", status, relayed, log)
 	}
 }
