@@ -45,7 +45,7 @@ func BenchmarkDip(b *testing.B) {
 		if pid, err := r.pid(); err == nil && kill {
 			r.kill(pid)
 		}
-		time.Sleep(block)
+		time.Sleep(block) // what is measured: how much is answered meanwhile
 		return float64(answered.Load()-from) / time.Since(began).Seconds()
 	}
 	measure(false)

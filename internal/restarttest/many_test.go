@@ -93,7 +93,7 @@ func BenchmarkStart(b *testing.B) {
 					b.Fatal(err)
 				}
 				for !asks(socket) {
-					time.Sleep(100 * time.Microsecond)
+					time.Sleep(100 * time.Microsecond) // to ask all the time would take the processor from it
 				}
 				took = append(took, time.Since(began))
 				fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() })
@@ -113,7 +113,7 @@ func BenchmarkKilled(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				time.Sleep(lives)
+				time.Sleep(lives) // or the keeper would take it for a crash at start, and wait
 				r.kill(pid)
 				began := time.Now()
 				for !asks(r.socket) { // only one that the dead broker had accepted has to be made again

@@ -85,43 +85,37 @@ func (r *rig) kill(pid int) {
 	}
 }
 
-func TestBrokerKilled(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, l := standing(t)
-	cookies, holders := r.cookies(), r.holders()
-	for range times(5) {
-		pid, err := r.pid()
-		if err != nil {
-			t.Fatal(err)
-		}
-		keeper := parentOf(pid)
-		r.kill(pid)
-		if now := r.answers(pid); parentOf(now) != keeper {
-			t.Errorf("the keeper is %d, was %d", parentOf(now), keeper)
-		}
-		r.keeps(cookies, holders)
-		l.more(20)
+// TestKilled kills one of the two again and again, and the other one brings it back.
+func TestKilled(t *testing.T) {
+	itself := func(pid int) int { return pid }
+	for _, c := range []struct {
+		name           string
+		rounds         int
+		victim, keeper func(broker int) int // keeper: who it is afterwards
+	}{
+		{"broker", 5, itself, parentOf},
+		{"keeper", 2, parentOf, itself},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			r, l := standing(t)
+			cookies, holders := r.cookies(), r.holders()
+			for range times(c.rounds) {
+				pid, err := r.pid()
+				if err != nil {
+					t.Fatal(err)
+				}
+				keeper := c.keeper(pid)
+				r.kill(c.victim(pid))
+				if now := r.answers(pid); parentOf(now) != keeper {
+					t.Errorf("the keeper is %d, and must be %d", parentOf(now), keeper)
+				}
+				r.keeps(cookies, holders)
+				l.more(20)
+			}
+			l.end()
+		})
 	}
-	l.end()
-}
-
-func TestKeeperKilled(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, l := standing(t)
-	cookies, holders := r.cookies(), r.holders()
-	for range times(2) {
-		pid, err := r.pid()
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.kill(parentOf(pid))
-		if now := r.answers(pid); parentOf(now) != pid {
-			t.Errorf("the keeper is %d, and must be what was the broker, %d", parentOf(now), pid)
-		}
-		r.keeps(cookies, holders)
-		l.more(20)
-	}
-	l.end()
 }
 
 // TestEither kills one after the other, without a pause.
@@ -149,6 +143,16 @@ func (r *rig) replace(write func(path string)) {
 	if err := os.Rename(path, r.program); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// runsProgram waits until a process runs the program that is there now.
+func (r *rig) runsProgram(pid int) {
+	r.t.Helper()
+	fdtest.Eventually(r.t, fmt.Sprintf("pid %d runs the program that is there now", pid), func() bool {
+		a, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+		b, berr := os.Stat(r.program)
+		return err == nil && berr == nil && os.SameFile(a, b)
+	})
 }
 
 func (r *rig) copyOf(from string) func(string) {
@@ -191,11 +195,7 @@ func TestUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, pid := range []int{first, keeper} {
-			fdtest.Eventually(t, "both run the program that is there now", func() bool {
-				a, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
-				b, berr := os.Stat(r.program)
-				return err == nil && berr == nil && os.SameFile(a, b)
-			})
+			r.runsProgram(pid)
 		}
 		r.answers(0)
 		r.keeps(cookies, holders)
@@ -256,11 +256,7 @@ func TestInPlace(t *testing.T) {
 		if err := r.client.Upgrade(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		fdtest.Eventually(t, "it runs the program that is there now", func() bool {
-			a, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
-			b, berr := os.Stat(r.program)
-			return err == nil && berr == nil && os.SameFile(a, b)
-		})
+		r.runsProgram(pid)
 		if now := r.answers(0); now != pid {
 			t.Errorf("the broker is %d, was %d", now, pid)
 		}
