@@ -34,8 +34,15 @@ func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters)
 			return 0, nil, err
 		}
 	}
-	sockets, err = match(p.Names, reply.Sockets, m.FDs)
-	return reply.Grant, sockets, err
+	fds, err := protocol.Pair(p.Names, reply.Sockets, m.FDs)
+	if err != nil {
+		return 0, nil, err
+	}
+	sockets = make([]Socket, len(fds))
+	for i, g := range reply.Sockets {
+		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[i]}
+	}
+	return reply.Grant, sockets, nil
 }
 
 // decodeGetReply decodes the replies that protocol.DecodeGetReply leaves alone.
@@ -45,25 +52,6 @@ func decodeGetReply(m protocol.Message) (reply protocol.GetReply, err error) {
 		return reply, err
 	}
 	return reply, decode(raw, &reply)
-}
-
-// match pairs the sockets of a reply with the descriptors that came with it: all
-// that were asked for, in that order, and none besides.
-func match(names []string, got []protocol.Socket, fds []*scmrights.FD) ([]Socket, error) {
-	if len(got) != len(names) || len(fds) != len(names) {
-		return nil, malformedf("reply: %d sockets with %d descriptors for %d names", len(got), len(fds), len(names))
-	}
-	sockets := make([]Socket, len(got))
-	used := make([]bool, len(fds))
-	for i, g := range got {
-		at := g.FileDescriptor
-		if g.Name != names[i] || at < 0 || at >= len(fds) || used[at] {
-			return nil, malformedf("reply: %q as descriptor %d where %q was asked for", g.Name, at, names[i])
-		}
-		used[at] = true
-		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[at]}
-	}
-	return sockets, nil
 }
 
 func closeSockets(sockets []Socket) {

@@ -2,7 +2,7 @@ package protocol
 
 import (
 	"errors"
-	"path/filepath"
+	"path"
 )
 
 const (
@@ -23,7 +23,7 @@ func ListenPath(uid int, getenv func(string) string) (string, error) {
 		return systemSocket, nil
 	}
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(dir, "fdbroker", "control"), nil
+		return path.Join(dir, "fdbroker", "control"), nil
 	}
 	return "", errors.New("no place for the control socket: neither FDBROKER_SOCKET nor XDG_RUNTIME_DIR is set; name one with --socket")
 }

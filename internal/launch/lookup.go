@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -91,7 +90,7 @@ func missing(file string, err error) error {
 		return notRunnable(file, err, causeText(err))
 	}
 	text := "there is no file " + file + " to run"
-	if !filepath.IsAbs(file) {
+	if !strings.HasPrefix(file, "/") {
 		if dir, err := os.Getwd(); err == nil {
 			text += " (in " + dir + ")"
 		}
