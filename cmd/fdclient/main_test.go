@@ -171,7 +171,7 @@ func passing() {
 	os.Exit(99)
 }
 
-// listenAt makes descriptor n a listening socket.
+// listenAt makes descriptor n a listening socket, which the command inherits.
 func listenAt(n int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
@@ -180,7 +180,11 @@ func listenAt(n int) error {
 	if err == nil {
 		err = unix.Listen(fd, 16)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case fd == n:
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+	default:
 		err = unix.Dup3(fd, n, 0)
 	}
 	return err

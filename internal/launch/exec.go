@@ -71,6 +71,12 @@ func (p *Program) replace(parentDeath int) error {
 	if err := setParentDeathSignal(parentDeath); err != nil {
 		return err
 	}
+	return p.become()
+}
+
+// become makes the program of this process, on the calling thread and in its
+// descriptor table, or puts everything back.
+func (p *Program) become() error {
 	if err := p.hold(); err != nil {
 		return err
 	}
