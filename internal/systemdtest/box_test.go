@@ -70,9 +70,11 @@ func newTree(t *testing.T) string {
 	}
 	build(t, dir+"/usr/local/bin/", "./cmd/...")
 	build(t, dir+"/usr/local/bin/server", "./internal/realservers/testdata/go")
+	build(t, dir+"/usr/local/bin/", "./examples/http")
 	for from, to := range map[string]string{
 		"fdbroker.service": "/etc/systemd/system/", "fdbroker.socket": "/etc/systemd/system/", "worker@.service": "/etc/systemd/system/",
-		"fdbroker.conf": "/etc/", "sysusers.conf": "/etc/sysusers.d/fdbroker.conf",
+		"workers.service": "/etc/systemd/system/",
+		"fdbroker.conf":   "/etc/", "sysusers.conf": "/etc/sysusers.d/fdbroker.conf",
 	} {
 		cmd := exec.Command("install", "-D", "-m", "644", "examples/systemd/"+from, "-t", dir+to)
 		if !strings.HasSuffix(to, "/") {
@@ -119,7 +121,7 @@ func boot(t *testing.T) *box {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(b.run("journalctl", "--no-pager", "-o", "short-precise", "-u", "fdbroker.service", "-u", "worker@*", "-u", "fdbroker.socket"))
+			t.Log(b.run("journalctl", "--no-pager", "-o", "short-precise", "-u", "fdbroker.service", "-u", "worker@*", "-u", "workers.service", "-u", "fdbroker.socket"))
 		}
 		_ = exec.Command(program, "stop", b.dir).Run()
 	})

@@ -38,6 +38,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("reload", func(t *testing.T) { b.t = t; testReload(t, b) })
 	t.Run("worker killed under load", func(t *testing.T) { b.t = t; testKilled(t, b) })
 	t.Run("restart", func(t *testing.T) { b.t = t; testRestart(t, b) })
+	t.Run("workers", func(t *testing.T) { b.t = t; testWorkers(t, b) })
 	t.Run("not ready before all is bound", func(t *testing.T) { b.t = t; testNotReady(t, b) })
 	t.Run("socket-fed", func(t *testing.T) { b.t = t; testSocketFed(t, b) })
 	t.Run("put", func(t *testing.T) { b.t = t; testPut(t, b) })
