@@ -206,7 +206,7 @@ func (b *Brokered) replace(ctx context.Context) {
 
 // drain asks the holders of what this deploy holds.
 func (b *Brokered) drain(ctx context.Context, client *broker.Client) (int, error) {
-	names := b.Names
+	names := slices.Clone(b.Names) // what is appended is not for the caller to find
 	if len(names) == 0 {
 		list, err := client.List(ctx)
 		if err != nil {

@@ -171,7 +171,7 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 	}
 	c := command{socket: socket, args: fs.Args(), out: stdout, err: stderr}
 	if n := fs.ArgsLenAtDash(); n >= 0 && v.runs {
-		c.args, c.dashed = fs.Args()[:n], fs.Args()[n:]
+		c.args, c.dashed = fs.Args()[:n:n], fs.Args()[n:] // none grows into the other
 	}
 	err = act(ctx, c)
 	if bad, ok := errors.AsType[*usageError](err); ok {

@@ -4,6 +4,7 @@ package runtest
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -44,6 +45,33 @@ func TestRolls(t *testing.T) {
 			p.ends(0)
 		})
 	}
+}
+
+// TestReplaceKeepsWords: what a deploy asks for by itself does not end up in the words of
+// its workers.
+func TestReplaceKeepsWords(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newRig(t, "")
+	p := r.run("--replace", "--ready", "notify", "--", "worker", "a", "dial")
+	p.says("asked the workers of older deploys")
+	words := func() string {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.holders(protocol.StateActive, 1)[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	const want = "worker\x00a\x00dial\x00"
+	if got := words(); got != want {
+		t.Errorf("at first: %q", got)
+	}
+	p.signal(syscall.SIGHUP)
+	p.says("workers replaced")
+	if got := words(); got != want {
+		t.Errorf("replaced: got %q, want %q", got, want)
+	}
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
 }
 
 // TestRollFails: a new worker that never becomes ready leaves the old ones serving,
