@@ -74,10 +74,13 @@ const (
 
 // Why a broker was restarted: what became of the one before.
 const (
-	WhyCrashed    = "crashed"
-	WhyStopped    = "stopped"
-	WhyUpgraded   = "upgraded"
-	WhyKeeperLost = "keeper lost"
+	WhyCrashed  = "crashed"
+	WhyStopped  = "stopped"
+	WhyUpgraded = "upgraded"
+	// WhyUpgradeFailed is that the program which was to take over ended before it was
+	// ready. The one before goes on.
+	WhyUpgradeFailed = "upgrade failed"
+	WhyKeeperLost    = "keeper lost"
 )
 
 // GetParameters are the parameters of Get.

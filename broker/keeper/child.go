@@ -21,13 +21,14 @@ const StoreName = "@store"
 
 // child is a broker that runs.
 type child struct {
-	pid   int
-	end   *os.File      // ours of the pair
-	told  chan message  // closed at its end
-	next  chan struct{} // gets one for each of told that has been dealt with
-	ended chan ending   // gets one
-	quit  chan struct{} // closed when nobody listens any more
-	ready bool          // since it began, or began again
+	pid    int
+	end    *os.File      // ours of the pair
+	told   chan message  // closed at its end
+	next   chan struct{} // gets one for each of told that has been dealt with
+	ended  chan ending   // gets one
+	quit   chan struct{} // closed when nobody listens any more
+	ready  bool          // since it began, or began again
+	begins bool          // it has said that it begins again, and is not ready, or to end, since
 }
 
 // An ending is how a broker ended.

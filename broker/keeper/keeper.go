@@ -34,6 +34,9 @@ type Config struct {
 	// process: it replaces this process by that program. It borrows all; that it returns
 	// says that this could not be done.
 	Renewed func(pid int, held []Held, pair *os.File) error
+	// ReadyTime is how long a broker may take to be ready once another program goes on in
+	// its place; 0: 30 seconds.
+	ReadyTime time.Duration
 	// Settle is called each time a broker is ready: nothing more is to be done for long.
 	Settle func()
 	// Logger gets an event for each broker that has to be started again.
@@ -43,6 +46,7 @@ type Config struct {
 const (
 	delayMin  = 10 * time.Millisecond // before a broker is started again that did not live long
 	delayMax  = 5 * time.Second
+	readyTime = 30 * time.Second       // the default of Config.ReadyTime
 	longLived = 200 * time.Millisecond // since it was ready: what ends later is started again at once
 	drainTime = time.Second            // for what a broker has told before its end
 )
@@ -57,6 +61,7 @@ type keeper struct {
 	stopping bool
 	delay    time.Duration // before the next start
 	restart  <-chan time.Time
+	overdue  <-chan time.Time // since the broker said that it begins again; nil: it has not, or is ready
 	early    []syscall.Signal // for a broker that is not ready
 }
 
@@ -64,6 +69,9 @@ type keeper struct {
 // SIGINT, or cannot be started the first time. It returns the exit status.
 func Run(c Config) (status int) {
 	k := &keeper{Config: c, held: c.Held}
+	if k.ReadyTime == 0 {
+		k.ReadyTime = readyTime
+	}
 	defer k.held.close()
 	if c.Running != 0 {
 		k.everMore = true
@@ -114,12 +122,29 @@ func (k *keeper) turn() (status int, done bool) {
 		}
 	case e := <-ended:
 		return k.ended(e)
+	case <-k.overdue:
+		k.late()
 	case <-k.restart:
 		if !k.start() {
 			k.again()
 		}
 	}
 	return 0, false
+}
+
+// late kills a broker that should have been ready by now, if another program than ours has
+// taken over there: ours is started then. It may also be reading its configuration.
+func (k *keeper) late() {
+	k.overdue = nil
+	if k.runsOther() {
+		k.Logger.Error().Int64("timeout_ms", k.ReadyTime.Milliseconds()).Msg("the new program is killed: it is not ready in time")
+		k.child.signal(syscall.SIGKILL)
+	}
+}
+
+// runsOther reports whether the broker has another program than this process.
+func (k *keeper) runsOther() bool {
+	return k.child != nil && !same("/proc/self/exe", "/proc/"+strconv.Itoa(k.child.pid)+"/exe")
 }
 
 // signal passes a signal on.
@@ -151,7 +176,7 @@ func (k *keeper) hear(m message) {
 		return
 	}
 	k.note(m)
-	if m.says("READY=1") && !k.stopping && len(k.Signals) == 0 && !same("/proc/self/exe", "/proc/"+strconv.Itoa(k.child.pid)+"/exe") {
+	if m.says("READY=1") && !k.stopping && len(k.Signals) == 0 && k.runsOther() {
 		if err := k.Renewed(k.child.pid, k.held, k.child.end); err != nil {
 			k.Logger.Error().Err(err).Msg("the keeper goes on with the program that it was started with")
 		}
@@ -161,10 +186,15 @@ func (k *keeper) hear(m message) {
 // note passes m on, and notes whether the broker is ready.
 func (k *keeper) note(m message) {
 	if m.says("RELOADING=1") {
-		k.child.ready = false
+		k.child.ready, k.child.begins = false, true
+		k.overdue = time.After(k.ReadyTime)
+	}
+	if m.says("STOPPING=1") {
+		k.child.begins = false
 	}
 	if m.says("READY=1") {
-		k.child.ready, k.everMore, k.since = true, true, time.Now()
+		k.child.ready, k.child.begins, k.everMore, k.since = true, false, true, time.Now()
+		k.overdue = nil
 		if k.Settle != nil {
 			k.Settle()
 		}
@@ -202,10 +232,10 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 			open = false
 		}
 	}
-	ready := k.child.ready
+	ready, begins := k.child.ready, k.child.begins
 	k.child.close()
-	k.child = nil
-	if k.stopping || !k.everMore || e.code() == 0 {
+	k.child, k.overdue = nil, nil
+	if k.stopping || !k.everMore || e.code() == 0 && !begins {
 		return e.code(), true
 	}
 	if ready && time.Since(k.since) >= longLived {

@@ -52,6 +52,10 @@ func brokerHelper(args []string) int {
 		switch what {
 		case "ready":
 			tell("READY=1\nSTATUS=life " + strconv.Itoa(len(done)))
+		case "reloading":
+			tell("RELOADING=1")
+		case "stopping":
+			tell("STOPPING=1")
 		case "has": // exactly these names
 			if strings.Join(names, ",") != value+","+keeper.StoreName && value+strings.Join(names, ",") != keeper.StoreName {
 				tell("STATUS=" + strings.Join(names, ","))
@@ -117,6 +121,8 @@ func TestLives(t *testing.T) {
 		{"ends by itself", "ready exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, ""},
 		{"ends when it is started again", "ready exit=7 / exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "exit status 7"},
 		{"fails before it is ready again", "ready signal=9 / exit=4 / ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "READY=1\nSTATUS=life 2"}, "before it was ready"},
+		{"ends in place of one that goes on", "ready reloading exit=0 / ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "RELOADING=1", "READY=1\nSTATUS=life 1"}, "before it was ready"},
+		{"is stopped while it begins again", "ready reloading stopping exit=0", 0, []string{"READY=1\nSTATUS=life 0", "RELOADING=1", "STOPPING=1"}, ""},
 		{"keeps", "store=a store=b store=@c forget=b ready exit=1 / has=a,@c ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "READY=1\nSTATUS=life 1"}, "exit status 1"},
 		{"keeps what came just before the end", "ready store=a store=b signal=9 / has=a,b exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "signal 9"},
 		{"one of a name", "store=a store=b store=a ready exit=1 / has=b,a exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "exit status 1"},

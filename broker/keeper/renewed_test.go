@@ -3,8 +3,10 @@
 package keeper_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,16 +22,7 @@ import (
 // TestRenewed: what the broker tells behind READY=1 is left for who replaces the keeper.
 func TestRenewed(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	dir := t.TempDir()
-	cmd := fdtest.Helper(t, "broker", dir+"/lives", "ready", "store=a", "wait")
-	text, err := os.ReadFile(cmd.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := filepath.Join(dir, "other")
-	if err := os.WriteFile(other, text, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	cmd, other := otherProgram(t, "ready", "store=a", "wait")
 	signals := make(chan os.Signal, 1)
 	renewed := 0
 	keeper.Run(keeper.Config{
@@ -57,4 +50,58 @@ func TestRenewed(t *testing.T) {
 	if renewed != 1 {
 		t.Errorf("replaced %d times", renewed)
 	}
+}
+
+// TestNotReady: another program that is not ready in time, in place of a broker that was,
+// is killed. One that is the keeper's own may take longer.
+func TestNotReady(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for _, isOther := range []bool{true, false} {
+		cmd, program := otherProgram(t, strings.Fields("ready reloading wait / ready exit=0")...)
+		if !isOther {
+			program = "/proc/self/exe"
+		}
+		var log bytes.Buffer
+		signals := make(chan os.Signal, 1)
+		reloading := make(chan struct{})
+		if !isOther {
+			go func() { // longer than the other one may take
+				<-reloading
+				<-time.After(200 * time.Millisecond)
+				signals <- syscall.SIGTERM
+			}()
+		}
+		status := keeper.Run(keeper.Config{
+			Program: program, Args: cmd.Args, Env: cmd.Env, StoreEnv: storeEnv, Signals: signals, Logger: zerolog.New(&log),
+			Relay: func(text string) error {
+				if text == "RELOADING=1" {
+					close(reloading)
+				}
+				return nil
+			},
+			Renewed:   func(int, []keeper.Held, *os.File) error { return errors.New("not replaced") },
+			ReadyTime: 50 * time.Millisecond,
+		})
+		killed := strings.Contains(log.String(), "it is not ready in time") && strings.Contains(log.String(), "killed by signal 9")
+		if want := map[bool]int{true: 0, false: 128 + 15}[isOther]; status != want || killed != isOther {
+			t.Errorf("another program: %t; status %d, want %d; %s", isOther, status, want, &log)
+		}
+	}
+}
+
+// otherProgram returns the command of a broker that lives so, and a program that is like
+// its own, and another file.
+func otherProgram(t *testing.T, lives ...string) (cmd *exec.Cmd, other string) {
+	t.Helper()
+	dir := t.TempDir()
+	cmd = fdtest.Helper(t, "broker", append([]string{dir + "/lives"}, lives...)...)
+	text, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other = filepath.Join(dir, "other")
+	if err := os.WriteFile(other, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, other
 }

@@ -4,6 +4,7 @@ package server
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -36,12 +37,16 @@ func endingOf(cause error) uint64 {
 	return endedStopped
 }
 
-// whyEnded is what a watcher is told.
-func whyEnded(ending uint64) string {
+// whyEnded is what a watcher is told. The program of a broker that was upgraded runs in
+// the same process; in another one there is what was started since that did not work.
+func whyEnded(ending, process uint64) string {
 	switch ending {
 	case endedStopped:
 		return protocol.WhyStopped
 	case endedUpgrading:
+		if process != uint64(os.Getpid()) {
+			return protocol.WhyUpgradeFailed
+		}
 		return protocol.WhyUpgraded
 	case endedKeeperLost:
 		return protocol.WhyKeeperLost
@@ -72,8 +77,13 @@ func (t takenOver) event() (e protocol.Event, told bool) {
 func (s *Server) freeze(cause error) {
 	st := s.registry.state
 	st.set(atEnding, endingOf(cause))
+	st.set(atProcess, uint64(os.Getpid()))
 	st.frozen = true
 }
+
+// NotUpgraded makes the next broker say that the upgrade for which this one has ended has
+// failed: it is this program again that goes on.
+func (s *Server) NotUpgraded() { s.registry.state.set(atProcess, 0) }
 
 // KeepControl adds the control socket to the store and the state. It must be called
 // before Serve, which takes the Listener of c.

@@ -119,7 +119,7 @@ func (s *Server) takeState(states []Passed) saved {
 // takeover makes of what was saved what it was.
 func (s *Server) takeover(t *Takeover, was saved, sockets map[uint32]*scmrights.FD) {
 	r := s.registry
-	t.Why = whyEnded(was.ending)
+	t.Why = whyEnded(was.ending, was.process)
 	r.state.set(atEnding, 0)
 	s.locked(func() {
 		r.lastID = max(r.lastID, was.lastID)

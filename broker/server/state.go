@@ -23,6 +23,7 @@ import (
 //	0   magic, 8 bytes
 //	8   the last id that was given out
 //	16  how the broker ended, see the end* constants; 0: it did not get to say
+//	24  the pid of the process in which another program was to go on; 0: none was
 //	64  records, one behind the other, up to one whose head is 0
 //
 // A record has 64<<class bytes. Its head comes first, and is written by one atomic
@@ -48,9 +49,10 @@ const (
 	stateStart  = 1 << 20 // bytes of a new state, of which only those in use take memory
 	stateMost   = 1 << 30
 
-	atMagic  = 0
-	atLastID = 8
-	atEnding = 16
+	atMagic   = 0
+	atLastID  = 8
+	atEnding  = 16
+	atProcess = 24
 
 	recordHead    = 8
 	maxRecordBody = 1 << 16

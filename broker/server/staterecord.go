@@ -157,13 +157,14 @@ type saved struct {
 	superseded []int       // records that no longer hold
 	lastID     int64
 	ending     uint64
+	process    uint64
 }
 
 // read makes sense of records. Those that make none are left out, and reported.
 func (s *state) read(records []record) (v saved, err error) {
 	v = saved{
 		listeners: make(map[uint32]*savedListener), grants: make(map[int64]*savedGrant), at: make(map[any]int),
-		lastID: int64(s.load(atLastID)), ending: s.load(atEnding),
+		lastID: int64(s.load(atLastID)), ending: s.load(atEnding), process: s.load(atProcess),
 	}
 	for _, r := range records {
 		var rerr error

@@ -216,6 +216,7 @@ func (b *running) goOn(program string, l *link) error {
 	}
 	if program != ownProgram {
 		b.log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
+		b.broker.NotUpgraded()
 		return b.goOn(ownProgram, l)
 	}
 	return err

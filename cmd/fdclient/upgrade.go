@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -18,7 +19,8 @@ var upgradeVerb = verb{
 	help: `Makes the program that is now where the broker was started from take over from it, in
 the same process, with all listeners and grants, and prints its version once it
 answers. Where that program does not accept the broker's flags and configuration
-(fdbroker --check), the broker goes on and the answer says why. No connection is
+(fdbroker --check), the broker goes on and the answer says why. Where it ends before
+it is ready, the old one is started again, and the exit status is 1. No connection is
 lost, and holders notice nothing. Only root and the user that the broker runs as may
 do this.
 `,
@@ -42,10 +44,34 @@ func defineUpgrade(*pflag.FlagSet) action {
 		if err != nil {
 			return fmt.Errorf("after the upgrade: %w", err)
 		}
-		fmt.Fprintln(c.out, "upgraded to", protocol.Printable(info.Product), protocol.Printable(info.Version))
+		product, version := protocol.Printable(info.Product), protocol.Printable(info.Version)
+		if failed(ctx, c.socket) {
+			return fmt.Errorf("not upgraded: the new program ended before it was ready, so %s %s, the one before, goes on with everything; the broker's log says more", product, version)
+		}
+		fmt.Fprintln(c.out, "upgraded to", product, version)
 		return nil
 	}
 }
+
+// failed reports whether the broker that answers now is there because the one that was to
+// take over has failed. It says so to whoever begins to watch.
+func failed(ctx context.Context, socket string) (failed bool) {
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	client := broker.Client{Socket: socket}
+	defer client.Close()
+	_ = client.Watch(ctx, func(e protocol.Event) error {
+		if e.What == protocol.EventWatching {
+			return nil
+		}
+		failed = e.What == protocol.EventRestarted && e.Why == protocol.WhyUpgradeFailed
+		return context.Canceled // it comes first, or not at all
+	})
+	return failed
+}
+
+// tellTime is how long it may take to be told why the broker is there.
+const tellTime = 2 * time.Second
 
 // nextInfo asks the new broker. The call waits in the queue of the control socket, unless
 // the old one has accepted it at the very last moment.

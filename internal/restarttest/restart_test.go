@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -173,97 +172,6 @@ func (r *rig) script(text string) func(string) {
 			r.t.Fatal(err)
 		}
 	}
-}
-
-func TestUpgrade(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, l := standing(t)
-	cookies, holders := r.cookies(), r.holders()
-	first, err := r.pid()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keeper := parentOf(first)
-	for n := range times(2) {
-		r.replace(r.copyOf(r.program))
-		if n%2 == 0 {
-			out, err := exec.Command(filepath.Dir(r.program)+"/fdclient", "upgrade").CombinedOutput()
-			if err != nil || !strings.HasPrefix(string(out), "upgraded to fdbroker ") {
-				t.Errorf("fdclient upgrade: %v, %s", err, out)
-			}
-		} else if err := syscall.Kill(keeper, syscall.SIGUSR2); err != nil {
-			t.Fatal(err)
-		}
-		for _, pid := range []int{first, keeper} {
-			r.runsProgram(pid)
-		}
-		r.answers(0)
-		r.keeps(cookies, holders)
-		l.more(20)
-	}
-	if now, err := r.pid(); err != nil || now != first || parentOf(now) != keeper {
-		t.Errorf("the broker is %d and its keeper %d; they were %d and %d", now, parentOf(now), first, keeper)
-	}
-	l.end()
-}
-
-// TestUpgradeFails: a program that does not accept what the broker was started with does
-// not get to run, and one that crashes is replaced by the old one.
-func TestUpgradeFails(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, l := standing(t)
-	cookies, holders := r.cookies(), r.holders()
-	pid, err := r.pid()
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := r.program + ".old"
-	r.copyOf(r.program)(old)
-	r.replace(r.script("echo it is the wrong one; exit 3"))
-	if err := r.client.Upgrade(context.Background()); err == nil || !strings.Contains(err.Error(), "exit status 3\nit is the wrong one") {
-		t.Errorf("a program that fails the check: %v", err)
-	}
-	if now := r.answers(0); now != pid {
-		t.Errorf("the broker is %d, was %d", now, pid)
-	}
-	r.keeps(cookies, holders)
-	l.more(20)
-
-	r.replace(r.script("[ \"$1\" = --check ]"))
-	if err := r.client.Upgrade(context.Background()); err != nil {
-		t.Errorf("a program that passes the check: %v", err)
-	}
-	r.answers(pid)
-	r.keeps(cookies, holders)
-	l.more(20)
-	if said := r.said(); !strings.Contains(said, "before it was ready") {
-		t.Errorf("nobody says that the new program failed:\n%s", said)
-	}
-	l.end()
-}
-
-// TestInPlace: a broker without any store can be upgraded all the same.
-func TestInPlace(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, l := standing(t, "--store=none")
-	cookies, holders := r.cookies(), r.holders()
-	pid, err := r.pid()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range times(2) {
-		r.replace(r.copyOf(r.program))
-		if err := r.client.Upgrade(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-		r.runsProgram(pid)
-		if now := r.answers(0); now != pid {
-			t.Errorf("the broker is %d, was %d", now, pid)
-		}
-		r.keeps(cookies, holders)
-		l.more(20)
-	}
-	l.end()
 }
 
 // TestWaiting: a Get that waits when the broker is killed gets what it waits for from
