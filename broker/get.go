@@ -19,6 +19,7 @@ type Socket struct {
 
 // get calls Get. The caller must close the sockets.
 func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters) (grant int64, sockets []Socket, err error) {
+	x.conn.Admit(max(len(p.Names), protocol.MaxNamesInCall))
 	m, err := x.ask(ctx, protocol.AppendGetCall(make([]byte, 0, 128), p, more))
 	if err != nil {
 		return 0, nil, err

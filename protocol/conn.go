@@ -94,18 +94,20 @@ func (c *Conn) Partial() bool { return c.start < len(c.buf) }
 
 // Fill waits for more bytes. At the end of the stream the error is [io.EOF], in
 // the middle of a message too. A message over the limits gives a *[LimitError],
-// descriptors that nobody wants a *[MalformedError]; the connection is then of
-// no more use.
+// descriptors that nobody wants a *[MalformedError], and those for which this process
+// has no room [syscall.EMFILE]; the connection is then of no more use.
 func (c *Conn) Fill() error {
 	c.compact()
 	if len(c.buf)-c.start >= c.max {
 		return &LimitError{Limit: "bytes in a message", Max: c.max}
 	}
 	n, fds, err := c.c.Recv(c.buf[len(c.buf):cap(c.buf)], c.maxFDs)
-	if errors.Is(err, scmrights.ErrTooMany) {
-		return &MalformedError{Reason: fmt.Sprintf("more descriptors than the %d expected, or than this process may open", c.maxFDs)}
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EMFILE):
+		return fmt.Errorf("a message came with more descriptors than this process may open; raise the limit (ulimit -n, LimitNOFILE=): %w", syscall.EMFILE)
+	case errors.Is(err, scmrights.ErrTooMany):
+		return &MalformedError{Reason: fmt.Sprintf("more descriptors than the %d expected", c.maxFDs)}
+	case err != nil:
 		return err
 	}
 	c.buf = c.buf[:len(c.buf)+n]

@@ -17,9 +17,12 @@ import (
 const MaxFDs = 253
 
 // ErrTooMany is returned by [Conn.Recv] when a message came with more
-// descriptors than were asked for, or than this process may open. All of that
-// message's descriptors have been closed.
+// descriptors than were asked for, or than this process may open, in which case the
+// error is EMFILE as well. All of that message's descriptors have been closed.
 var ErrTooMany = errors.New("scmrights: more descriptors than expected")
+
+// errNoRoom says that a message came with more descriptors than this process may open.
+var errNoRoom = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany)
 
 // Conn sends and receives descriptors over a Unix stream socket that somebody
 // else owns: a [net.UnixConn], or a [Stream]. One Send and one Recv may run at
@@ -133,6 +136,8 @@ func received(n int, oob []byte, flags int, errno unix.Errno, room, limit int) (
 	fds, err := parseRights(oob)
 	switch {
 	case err != nil:
+	case flags&unix.MSG_CTRUNC != 0 && len(fds) < limit:
+		err = errNoRoom
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // room for an odd number admits one more
 		err = ErrTooMany
 	case n == 0 && room > 0:
