@@ -26,6 +26,9 @@ const (
 	retryMax = 250 * time.Millisecond
 )
 
+// maxPath is how long the path of a Unix socket can be (unix(7)).
+const maxPath = 107
+
 // connect connects to the control socket: the first that exists, where there is
 // more than one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
@@ -42,6 +45,8 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		switch {
 		case err == nil:
 			return s, nil
+		case len(p) > maxPath:
+			return nil, fmt.Errorf("connect to the control socket %s: a Unix socket's path has at most %d bytes, and this one %d: %w", p, maxPath, len(p), unix.EINVAL)
 		case ctx.Err() == nil && !isAbsence(err):
 			return nil, fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
 		}

@@ -23,7 +23,16 @@ func (b *Brokered) offer(ctx context.Context) {
 	}
 	client := broker.Client{Socket: b.Socket}
 	defer client.Close()
+	has := make(map[string]bool) // what it has it would refuse, and log that
+	if list, err := client.List(ctx); err == nil {
+		for _, l := range list.Listeners {
+			has[l.Name] = true
+		}
+	}
 	for _, name := range b.Names {
+		if has[name] {
+			continue
+		}
 		err := client.Attach(ctx, name, b.find)
 		switch {
 		case err == nil:

@@ -30,7 +30,7 @@ func defineAddr(*pflag.FlagSet) action {
 		}
 		client := broker.Client{Socket: c.socket}
 		defer client.Close()
-		list, err := client.List(ctx)
+		list, err := listOf(ctx, &client)
 		if err != nil {
 			return err
 		}

@@ -71,6 +71,9 @@ func defineGet(fs *pflag.FlagSet) action {
 			ctx, cancel = context.WithTimeout(ctx, limit)
 			defer cancel()
 		}
+		if options.Wait && !reports() {
+			defer tellWaiting(c)()
+		}
 		return get(ctx, c, options, l.config(c))
 	}
 }
@@ -116,6 +119,19 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 	return &exitError{err, launch.ExitCode(err)}
 }
 
+// quietTime is how long a get waits before it says what for.
+const quietTime = time.Second
+
+// tellWaiting says what get waits for, once, if it does for long, until the result is
+// called.
+func tellWaiting(c command) (stop func() bool) {
+	return time.AfterFunc(quietTime, func() {
+		if err := missing(c); err != errNotMissing {
+			complain(c.err, fmt.Errorf("waiting: %w", err))
+		}
+	}).Stop
+}
+
 // missing says what a Get that has waited in vain was waiting for.
 func missing(c command) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -142,8 +158,10 @@ func missing(c command) error {
 			return &protocol.FullError{Name: l.Name, Max: l.Max, Holders: holding(list, l.Name)}
 		}
 	}
-	return errors.New("what was missing is there now")
+	return errNotMissing
 }
+
+var errNotMissing = errors.New("what was missing is there now")
 
 func holding(list protocol.ListReply, name string) []protocol.Holder {
 	return slices.DeleteFunc(slices.Clone(list.Holders), func(h protocol.Holder) bool {

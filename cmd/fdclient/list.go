@@ -44,7 +44,7 @@ func defineList(fs *pflag.FlagSet) action {
 		}
 		client := broker.Client{Socket: c.socket}
 		defer client.Close()
-		list, err := client.List(ctx)
+		list, err := listOf(ctx, &client)
 		if err != nil {
 			return err
 		}
@@ -53,6 +53,14 @@ func defineList(fs *pflag.FlagSet) action {
 		}
 		return printList(c.out, list, time.Now())
 	}
+}
+
+// listOf is client.List, as long as that may take.
+func listOf(ctx context.Context, client *broker.Client) (list protocol.ListReply, err error) {
+	return list, inTime(ctx, func(ctx context.Context) error {
+		list, err = client.List(ctx)
+		return err
+	})
 }
 
 func printJSON(w io.Writer, v any) error {

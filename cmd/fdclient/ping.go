@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/version"
@@ -15,7 +17,7 @@ import (
 var pingVerb = verb{
 	name:   "ping",
 	usage:  "ping",
-	help:   "Says which broker answers, with exit status 0, or that none does, with 1.\n",
+	help:   "Says which broker answers, with exit status 0, or that none does within 5 s, with 1.\n",
 	define: definePing,
 	failed: exitFailed,
 	wrong:  exitUsage,
@@ -28,13 +30,31 @@ func definePing(*pflag.FlagSet) action {
 		}
 		client := broker.Client{Socket: c.socket}
 		defer client.Close()
-		info, err := client.Info(ctx)
+		var info protocol.Info
+		err := inTime(ctx, func(ctx context.Context) (err error) {
+			info, err = client.Info(ctx)
+			return err
+		})
 		if err != nil {
 			return err
 		}
 		_, err = fmt.Fprintln(c.out, protocol.Printable(info.Product), protocol.Printable(info.Version), "answers")
 		return err
 	}
+}
+
+// replyTime is how long a broker that runs may take to answer what it need not wait for.
+const replyTime = 5 * time.Second
+
+// inTime calls ask, which makes such a call, and says so where there is no answer in time.
+func inTime(ctx context.Context, ask func(context.Context) error) error {
+	within, cancel := context.WithTimeout(ctx, replyTime)
+	defer cancel()
+	err := ask(within)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("no answer for %v from the broker that listens at the control socket: it is stopped or hangs", replyTime)
+	}
+	return err
 }
 
 var versionVerb = verb{

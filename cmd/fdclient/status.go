@@ -32,6 +32,12 @@ func inheritedProgress() *progress {
 	return &progress{fd: fd}
 }
 
+// reports reports whether 'fdclient run' has started this get, and says what it waits for.
+func reports() bool {
+	_, is := os.LookupEnv(supervisor.StatusEnv)
+	return is
+}
+
 // inheritedPipe returns the pipe that the environment names, and removes it from there:
 // neither the variable nor the pipe is for the command.
 func inheritedPipe(env string) (fd int, ok bool) {

@@ -3,6 +3,7 @@
 package runtest
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -124,6 +125,9 @@ func TestBrokerRestarts(t *testing.T) {
 	b.saysTimes(`"message":"ready"`, 2)
 	v2 := r.run("web", "-n", "2", "--replace", "--ready", "notify", "--", "worker", "v2", "fd")
 	v1.ends(0)
+	if log := b.output(); strings.Contains(log, `"refused"`) {
+		t.Errorf("what was not wanted was offered:\n%s", log)
+	}
 	l.waitFor("v2", 10)
 	l.done(0)
 	v2.signal(syscall.SIGTERM)
