@@ -164,7 +164,7 @@ func isInvalid(err error) bool {
 
 // errNothingHeld says that there is nothing to replace anybody at, yet: workers may be
 // ready before they ask for a listener.
-var errNothingHeld = errors.New("no worker of this deploy has asked for a listener yet")
+var errNothingHeld = errors.New("no worker of this deploy has asked for a listener yet, with the deploy's generation (" + GenerationEnv + ")")
 
 // replace asks who held the listeners before to leave, once enough workers are ready.
 func (b *Brokered) replace(ctx context.Context) {

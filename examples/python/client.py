@@ -21,7 +21,10 @@ def listener(name):
     """Returns the listening socket called name; it is granted for as long as this process lives."""
     with socket.socket(socket.AF_UNIX) as broker:
         broker.connect(CONTROL)
-        call = {"method": "io.fdbroker.Get", "parameters": {"names": [name]}}
+        parameters = {"names": [name]}
+        if "FDBROKER_GENERATION" in os.environ:  # set by "fdclient run": the deploy that we belong to
+            parameters["generation"] = int(os.environ["FDBROKER_GENERATION"])
+        call = {"method": "io.fdbroker.Get", "parameters": parameters}
         broker.sendall(json.dumps(call).encode() + b"\0")
         message, fds = b"", []
         while not message.endswith(b"\0"):
