@@ -29,5 +29,5 @@ var setups = []setup{
 	{name: "fdclient run -n 2", language: "Python", broker: true, times: 1, serving: 2, command: `fdclient run -n 2 --stdin web -- python3 worker.py`},
 	{name: "fdclient run -n 2", language: "Go", broker: true, times: 1, serving: 2, command: `fdclient run -n 2 -- worker`},
 	{name: "fdclient run -n 1 --standby 1", language: "Go", broker: true, options: ",max=1", times: 1, serving: 1, command: `fdclient run -n 1 --standby 1 -- worker -wait`},
-	{name: "2,000 requests, all replaced", language: "Go", broker: true, times: 1, serving: 2, command: `fdclient run -n 2 --ready 200ms -- worker`, long: true},
+	{name: "2,000 requests, all replaced", language: "Go", broker: true, times: 1, serving: 2, command: `fdclient run -n 2 --ready 20ms -- worker`, long: true},
 }
