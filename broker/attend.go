@@ -88,18 +88,13 @@ func (l *link) hear(x *exchange) (event string, err error) {
 	}
 	defer conn.Discard()
 	for {
-		m, ok := conn.Next()
-		if !ok {
-			if err := conn.Fill(); err != nil {
-				return "", err
-			}
-			continue
+		m, err := conn.Receive()
+		if err != nil {
+			return "", err
 		}
-		reply, _, ok := protocol.DecodeGetReply(m.Bytes)
-		if !ok {
-			if reply, err = decodeGetReply(m); err != nil {
-				return "", err
-			}
+		reply, err := protocol.ParseGetReply(m.Bytes)
+		if err != nil {
+			return "", err
 		}
 		if reply.Event != "" {
 			return reply.Event, nil

@@ -148,7 +148,7 @@ func (x *exchange) ask(ctx context.Context, call []byte) (protocol.Message, erro
 // next waits for another reply to the same call; see ask.
 func (x *exchange) next(ctx context.Context) (protocol.Message, error) {
 	return x.within(ctx, func() (protocol.Message, error) {
-		m, err := x.receive()
+		m, err := x.conn.Receive()
 		if err != nil {
 			err = lost(err)
 		}
@@ -178,7 +178,7 @@ func (x *exchange) roundTrip(call []byte, fds ...*scmrights.FD) (protocol.Messag
 	// A broker that turns this client away has said why before it closed the
 	// connection: a failed send is the answer only where there is no other.
 	serr := x.conn.Send(call, fds...)
-	m, err := x.receive()
+	m, err := x.conn.Receive()
 	if err != nil {
 		if serr != nil {
 			err = serr
@@ -186,22 +186,6 @@ func (x *exchange) roundTrip(call []byte, fds ...*scmrights.FD) (protocol.Messag
 		return protocol.Message{}, lost(err)
 	}
 	return m, nil
-}
-
-func (x *exchange) receive() (protocol.Message, error) {
-	for {
-		if m, ok := x.conn.Next(); ok {
-			return m, nil
-		}
-		err := x.conn.Fill()
-		if err == nil {
-			continue
-		}
-		if limit, ok := errors.AsType[*protocol.LimitError](err); ok { // ours, not the broker's
-			err = malformedf("more than %d %s", limit.Max, limit.Limit)
-		}
-		return protocol.Message{}, err
-	}
 }
 
 // decode decodes the parameters of a reply into v.

@@ -24,18 +24,7 @@ func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer func() {
-		if err != nil {
-			scmrights.CloseAll(m.FDs)
-		}
-	}()
-	reply, _, ok := protocol.DecodeGetReply(m.Bytes)
-	if !ok {
-		if reply, err = decodeGetReply(m); err != nil {
-			return 0, nil, err
-		}
-	}
-	fds, err := protocol.Pair(p.Names, reply.Sockets, m.FDs)
+	reply, fds, err := m.Handed(p.Names)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -44,15 +33,6 @@ func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters)
 		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[i]}
 	}
 	return reply.Grant, sockets, nil
-}
-
-// decodeGetReply decodes the replies that protocol.DecodeGetReply leaves alone.
-func decodeGetReply(m protocol.Message) (reply protocol.GetReply, err error) {
-	raw, err := parametersOf(m)
-	if err != nil {
-		return reply, err
-	}
-	return reply, decode(raw, &reply)
 }
 
 func closeSockets(sockets []Socket) {

@@ -88,6 +88,23 @@ func (c *Conn) Next() (m Message, ok bool) {
 	return m, true
 }
 
+// Receive waits for the next whole message. Its errors are those of Fill; what the limits
+// of c do not allow is malformed.
+func (c *Conn) Receive() (Message, error) {
+	for {
+		if m, ok := c.Next(); ok {
+			return m, nil
+		}
+		err := c.Fill()
+		if limit, ok := errors.AsType[*LimitError](err); ok { // ours, not the peer's
+			err = &MalformedError{Reason: fmt.Sprintf("more than %d %s", limit.Max, limit.Limit)}
+		}
+		if err != nil {
+			return Message{}, err
+		}
+	}
+}
+
 // Partial reports whether the beginning of a message has been received, and not
 // yet its end.
 func (c *Conn) Partial() bool { return c.start < len(c.buf) }

@@ -3,15 +3,52 @@
 package protocol
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Pair returns the descriptors that came with a reply to Get in the order of names,
-// which were asked for. The error, a *[MalformedError], is that got and fds are not
-// just their sockets, in that order; fds stay the caller's to close.
-func Pair(names []string, got []Socket, fds []*scmrights.FD) ([]*scmrights.FD, error) {
+// Handed returns the reply to Get that m is, and the descriptors that came with it in the
+// order of names, which were asked for; the caller must close them. On an error, which
+// may be the broker's, they are closed.
+func (m Message) Handed(names []string) (reply GetReply, fds []*scmrights.FD, err error) {
+	if reply, err = ParseGetReply(m.Bytes); err == nil {
+		fds, err = pair(names, reply.Sockets, m.FDs)
+	}
+	if err != nil {
+		scmrights.CloseAll(m.FDs)
+		return GetReply{}, nil, err
+	}
+	return reply, fds, nil
+}
+
+// ParseGetReply decodes a reply to Get, without its NUL. The error may be the broker's,
+// and is a *[MalformedError] otherwise.
+func ParseGetReply(b []byte) (GetReply, error) {
+	if reply, _, ok := DecodeGetReply(b); ok {
+		return reply, nil
+	}
+	r, err := DecodeReply(b)
+	if err == nil {
+		err = r.Err
+	}
+	var reply GetReply
+	if err == nil {
+		err = DecodeParameters(r.Parameters, &reply)
+	}
+	if invalid, ok := errors.AsType[*InvalidParameterError](err); ok && r.Err == nil {
+		err = &MalformedError{Reason: fmt.Sprintf("reply: %s is of another type", invalid.Parameter)}
+	}
+	if err != nil {
+		return GetReply{}, err
+	}
+	return reply, nil
+}
+
+// pair returns fds in the order of names. The error, a *[MalformedError], is that got and
+// fds are not just their sockets, in that order.
+func pair(names []string, got []Socket, fds []*scmrights.FD) ([]*scmrights.FD, error) {
 	if len(got) != len(names) || len(fds) != len(names) {
 		return nil, &MalformedError{Reason: fmt.Sprintf("reply: %d sockets with %d descriptors for %d names", len(got), len(fds), len(names))}
 	}

@@ -21,8 +21,13 @@ const MaxFDs = 253
 // error is EMFILE as well. All of that message's descriptors have been closed.
 var ErrTooMany = errors.New("scmrights: more descriptors than expected")
 
-// errNoRoom says that a message came with more descriptors than this process may open.
-var errNoRoom = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany)
+// noRoomError says that a message came with more descriptors than this process may open.
+type noRoomError struct{}
+
+func (noRoomError) Error() string { return unix.EMFILE.Error() + " (" + ErrTooMany.Error() + ")" }
+
+// Unwrap returns both that it is.
+func (noRoomError) Unwrap() []error { return []error{unix.EMFILE, ErrTooMany} }
 
 // Conn sends and receives descriptors over a Unix stream socket that somebody
 // else owns: a [net.UnixConn], or a [Stream]. One Send and one Recv may run at
@@ -137,7 +142,7 @@ func received(n int, oob []byte, flags int, errno unix.Errno, room, limit int) (
 	switch {
 	case err != nil:
 	case flags&unix.MSG_CTRUNC != 0 && len(fds) < limit:
-		err = errNoRoom
+		err = noRoomError{}
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // room for an odd number admits one more
 		err = ErrTooMany
 	case n == 0 && room > 0:

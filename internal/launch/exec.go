@@ -85,7 +85,7 @@ func (p *Program) become() error {
 	if err != nil {
 		return err
 	}
-	defer undo() // for the scheduler, which runs once more as this thread ends
+	defer undo() // for the scheduler, if it only runs once more as this thread ends
 	// Not a bare execve: syscall.Exec waits for threads that are being made, and
 	// restores the soft RLIMIT_NOFILE that the os package raised.
 	err = syscall.Exec(p.path, p.argv, p.env)

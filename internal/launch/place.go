@@ -51,7 +51,7 @@ func (p *Program) zone() (*zone, error) {
 		standing: make(map[int]int), displaced: make(map[int]int),
 	}
 	for i, f := range p.fds {
-		// In this table, which no other thread has, the number stays what it is.
+		// No other thread has this table, or else none runs: the number stays what it is.
 		if err := f.Control(func(fd uintptr) { z.at[i] = int(fd) }); err != nil {
 			return nil, fmt.Errorf("place socket %d: %w", i+1, err)
 		}

@@ -60,8 +60,8 @@ func (c *call) isPlain() bool {
 	return !slices.ContainsFunc(c.command, func(word string) bool { return strings.Contains(word, "{") })
 }
 
-// path returns where to look for the broker. There may be another place: then nobody
-// answers at this one, and it is left to the verb.
+// path returns where to look for the broker first. Where no connection can be had there it
+// is left to the verb, which knows of another place.
 func (c *call) path() string {
 	if c.socket != "" {
 		return c.socket
@@ -69,9 +69,9 @@ func (c *call) path() string {
 	return protocol.DialPaths(os.Geteuid(), os.Getenv)[0]
 }
 
-// isPlain reports whether an environment is that of somebody's own get. In that of one
+// ofUser reports whether an environment is that of somebody's own get. In that of one
 // which "fdclient run" has started stands what more there is to it.
-func isPlain(environ []string) bool {
+func ofUser(environ []string) bool {
 	return !slices.ContainsFunc(environ, func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")
 		return (strings.HasPrefix(key, "FDBROKER_") || strings.HasPrefix(key, "FDCLIENT_")) && key != protocol.SocketEnv

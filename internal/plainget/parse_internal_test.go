@@ -67,7 +67,7 @@ func TestParseManyNames(t *testing.T) {
 	}
 }
 
-func TestIsPlain(t *testing.T) {
+func TestOfUser(t *testing.T) {
 	for _, test := range []struct {
 		environ string
 		want    bool
@@ -77,7 +77,7 @@ func TestIsPlain(t *testing.T) {
 		{"FDBROKER_GENERATION=7", false},
 		{"PATH=/bin FDCLIENT_STATUS_FD=3", false},
 	} {
-		if got := isPlain(strings.Fields(test.environ)); got != test.want {
+		if got := ofUser(strings.Fields(test.environ)); got != test.want {
 			t.Errorf("%s: %v", test.environ, got)
 		}
 	}

@@ -7,34 +7,37 @@
 // in that of their paths (The Go Programming Language Specification, "Package
 // initialization"). This one imports little. So it comes before net, pflag and zerolog,
 // which fdclient needs for its other verbs, and whose initialization would be a good part
-// of what a get takes. It also needs no thread besides the main one: see
+// of what a get takes. As a rule it needs no thread besides the main one, either: see
 // [launch.Program.ExecAlone].
 //
-// Whatever is not plain, or does not work, is left to the verb get as if nothing had been
-// tried, but for two things that cannot be had again: see [Failure].
+// Whatever is not plain, or finds no broker, is left to the verb get as if nothing had been
+// tried. What has come to nothing since the broker was asked is not tried again, but for an
+// answer that was lost with the broker: see [Failure].
 package plainget
 
 import (
 	"context"
+	"errors"
+	"io"
 	"os"
 
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // failure is set once, before main begins.
 var failure error
 
-// Failure returns why the broker has refused a plain get, or why its command could not
-// be executed once it had not, in which case [launch.ExitCode] has the exit status. It
-// is nil where nothing has been tried, and where nothing came of it.
+// Failure returns why a plain get has failed once the broker was asked:
+// [launch.ExitCode] has the exit status. It is nil where nothing has been tried.
 func Failure() error { return failure }
 
 // An init, as only that is early enough.
 func init() {
 	c, ok := parse(os.Args)
-	if environ := os.Environ(); ok && isPlain(environ) {
+	if environ := os.Environ(); ok && ofUser(environ) {
 		failure = c.get(environ)
 	}
 }
@@ -49,56 +52,50 @@ func (c *call) get(environ []string) error {
 	for _, name := range c.names {
 		config.Sockets = append(config.Sockets, launch.Socket{Name: name})
 	}
-	if !launch.Vacant(config) {
-		return nil
-	}
+	alone := launch.Alone(config)
 	stream, err := scmrights.Dial(context.Background(), c.path())
 	if err != nil {
 		return nil
 	}
 	var program *launch.Program
-	fds, refused := c.ask(stream, func() { program, err = launch.Prepare(config) })
+	fds, failed := c.ask(stream, func() { program, err = launch.Prepare(config) })
 	_ = stream.Close() // now, as it stands where sockets go
-	if fds == nil {
-		return refused
-	}
-	if err == nil {
-		err = program.ExecAlone(fds)
+	switch {
+	case fds == nil:
+		return failed
+	case err != nil:
+	case alone:
+		program.Give(fds)
+		err = program.ExecAlone()
+	default:
+		program.Give(fds)
+		err = program.Exec()
 	}
 	scmrights.CloseAll(fds)
 	return err
 }
 
-// ask returns the sockets, which the caller must close, or why the broker refuses them.
-// Without either there was no answer, or none that is plain. It calls meanwhile while the
-// broker is at it.
-func (c *call) ask(stream *scmrights.Stream, meanwhile func()) (fds []*scmrights.FD, refused error) {
+// ask returns the sockets, which the caller must close, or why there are none. Without
+// either the broker has gone, and another one may be asked: a process has one grant, of
+// all it asks for. It calls meanwhile while the broker is at it.
+func (c *call) ask(stream *scmrights.Stream, meanwhile func()) ([]*scmrights.FD, error) {
 	conn, err := protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)
 	if err != nil {
 		return nil, nil
 	}
 	p := protocol.GetParameters{Names: c.names, DrainSignal: "TERM"}
 	if err := conn.Send(protocol.AppendGetCall(make([]byte, 0, 256), p, false)); err != nil {
-		return nil, nil
+		return nil, nil // why it was turned away the verb will hear
 	}
 	meanwhile()
-	m, ok := conn.Next()
-	for ; !ok; m, ok = conn.Next() {
-		if err := conn.Fill(); err != nil {
-			conn.Discard()
-			return nil, nil
-		}
-	}
+	m, err := conn.Receive()
 	conn.Discard() // nothing comes behind it
-	if reply, _, ok := protocol.DecodeGetReply(m.Bytes); ok {
-		if fds, err := protocol.Pair(c.names, reply.Sockets, m.FDs); err == nil {
-			return fds, nil
-		}
-	}
-	scmrights.CloseAll(m.FDs)
-	reply, err := protocol.DecodeReply(m.Bytes)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
 		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return nil, reply.Err
+	_, fds, err := m.Handed(c.names)
+	return fds, err
 }
