@@ -48,9 +48,9 @@ func adoptAny(name, options string, fd *scmrights.FD) (*Socket, error) {
 			return nil, err
 		}
 	}
-	sock := &Socket{fd: fd}
+	sock, kind := &Socket{fd: fd}, ""
 	err := control(fd, func(n int) (err error) {
-		if sock.address, err = kindOf(n); err != nil {
+		if kind, err = kindOf(n); err != nil {
 			return err
 		}
 		flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFL, 0)
@@ -67,7 +67,7 @@ func adoptAny(name, options string, fd *scmrights.FD) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock.spec.Store(&Spec{name, anyName, sock.address, o})
+	sock.describe(Spec{name, anyName, kind, o}, kind)
 	return sock, nil
 }
 

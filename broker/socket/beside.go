@@ -89,7 +89,7 @@ type aside struct {
 func makeWay(s Spec, old []*Socket) (*aside, error) {
 	for _, o := range old {
 		dev, ino := o.File()
-		if ino == 0 || o.address != s.Address {
+		if ino == 0 || o.Address() != s.Address {
 			continue
 		}
 		moved := socketFile{path: s.Address, dev: dev, ino: ino}

@@ -204,7 +204,7 @@ func (p *patient) isShut() bool {
 // bindAgain binds a socket that was bound to port 0, and has lost its port. Another
 // one still has it, which is EINVAL.
 func (p *patient) bindAgain() error {
-	end, err := endpointOf(p.address)
+	end, err := endpointOf(p.Address())
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (p *patient) bindAgain() error {
 // checkBound makes sure that the socket has its address.
 func (p *patient) checkBound() error {
 	is, err := boundTo(p.fd)
-	if err != nil || is != p.address {
+	if err != nil || is != p.Address() {
 		return fmt.Errorf("it is bound to %q by now (%v): %w", is, err, ErrSpent)
 	}
 	return nil
@@ -227,7 +227,7 @@ func (p *patient) explain(err error) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
-	return fmt.Errorf("somebody else has %s: %w", p.address, err)
+	return fmt.Errorf("somebody else has %s: %w", p.Address(), err)
 }
 
 // WhoHas returns who has the address of s, in words, where that is not the broker. It
@@ -236,14 +236,14 @@ func (s *Socket) WhoHas() string {
 	n := s.network()
 	switch {
 	case n.in(inetNets):
-		end, err := endpointOf(s.address)
+		end, err := endpointOf(s.Address())
 		if err != nil {
 			return err.Error()
 		}
 		return holdersOfInet(n, s.Spec(), end).inUse()
 	case n.in(unixNets):
-		file, _, _ := findFile(s.address) // nil for an abstract one
-		return holdersOfUnix(s.address, file).inUse()
+		file, _, _ := findFile(s.Address()) // nil for an abstract one
+		return holdersOfUnix(s.Address(), file).inUse()
 	}
 	return ""
 }

@@ -70,11 +70,14 @@ func networkOf(name string) *network {
 
 // network returns the network of s's own spec.
 func (s *Socket) network() *network {
-	name := s.Spec().Network
-	if name == anyName {
+	spec := s.spec.Load()
+	switch {
+	case spec == nil:
+		return &networks[s.plain]
+	case spec.Network == anyName:
 		return anyNetwork()
 	}
-	return networkOf(name)
+	return networkOf(spec.Network)
 }
 
 // in reports whether n is one of set.

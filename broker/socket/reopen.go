@@ -12,7 +12,7 @@ import "slices"
 func Reopen(s *Socket) (sock *Socket, settle func(keep bool), err error) {
 	is := s.Spec()
 	at := is
-	at.Address = s.address // which has a port
+	at.Address = s.Address() // which has a port
 	if at.Address[0] == '@' {
 		_ = s.fd.Close()
 		sock, err = OpenBriefly(at)
@@ -36,14 +36,14 @@ func Reopen(s *Socket) (sock *Socket, settle func(keep bool), err error) {
 func (s *Socket) ownFile() {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	if s.file != nil || s.address[0] != '/' {
+	if s.file != nil || s.Address()[0] != '/' {
 		return
 	}
-	file, _, err := findFile(s.address)
+	file, _, err := findFile(s.Address())
 	if err != nil {
 		return
 	}
-	byFile, _ := unixSockets(s.address, file)
+	byFile, _ := unixSockets(s.Address(), file)
 	if slices.ContainsFunc(byFile, func(d diagSocket) bool { return d.inode == s.inode }) {
 		s.file = file
 	}

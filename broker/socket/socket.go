@@ -5,6 +5,8 @@ package socket
 import (
 	"errors"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -16,22 +18,43 @@ import (
 // Socket is one bound socket, which it owns. Its methods may be called
 // concurrently; after Close those that ask the kernel return [os.ErrClosed].
 type Socket struct {
-	spec    atomic.Pointer[Spec]
-	address string
+	spec    atomic.Pointer[Spec] // nil: that of head and plain, without options
+	head    string               // NAME=ADDRESS, as was really bound: one text, as there may be thousands
 	fd      *scmrights.FD
 	cookie  uint64
 	file    *socketFile // nil without a path
 	inode   uint32      // of the socket itself, in sockfs
 	backlog atomic.Int32
-	closed  atomic.Bool
-	adopted bool // somebody else has opened it
 
-	changing sync.Mutex // held by who changes the socket, or repairs it; guards file and health
+	changing sync.Mutex // held by who changes the socket, or repairs it; guards file, health and closed
 	health   healState
+
+	closed  bool
+	adopted bool  // somebody else has opened it
+	plain   uint8 // the place of its network in networks, where spec is nil
 }
 
 // Spec returns what the socket was opened by, or has become.
-func (s *Socket) Spec() Spec { return *s.spec.Load() }
+func (s *Socket) Spec() Spec {
+	if spec := s.spec.Load(); spec != nil {
+		return *spec
+	}
+	name, address, _ := strings.Cut(s.head, "=")
+	return Spec{name, networks[s.plain].name, address, &defaults}
+}
+
+// describe says that s, which is new, has that spec and is bound to that address.
+func (s *Socket) describe(spec Spec, address string) {
+	s.head = spec.Name + "=" + address
+	plain := slices.IndexFunc(networks[:], func(n network) bool { return n.name == spec.Network })
+	if spec.options() == &defaults && spec.Address == address && plain >= 0 {
+		s.plain = uint8(plain)
+		return
+	}
+	keep := spec
+	keep.Options = spec.options()
+	s.spec.Store(&keep)
+}
 
 // Adopted reports whether the socket came from [Adopt].
 func (s *Socket) Adopted() bool { return s.adopted }
@@ -41,7 +64,10 @@ func (s *Socket) Network() string { return s.Spec().Network }
 
 // Address returns what was really bound: "[::]:9000", "127.0.0.1:9000", "/path"
 // or "@abstract". Port 0 has become a number, a host's name an address.
-func (s *Socket) Address() string { return s.address }
+func (s *Socket) Address() string {
+	_, address, _ := strings.Cut(s.head, "=")
+	return address
+}
 
 // Packet reports whether the socket receives packets and accepts no connections.
 func (s *Socket) Packet() bool { return s.network().in(udpNets | unixgramNet) }
@@ -81,11 +107,12 @@ func (s *Socket) SetBlocking(blocking bool) error {
 // using it. The path of a Unix socket is removed if it still leads to this
 // socket. Closing again does nothing.
 func (s *Socket) Close() error {
-	if s.closed.Swap(true) {
-		return nil
-	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
 	var err error
 	if s.file != nil {
 		// Before the socket is closed: while it is open the inode's number cannot
