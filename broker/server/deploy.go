@@ -27,7 +27,7 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 		case l == nil: // may come yet
 		case !c.may(l.socket.Spec().Options):
 			return nil, &protocol.DeniedError{Name: name, UID: c.peer.uid, Allow: allowed(l.socket.Spec().Options)}
-		case l.sent.has(c, d.generation):
+		case l.sentAway().has(c, d.generation):
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}
 	}

@@ -28,7 +28,7 @@ func (r *registry) drain(c *client, names []string, before *int64) (asked []*gra
 	}
 	seen := make(map[*grant]bool)
 	for _, l := range listeners {
-		l.sent.away(c, limit)
+		l.history().sent.away(c, limit)
 		r.saveListener(l)
 		for _, g := range slices.Clone(l.holders) {
 			if seen[g] || g.generation >= limit || !c.mayDrain(g.peer) {
@@ -102,7 +102,7 @@ func (s *sent) away(c *client, limit int64) {
 }
 
 // has reports whether what c started as part of that generation has been sent away.
-func (s *sent) has(c *client, generation int64) bool {
+func (s sent) has(c *client, generation int64) bool {
 	return generation != 0 && (generation < s.all || generation < s.of[c.peer.uid])
 }
 

@@ -113,7 +113,7 @@ func (s *Server) Descriptors() []Passed {
 		all = append(all, Passed{storedControl, s.control})
 	}
 	for _, l := range r.sorted() {
-		all = append(all, Passed{storedSocket(r.tokens[l.socket]), l.socket.FD()})
+		all = append(all, Passed{storedSocket(l.socket.Token), l.socket.FD()})
 	}
 	return slices.Clip(all)
 }

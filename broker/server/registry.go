@@ -37,21 +37,20 @@ type registry struct {
 	verbose   bool // grants are reported too
 
 	state     *state
-	tokens    map[*socket.Socket]uint32 // the names of sockets in the store
-	lastToken uint32
+	lastToken uint32 // of all sockets: their names in the store
 
 	ward ward
 }
 
-// listener is a name with its socket.
+// listener is a name with its socket. There may be thousands: it has 64 bytes.
 type listener struct {
 	socket     *socket.Socket
+	holders    []*grant // none twice
+	record     int32    // in the state
 	blocking   bool     // how the broker has left O_NONBLOCK
 	unbound    bool     // the socket is its holders' alone
 	configured bool     // Reload decides what becomes of it
-	record     int      // in the state
-	holders    []*grant // none twice
-	sent       sent     // away
+	told       bool     // that O_NONBLOCK was changed
 	care
 }
 
@@ -69,7 +68,7 @@ type event struct {
 
 func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
 	return &registry{
-		state: st, tokens: make(map[*socket.Socket]uint32),
+		state:     st,
 		verbose:   verbose,
 		lifetimes: l,
 		listeners: make(map[string]*listener),
@@ -155,7 +154,7 @@ func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 		delete(r.listeners, name)
 		r.ward.discharge(l)
 		l.unbound = true
-		r.state.drop(l.record)
+		r.state.drop(int(l.record))
 		sockets = append(sockets, l.socket)
 		for _, g := range slices.Clone(l.holders) {
 			r.drop(g, l)

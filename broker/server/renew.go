@@ -94,9 +94,9 @@ func (r *registry) exchange(l *listener, next *socket.Socket, what string) []*so
 
 // succeed makes next what l was.
 func (r *registry) succeed(l, next *listener, what string, pids []int) {
-	next.configured, next.sent = l.configured, l.sent
+	next.configured = l.configured
 	past := next.history()
-	past.healed, past.fresh = l.healed()+1, time.Now()
+	past.healed, past.fresh, past.sent = l.healed()+1, time.Now(), l.sentAway()
 	r.saveListener(next)
 	r.note(event{
 		what: eventHealed, name: next.socket.Spec().Name, socket: next.socket, pids: pids,

@@ -178,7 +178,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 		if !q.client.may(options) {
 			return &protocol.DeniedError{Name: name, UID: q.client.peer.uid, Allow: allowed(options)}, true
 		}
-		if l.sent.has(q.client, q.age()) {
+		if l.sentAway().has(q.client, q.age()) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 		listeners[i] = l
@@ -206,7 +206,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 // of no use: where it never can be, or q has been sent away from one that comes after it.
 func (r *registry) missing(q *request, i int) (err error, final bool) {
 	for _, name := range q.names[i+1:] {
-		if l := r.listeners[name]; l != nil && l.sent.has(q.client, q.age()) {
+		if l := r.listeners[name]; l != nil && l.sentAway().has(q.client, q.age()) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 	}

@@ -199,10 +199,13 @@ func (s *Server) restoreListener(v *savedListener, at int, fd *scmrights.FD) *li
 		return nil
 	}
 	r := s.registry
-	l := &listener{socket: sock, configured: v.flags&savedConfigured != 0, blocking: v.flags&savedBlocking != 0, record: at, sent: v.sent}
+	l := &listener{socket: sock, configured: v.flags&savedConfigured != 0, blocking: v.flags&savedBlocking != 0, record: int32(at)}
+	if v.sent.all != 0 || len(v.sent.of) > 0 {
+		l.history().sent = v.sent
+	}
 	_ = sock.SetBlocking(l.blocking) // systemd sets what it passes as NonBlocking= says
 	s.locked(func() {
-		r.tokens[sock] = v.token
+		sock.Token = v.token
 		r.listeners[name] = l
 		r.ward.admit(l)
 		if at == 0 {

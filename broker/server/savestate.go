@@ -63,18 +63,16 @@ func (s *Server) unkeep(name string) {
 // get them. The server's binding is held.
 func (s *Server) keepSockets(sockets []*socket.Socket) {
 	r := s.registry
-	tokens := make([]uint32, len(sockets))
 	r.mu.Lock()
-	for i, sock := range sockets {
-		if tokens[i] = r.tokens[sock]; tokens[i] == 0 {
+	for _, sock := range sockets {
+		if sock.Token == 0 {
 			r.lastToken++
-			tokens[i] = r.lastToken
-			r.tokens[sock] = tokens[i]
+			sock.Token = r.lastToken
 		}
 	}
 	r.mu.Unlock()
-	for i, sock := range sockets {
-		s.keep(storedSocket(tokens[i]), sock.FD())
+	for _, sock := range sockets {
+		s.keep(storedSocket(sock.Token), sock.FD()) // which only changes with the binding held
 	}
 }
 
@@ -82,8 +80,8 @@ func (s *Server) keepSockets(sockets []*socket.Socket) {
 func (s *Server) unkeepSocket(sock *socket.Socket) {
 	r := s.registry
 	r.mu.Lock()
-	token := r.tokens[sock]
-	delete(r.tokens, sock)
+	token := sock.Token
+	sock.Token = 0
 	r.mu.Unlock()
 	if token != 0 {
 		s.unkeep(storedSocket(token))
@@ -99,16 +97,16 @@ func (s *Server) insert(sockets []*socket.Socket) {
 // saveListener writes l to the state, in place of what that says of it.
 func (r *registry) saveListener(l *listener) {
 	spec := l.socket.Spec()
-	v := savedListener{serial: r.state.next(), cookie: l.socket.Cookie(), token: r.tokens[l.socket], spec: spec.String()}
+	v := savedListener{serial: r.state.next(), cookie: l.socket.Cookie(), token: l.socket.Token, spec: spec.String()}
 	v.file.dev, v.file.ino = l.socket.File()
-	v.sent = l.sent
+	v.sent = l.sentAway()
 	for bit, set := range map[uint32]bool{savedConfigured: l.configured, savedAdopted: l.socket.Adopted(), savedBlocking: l.blocking} {
 		if set {
 			v.flags |= bit
 		}
 	}
 	r.state.scratch = v.append(r.state.scratch[:0])
-	l.record = r.state.replace(l.record, kindListener)
+	l.record = int32(r.state.replace(int(l.record), kindListener)) // stateMost is less
 }
 
 // saveGrant writes g to the state, in place of what that says of it.
@@ -126,7 +124,7 @@ func (r *registry) saveGrant(g *grant) {
 	var few [8]uint32
 	v.tokens = few[:0]
 	for _, l := range g.listeners {
-		v.tokens = append(v.tokens, r.tokens[l.socket])
+		v.tokens = append(v.tokens, l.socket.Token)
 	}
 	r.state.scratch = v.append(r.state.scratch[:0])
 	g.record = r.state.replace(g.record, kindGrant)

@@ -42,12 +42,11 @@ type ward struct {
 
 // care is a listener's part in the ward.
 type care struct {
+	past   *history
 	number int32 // of its descriptor
 	watch  int32 // of its path; 0: none
-	heldAt int   // its place in held
+	heldAt int32 // its place in held
 	sick   atomic.Bool
-	told   bool // that O_NONBLOCK was changed
-	past   *history
 }
 
 // history is what has happened to a listener. Few have any.
@@ -57,6 +56,7 @@ type history struct {
 	notes  int       // so many incidents were told
 	untold int       // incidents since the last that was
 	fresh  time.Time // when its socket was made instead of another one
+	sent   sent      // away
 }
 
 // healed returns how often the listener has been healed.
@@ -65,6 +65,14 @@ func (c *care) healed() int {
 		return 0
 	}
 	return c.past.healed
+}
+
+// sentAway returns who has been sent away.
+func (c *care) sentAway() sent {
+	if c.past == nil {
+		return sent{}
+	}
+	return c.past.sent
 }
 
 // history returns what is written on.
@@ -151,14 +159,14 @@ func (w *ward) taken(l *listener) {
 	if l.socket.Any() {
 		return
 	}
-	l.heldAt = len(w.held)
+	l.heldAt = int32(len(w.held))
 	w.held = append(w.held, l)
 	w.nudge()
 }
 
 // freed notes that l, which was held, has no holder any more.
 func (w *ward) freed(l *listener) {
-	last := len(w.held) - 1
+	last := int32(len(w.held) - 1)
 	if last < l.heldAt || w.held[l.heldAt] != l {
 		return
 	}

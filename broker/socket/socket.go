@@ -29,6 +29,9 @@ type Socket struct {
 	changing sync.Mutex // held by who changes the socket, or repairs it; guards file, health and closed
 	health   healState
 
+	// Token is for the owner to know the socket by, and to guard; nothing here looks at it.
+	Token uint32
+
 	closed  bool
 	adopted bool  // somebody else has opened it
 	plain   uint8 // the place of its network in networks, where spec is nil
