@@ -43,7 +43,7 @@ type state struct {
 }
 
 const (
-	stateMagic  = 0x31_6574_6174_7362 // "bstate1", of this layout and no other
+	stateMagic  = 0x32_6574_6174_7362 // "bstate2", of this layout and no other
 	stateHeader = 64
 	stateUnit   = 64
 	stateStart  = 1 << 20 // bytes of a new state, of which only those in use take memory

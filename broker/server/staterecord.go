@@ -60,10 +60,17 @@ func (c savedControl) append(b []byte) []byte {
 	return append(b, c.path...)
 }
 
+// append writes small numbers in few bytes: most listeners have no others, and fit with
+// their spec into the smallest record.
 func (l savedListener) append(b []byte) []byte {
-	b = appendWords(b, l.serial, l.cookie, l.file.dev, l.file.ino, uint64(l.sent.all), pair(l.token, l.flags), uint64(len(l.sent.of)))
+	for _, v := range [...]uint64{
+		l.serial, l.cookie, l.file.dev, l.file.ino, uint64(l.sent.all),
+		uint64(l.token), uint64(l.flags), uint64(len(l.sent.of)),
+	} {
+		b = binary.AppendUvarint(b, v)
+	}
 	for uid, limit := range l.sent.of {
-		b = appendWords(b, uint64(uid), uint64(limit))
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(uid)), uint64(limit))
 	}
 	return append(b, l.spec...)
 }
@@ -96,17 +103,19 @@ func parseControl(b []byte) (c savedControl, err error) {
 }
 
 func parseListener(b []byte) (l savedListener, err error) {
-	w, rest, err := takeWords(b, 7)
-	if err != nil || w[6] > uint64(len(rest)/16) {
+	w, rest, err := takeUvarints(b, 8)
+	if err != nil || w[7] > uint64(len(rest)/2) {
 		return l, errRecord
 	}
 	l = savedListener{
 		serial: w[0], cookie: w[1], file: fileID{w[2], w[3]}, sent: sent{all: int64(w[4])},
-		token: uint32(w[5]), flags: uint32(w[5] >> 32),
+		token: uint32(w[5]), flags: uint32(w[6]),
 	}
-	if users := int(w[6]); users > 0 {
+	if users := int(w[7]); users > 0 {
 		l.sent.of = make(map[uint32]int64, users)
-		w, rest, _ = takeWords(rest, 2*users) // they are there
+		if w, rest, err = takeUvarints(rest, 2*users); err != nil {
+			return l, err
+		}
 		for ; len(w) > 0; w = w[2:] {
 			l.sent.of[uint32(w[0])] = int64(w[1])
 		}
@@ -145,6 +154,19 @@ func takeWords(b []byte, n int) (words []uint64, rest []byte, err error) {
 		words[i] = binary.NativeEndian.Uint64(b[8*i:])
 	}
 	return words, b[8*n:], nil
+}
+
+// takeUvarints is takeWords of what was written in few bytes.
+func takeUvarints(b []byte, n int) (words []uint64, rest []byte, err error) {
+	words = make([]uint64, n)
+	for i := range words {
+		v, size := binary.Uvarint(b)
+		if size <= 0 {
+			return nil, nil, errRecord
+		}
+		words[i], b = v, b[size:]
+	}
+	return words, b, nil
 }
 
 // saved is all that a state says, of each thing what was written last.
