@@ -47,11 +47,6 @@ func (t *transition) remains(u *inUse, r socket.Recovered) {
 	sock, err := socket.Open(u.spec)
 	if err == nil {
 		t.opened = append(t.opened, sock)
-		t.settle = append(t.settle, func(keep bool) {
-			if !keep {
-				_ = sock.Close() // nobody has it yet
-			}
-		})
 		return
 	}
 	u.failure = failureOf(u.spec, err)

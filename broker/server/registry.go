@@ -121,6 +121,10 @@ func (r *registry) noteGrant(what string, g *grant, why ending, names func() []s
 
 // insert adds listeners, whose names are free. It takes the sockets.
 func (r *registry) insert(sockets []*socket.Socket) {
+	if len(r.listeners) == 0 { // there may be thousands: what grows leaves gaps
+		r.listeners = make(map[string]*listener, len(sockets))
+	}
+	r.events = slices.Grow(r.events, len(sockets))
 	for _, s := range sockets {
 		spec := s.Spec()
 		l := &listener{socket: s, blocking: spec.Options.Blocking}

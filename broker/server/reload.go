@@ -40,7 +40,7 @@ func (s *Server) Configure(specs []socket.Spec, passed []Passed) error {
 	defer s.binding.Unlock()
 	t := &transition{server: s, passed: make(map[string]*scmrights.FD, len(passed)), recovers: !s.cfg.NoRecover}
 	defer t.closePassed()
-	all := slices.Clone(specs)
+	all := slices.Clip(specs) // copied where there is more
 	for _, p := range passed {
 		t.passed[p.Name] = p.FD
 		if !slices.ContainsFunc(specs, func(spec socket.Spec) bool { return spec.Name == p.Name }) {
@@ -102,7 +102,7 @@ type transition struct {
 	pending   []*inUse                    // may be given back
 
 	opened []*socket.Socket
-	settle []func(keep bool)
+	settle []func(keep bool) // for those of opened that are not just closed otherwise
 	failed protocol.BindFailedError
 }
 
@@ -123,16 +123,20 @@ func (t *transition) plan(specs []socket.Spec, n int) error {
 	if r.closed {
 		return ErrClosed
 	}
-	seen := make(map[string]socket.Spec, len(specs))
-	for _, spec := range specs {
+	seen := make(map[string]int, len(specs)) // where in specs
+	if len(r.listeners) == 0 {
+		t.fresh = make([]socket.Spec, 0, len(specs))
+	}
+	for i, spec := range specs {
 		if twin, twice := seen[spec.Name]; twice {
-			return &protocol.NameInUseError{Name: spec.Name, Spec: twin.String()}
+			return &protocol.NameInUseError{Name: spec.Name, Spec: specs[twin].String()}
 		}
-		seen[spec.Name] = spec
+		seen[spec.Name] = i
 		if err := t.compare(r.listeners[spec.Name], spec); err != nil {
 			return err
 		}
 	}
+	t.configured = make([]string, 0, n)
 	for _, spec := range specs[:n] {
 		t.configured = append(t.configured, spec.Name)
 	}
@@ -174,6 +178,7 @@ func (t *transition) compare(l *listener, spec socket.Spec) error {
 
 // make does what was planned, or nothing.
 func (t *transition) make() error {
+	t.opened = make([]*socket.Socket, 0, len(t.fresh))
 	for _, spec := range t.fresh {
 		t.open(spec)
 	}
@@ -196,6 +201,7 @@ func (t *transition) make() error {
 		t.settled(false)
 		return &t.failed
 	}
+	socket.Gather(t.opened)
 	t.server.keepSockets(t.opened)
 	t.server.locked(t.commit)
 	t.settled(true)
@@ -210,17 +216,18 @@ func (t *transition) settled(keep bool) {
 	for _, settle := range t.settle {
 		settle(keep)
 	}
+	if !keep {
+		for _, sock := range t.opened {
+			_ = sock.Close() // nobody has it yet
+		}
+	}
 }
 
 // open opens or adopts the socket of spec.
 func (t *transition) open(spec socket.Spec) {
 	var sock *socket.Socket
+	var settle func(keep bool)
 	var err error
-	settle := func(keep bool) {
-		if !keep {
-			_ = sock.Close() // nobody has it yet
-		}
-	}
 	if fd := t.passed[spec.Name]; fd != nil {
 		delete(t.passed, spec.Name)
 		sock, err = socket.Adopt(spec, fd)
@@ -242,7 +249,9 @@ func (t *transition) open(spec socket.Spec) {
 		return
 	}
 	t.opened = append(t.opened, sock)
-	t.settle = append(t.settle, settle)
+	if settle != nil {
+		t.settle = append(t.settle, settle)
+	}
 }
 
 // commit makes the registry what was planned. Nobody sees anything in between.

@@ -59,6 +59,25 @@ func (s *Socket) describe(spec Spec, address string) {
 	s.spec.Store(&keep)
 }
 
+// Gather makes one text of those that sockets have, which nobody may be using yet: there
+// may be thousands, and what was needed to open them leaves gaps between. It lasts as
+// long as any of them.
+func Gather(sockets []*Socket) {
+	size := 0
+	for _, s := range sockets {
+		size += len(s.head)
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for _, s := range sockets {
+		all.WriteString(s.head)
+	}
+	for rest := all.String(); len(sockets) > 0; sockets = sockets[1:] {
+		n := len(sockets[0].head)
+		sockets[0].head, rest = rest[:n], rest[n:]
+	}
+}
+
 // Adopted reports whether the socket came from [Adopt].
 func (s *Socket) Adopted() bool { return s.adopted }
 

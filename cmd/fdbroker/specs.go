@@ -15,9 +15,9 @@ import (
 // specs returns the listeners of flags and configuration file, in that order. The
 // error joins one for each spec that is wrong.
 func specs(binds []string, config string) ([]socket.Spec, error) {
-	var all []socket.Spec
+	all := make([]socket.Spec, 0, len(binds))
 	var errs []error
-	where := make(map[string]string)
+	where := make(map[string]string, len(binds))
 	add := func(text, from string) {
 		spec, err := socket.ParseSpec(text)
 		if err != nil {
