@@ -67,10 +67,10 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		complain(stderr, err)
 		return exitUsage
 	}
-	log, flush := logging.New(stderr, o.level, o.format)
-	b := &running{options: o, inputs: in, log: log, passed: passed, listeners: listeners, wrong: err}
+	log, lines := logging.New(stderr, o.level, o.format)
+	b := &running{options: o, inputs: in, log: log, lines: lines, passed: passed, listeners: listeners, wrong: err}
 	err = b.run(ctx)
-	flush()
+	lines.Close()
 	if err == nil && b.next != nil {
 		err = b.next()
 	}

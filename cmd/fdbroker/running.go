@@ -15,6 +15,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
@@ -23,11 +24,16 @@ import (
 
 var longAgo = time.Unix(1, 0)
 
+// logWait bounds how long the start waits for the log of thousands of listeners, so that
+// no memory is kept for it.
+const logWait = 100 * time.Millisecond
+
 // running is a broker that runs.
 type running struct {
 	options
 	inputs
 	log       zerolog.Logger
+	lines     *logging.Lines
 	passed    passed
 	listeners []socket.Spec
 	wrong     error // with the configuration; what is stored is served all the same
@@ -141,7 +147,8 @@ func (b *running) configure(took server.Takeover) error {
 	many := len(b.listeners) >= manyListeners
 	b.listeners, b.took = nil, took.Listeners > 0
 	if many {
-		runtime.GC() // what is in pools, the log's above all, survives the first collection
+		b.lines.Wait(logWait) // one for each listener
+		runtime.GC()          // what is in pools survives the first collection
 	}
 	debug.FreeOSMemory() // what thousands of specs took to parse is never needed again
 	if err != nil && b.took {

@@ -125,8 +125,8 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 
 // run keeps the workers alive.
 func (f *runFlags) run(ctx context.Context, c command) error {
-	log, flush := logging.New(c.err, zerolog.InfoLevel, "auto")
-	defer flush()
+	log, lines := logging.New(c.err, zerolog.InfoLevel, "auto")
+	defer lines.Close()
 	manager, err := notify.FromEnvironment()
 	if err != nil {
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")

@@ -10,7 +10,6 @@ import (
 
 	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/rs/zerolog"
-	"github.com/rs/zerolog/diode"
 )
 
 const (
@@ -20,27 +19,15 @@ const (
 	flushTime = time.Second
 )
 
-// New returns a logger on w, and what flushes and ends it. The format is json, console
-// or auto. Whoever reads w may stop reading: lines are then dropped, and their number
-// is logged, but the command goes on, and ends when it is told to.
-func New(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, func()) {
-	w = writer(w, format)
-	var log zerolog.Logger
-	lines := diode.NewWriter(struct{ io.Writer }{w}, Buffer, 0, func(missed int) {
-		log.Warn().Int("count", missed).Msg("log lines dropped: nobody reads them")
+// New returns a logger on w, and its lines, which the caller must close. The format is
+// json, console or auto. Whoever reads w may stop reading: lines are then dropped, and
+// their number is logged, but the command goes on, and ends when it is told to.
+func New(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, *Lines) {
+	direct := Plain(w, level, format)
+	lines := newLines(writer(w, format), func(missed int) {
+		direct.Warn().Int("count", missed).Msg("log lines dropped: nobody reads them")
 	})
-	log = zerolog.New(lines).Level(level).With().Timestamp().Logger()
-	return log, func() {
-		flushed := make(chan struct{})
-		go func() {
-			_ = lines.Close() // does not close w, which has no Close here
-			close(flushed)
-		}()
-		select {
-		case <-flushed:
-		case <-time.After(flushTime): // the process ends; what blocks ends with it
-		}
-	}
+	return direct.Output(lines), lines
 }
 
 // Plain is New without its buffer, for who has next to nothing to say.

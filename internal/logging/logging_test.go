@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/internal/logging"
@@ -24,7 +25,7 @@ func TestCountsWhatIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	log, flush := logging.New(w, zerolog.InfoLevel, "json")
+	log, written := logging.New(w, zerolog.InfoLevel, "json")
 	const lines = 10 * logging.Buffer
 	padding := strings.Repeat("x", 100)
 	for i := range lines {
@@ -35,7 +36,7 @@ func TestCountsWhatIsDropped(t *testing.T) {
 		b, _ := io.ReadAll(r)
 		read <- b
 	}()
-	flush()
+	written.Close()
 	_ = w.Close()
 	got, dropped := 0, 0
 	for line := range bytes.Lines(<-read) {
@@ -56,12 +57,35 @@ func TestCountsWhatIsDropped(t *testing.T) {
 	}
 }
 
+// TestWait: once it returns all lines are written, or its limit is over.
+func TestWait(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, lines := logging.New(w, zerolog.InfoLevel, "json")
+	log.Info().Msg("first")
+	lines.Wait(time.Hour)
+	b := make([]byte, 1024)
+	if n, err := r.Read(b); err != nil || !bytes.Contains(b[:n], []byte("first")) {
+		t.Errorf("got %q, %v", b[:n], err)
+	}
+	for range logging.Buffer {
+		log.Info().Str("padding", strings.Repeat("x", 1000)).Msg("more than a pipe holds")
+	}
+	lines.Wait(time.Millisecond)
+	_ = r.Close() // now there is nobody to wait for
+	lines.Close()
+	_ = w.Close()
+}
+
 func TestFormats(t *testing.T) {
 	logged := func(w io.Writer, format string) {
-		log, flush := logging.New(w, zerolog.InfoLevel, format)
+		log, written := logging.New(w, zerolog.InfoLevel, format)
 		log.Info().Str("name", "web").Msg("bound")
 		log.Debug().Msg("too fine")
-		flush()
+		written.Close()
 	}
 	const color = "\x1b["
 	for _, c := range []struct {
