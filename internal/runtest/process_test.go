@@ -47,13 +47,13 @@ func testMain(m *testing.M) int {
 
 // A rig is a control socket, and what runs there.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	address string
 }
 
 // newRig is a rig with a broker that has bound web with these options.
-func newRig(t *testing.T, options string) *rig {
+func newRig(t testing.TB, options string) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: fdtest.SocketDir(t)}
 	r.broker("127.0.0.1:0" + options)
@@ -71,7 +71,7 @@ func (r *rig) broker(web string) {
 // process is a program that was started.
 type process struct {
 	*exec.Cmd
-	t    *testing.T
+	t    testing.TB
 	log  string        // the file with all that it and its children print
 	done chan struct{} // closed when it has ended
 }
@@ -225,7 +225,7 @@ func (r *rig) holders(state string, n int) (pids []int) {
 
 // manager is a service manager's socket, and what was said to it.
 type manager struct {
-	t    *testing.T
+	t    testing.TB
 	path string
 	mu   sync.Mutex
 	said []string
