@@ -14,6 +14,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,6 +42,31 @@ func TestRestart(t *testing.T) {
 	h.wait(0)
 	if r.told("STOPPING=1") == 0 {
 		t.Error("the manager was not told of the stop")
+	}
+}
+
+// TestStandbyFirst: where one on standby takes over, what has ended is looked after
+// later.
+func TestStandbyFirst(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "")
+	seen := make(chan time.Time, 8)
+	log := zerolog.New(nil).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+		if message == "worker ended" {
+			seen <- time.Now()
+		}
+	}))
+	r := h.keep(supervisor.Config{Workers: 1, Standby: 1, RestartDelay: time.Millisecond, Logger: log})
+	r.hears("2 of 2 workers ready")
+	h.wait(2)
+	for range 5 {
+		old := h.pids()[:1]
+		killed := time.Now()
+		_ = syscall.Kill(old[0], syscall.SIGKILL)
+		if took := (<-seen).Sub(killed); took < 5*time.Millisecond {
+			t.Errorf("it was looked after %v later", took)
+		}
+		h.replaced(2, old)
 	}
 }
 
