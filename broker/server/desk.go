@@ -38,8 +38,7 @@ type desk struct {
 	in, out []byte
 	events  []unix.EpollEvent
 
-	mu    sync.Mutex // taken after the registry's
-	woken []*guest
+	woken woken
 }
 
 const (
@@ -103,13 +102,6 @@ func (d *desk) watch(fd *scmrights.FD, op int, events uint32) (err error) {
 	return errors.Join(cerr, os.NewSyscallError("epoll_ctl", err))
 }
 
-// interrupt makes run look at its context, and at who was woken.
-func (d *desk) interrupt() {
-	_ = d.wakeup.Control(func(fd uintptr) {
-		_, _ = unix.Write(int(fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	})
-}
-
 // run serves until the context is done.
 func (d *desk) run() error {
 	defer d.sendAway()
@@ -121,16 +113,18 @@ func (d *desk) run() error {
 		if d.ctx.Err() != nil {
 			return ErrClosed
 		}
+		d.begin()
 		if err := d.turnTo(d.events[:max(n, 0)]); err != nil {
 			return err
 		}
+		d.finish()
 	}
 }
 
 // turnTo does what events ask for. New connections come last: one of them may have
 // the number of a guest who leaves in this turn.
 func (d *desk) turnTo(events []unix.EpollEvent) error {
-	arrivals, awake := false, false
+	arrivals := false
 	for _, ev := range events {
 		if g := d.guests[ev.Fd]; g != nil {
 			g.ready(ev.Events)
@@ -138,15 +132,12 @@ func (d *desk) turnTo(events []unix.EpollEvent) error {
 		}
 		switch {
 		case d.is(d.wakeup, ev.Fd):
-			awake = true
+			d.rest()
 		case d.is(d.listener, ev.Fd) && ev.Events&^unix.EPOLLIN != 0:
 			return errors.New("the control socket does not listen any more")
 		default:
 			arrivals = true
 		}
-	}
-	if awake {
-		d.wakeGuests()
 	}
 	d.expire()
 	if arrivals || !d.paused.IsZero() {
@@ -253,25 +244,10 @@ func (d *desk) welcome(conn scmrights.Nonblocking, number int32) {
 	}
 }
 
-// wakeGuests tells guests what has become of their grants.
-func (d *desk) wakeGuests() {
-	_ = d.wakeup.Control(func(fd uintptr) {
-		var count [8]byte
-		_, _ = unix.Read(int(fd), count[:])
-	})
-	d.mu.Lock()
-	woken := d.woken
-	d.woken = nil
-	d.mu.Unlock()
-	for _, g := range woken {
-		if d.guests[g.number] == g {
-			g.tell()
-		}
-	}
-}
-
-// sendAway ends all guests.
+// sendAway ends all guests. Those who were granted something yet get it first: the next
+// broker goes by it.
 func (d *desk) sendAway() {
+	d.tellWoken()
 	for _, g := range d.guests {
 		g.leave(endStop)
 	}

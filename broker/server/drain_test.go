@@ -135,10 +135,20 @@ func TestDrainWithoutSignal(t *testing.T) {
 	}
 }
 
-// holdWays are the ways to hold a grant that lasts as long as a connection: one that
-// was made at the desk, and one that was waited for in a session.
+// holdWays are the ways to hold a grant that lasts as long as a connection: at the desk
+// and in a session, at once and after a wait.
 func holdWays(b *broker) map[string]func(t *testing.T) (*client, int64) {
 	p := protocol.GetParameters{Names: []string{"web"}}
+	await := func(t *testing.T, c *client) (*client, int64) {
+		if err := b.Unbind("web"); err != nil {
+			t.Fatal(err)
+		}
+		c.send(getMore(protocol.GetParameters{Names: p.Names, Wait: true}))
+		fdtest.Eventually(t, "it waits", func() bool { return len(b.states(t)) == 1 })
+		b.bind(t, "web=127.0.0.1:0")
+		reply, _ := c.got()
+		return c, reply.Grant
+	}
 	return map[string]func(t *testing.T) (*client, int64){
 		"desk": func(t *testing.T) (*client, int64) { return b.hold(t, p) },
 		"session": func(t *testing.T) (*client, int64) {
@@ -148,16 +158,11 @@ func holdWays(b *broker) map[string]func(t *testing.T) (*client, int64) {
 			reply, _ := c.got()
 			return c, reply.Grant
 		},
-		"waited for": func(t *testing.T) (*client, int64) {
-			if err := b.Unbind("web"); err != nil {
-				t.Fatal(err)
-			}
+		"waited for": func(t *testing.T) (*client, int64) { return await(t, b.client(t)) },
+		"waited for in a session": func(t *testing.T) (*client, int64) {
 			c := b.client(t)
-			c.send(getMore(protocol.GetParameters{Names: p.Names, Wait: true}))
-			fdtest.Eventually(t, "it waits", func() bool { return len(b.states(t)) == 1 })
-			b.bind(t, "web=127.0.0.1:0")
-			reply, _ := c.got()
-			return c, reply.Grant
+			c.alive()
+			return await(t, c)
 		},
 	}
 }

@@ -18,6 +18,10 @@ func (s *session) get(c protocol.Call) error {
 	if c.Oneway {
 		return nil // there is no reply for the sockets to come with
 	}
+	if q := s.asked; q != nil {
+		s.asked = nil
+		return s.answerGet(c, q)
+	}
 	q, wait, err := s.request(c)
 	if err != nil {
 		s.refuse(c.Method, err)
@@ -31,6 +35,11 @@ func (s *session) get(c protocol.Call) error {
 	if err := s.ask(q, wait); err != nil {
 		return err
 	}
+	return s.answerGet(c, q)
+}
+
+// answerGet answers c, which q was decided for.
+func (s *session) answerGet(c protocol.Call, q *request) error {
 	if errors.Is(q.err, errStopping) {
 		return errStopping
 	}

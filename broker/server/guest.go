@@ -23,6 +23,7 @@ type guest struct {
 	conn    scmrights.Nonblocking
 	known   *grant // of the process with the peer's pid, when the connection was accepted
 	held    *grant // lasts as long as the connection, and the peer is told what becomes of it
+	asked   *asked // nil unless the peer waits for a grant
 	watched bool   // epoll knows it
 	called  bool   // the first call is complete
 	unread  bool   // the peer may not have read a reply with descriptors yet
@@ -32,20 +33,12 @@ type guest struct {
 	prev, next *guest // in the desk's list of the silent
 }
 
-// wake makes the desk look at the guest's grant.
-func (g *guest) wake() {
-	g.desk.mu.Lock()
-	g.desk.woken = append(g.desk.woken, g)
-	g.desk.mu.Unlock()
-	g.desk.interrupt()
-}
-
 func (g *guest) gone() bool { return hungUp(g.rc) }
 
 // ready does what events ask for.
 func (g *guest) ready(events uint32) {
 	switch {
-	case g.held == nil:
+	case g.held == nil && g.asked == nil:
 		g.read()
 	case events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		g.leave(endDisconnected)
@@ -72,8 +65,9 @@ func (g *guest) read() (stays bool) {
 	return false
 }
 
-// answer answers b where it is one Get that can be granted at once, and otherwise
-// leaves it to a session. It returns whether the guest stays.
+// answer answers b where it is one Get that can be granted at once, or that may wait
+// and be told what becomes of it. The rest is left to a session. It returns whether the
+// guest stays.
 func (g *guest) answer(b []byte) (stays bool) {
 	if i := bytes.IndexByte(b, 0); i < 0 || i != len(b)-1 {
 		return g.promote(b)
@@ -91,6 +85,9 @@ func (g *guest) answer(b []byte) (stays bool) {
 	q, err := g.request(&p, g, more)
 	if err != nil || !more && !g.follow(q) {
 		return g.promote(b)
+	}
+	if more && p.Wait {
+		return g.await(q, b)
 	}
 	g.server.locked(func() { g.server.registry.askNow(q) })
 	if q.process != nil && q.process.pidfd != nil { // no grant has taken it
@@ -155,8 +152,11 @@ func (g *guest) hand(q *request, b []byte) (stays bool) {
 	return true
 }
 
-// tell sends the guest what has become of its grant.
+// tell sends the guest what has become of its request, or its grant.
 func (g *guest) tell() {
+	if g.asked != nil && !g.settle() {
+		return
+	}
 	event := ""
 	g.server.locked(func() {
 		if g.held != nil {
@@ -208,13 +208,23 @@ func (g *guest) leave(why ending) {
 	if g.held != nil {
 		g.server.locked(func() { g.server.registry.end(g.held, why) })
 	}
+	if g.asked != nil {
+		g.server.locked(func() { g.server.registry.cancel(g.asked.request) })
+	}
+	if g.held != nil || g.asked != nil {
+		g.desk.tellWoken() // whoever has waited for the place comes before the rest
+	}
 	_ = g.fd.Close()
 	g.server.dismiss(&g.client)
 }
 
 // promote gives the guest, who has no grant, a session of its own, which begins with
 // b. It returns false: the guest does not stay.
-func (g *guest) promote(b []byte) (stays bool) {
+func (g *guest) promote(b []byte) (stays bool) { return g.promoteWith(b, nil) }
+
+// promoteWith is promote where b is a Get that was decided already: by q, unless that
+// is nil.
+func (g *guest) promoteWith(b []byte, q *request) (stays bool) {
 	g.forget()
 	if g.watched {
 		_ = g.desk.watch(g.fd, unix.EPOLL_CTL_DEL, 0)
@@ -238,7 +248,7 @@ func (g *guest) promote(b []byte) (stays bool) {
 		g.server.dismiss(&g.client)
 		return false
 	}
-	ses.called, ses.unread = g.called, g.unread
+	ses.called, ses.unread, ses.asked = g.called, g.unread, q
 	g.server.enter(ses)
 	g.desk.running.Go(func() {
 		defer g.server.exit(ses)

@@ -33,7 +33,8 @@ type session struct {
 	begun  bool // and it is for the message that is being received
 	called bool // the first call is complete
 
-	invited bool // the next message may carry a descriptor
+	invited bool     // the next message may carry a descriptor
+	asked   *request // the first call asks for it, and it is decided; nil: it is a new one
 }
 
 var _ link = (*session)(nil)
