@@ -29,6 +29,12 @@ func ParseGetReply(b []byte) (GetReply, error) {
 	if reply, _, ok := DecodeGetReply(b); ok {
 		return reply, nil
 	}
+	return parseGetReply(b)
+}
+
+// parseGetReply is ParseGetReply for what DecodeGetReply leaves alone. It is apart as it
+// needs much more of the stack.
+func parseGetReply(b []byte) (GetReply, error) {
 	r, err := DecodeReply(b)
 	if err == nil {
 		err = r.Err

@@ -239,7 +239,7 @@ func (s *scanner) next(c byte) bool {
 // object calls field with each key; it has to take the value. No object here has
 // more than a few keys, and none twice.
 func (s *scanner) object(field func(key []byte) bool) bool {
-	var seen [6][]byte
+	var seen [6]struct{ from, to int32 } // keys, in b; with so little of the stack as objects are in objects
 	for i := 0; ; i++ {
 		if open := i == 0 && s.next('{'); !open && (i == 0 || !s.next(',')) {
 			return i > 0 && s.next('}') || s.fail()
@@ -247,15 +247,16 @@ func (s *scanner) object(field func(key []byte) bool) bool {
 			return true
 		}
 		key := s.text()
-		for j := range min(i, len(seen)) {
-			if string(seen[j]) == string(key) {
+		end := s.at - 1
+		for _, k := range seen[:min(i, len(seen))] {
+			if string(s.b[k.from:k.to]) == string(key) {
 				return s.fail()
 			}
 		}
 		if i == len(seen) || !s.next(':') || !field(key) || s.failed {
 			return s.fail()
 		}
-		seen[i] = key
+		seen[i].from, seen[i].to = int32(end-len(key)), int32(end)
 	}
 }
 

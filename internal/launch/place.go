@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ func (p *Program) place() (undo func(), err error) {
 	// is left then are cycles.
 	for _, cycles := range []bool{false, true} {
 		for i := range z.at {
-			if _, taken := z.standing[z.first+i]; taken && !cycles {
+			if z.standing[i] != none && !cycles {
 				continue
 			}
 			if err := z.place(i); err != nil {
@@ -38,41 +39,48 @@ func (p *Program) place() (undo func(), err error) {
 // zone is the numbers where sockets belong, and where they are.
 type zone struct {
 	first     int
-	at        []int       // of each socket: its number now
-	placed    []bool      // of each socket
-	spare     int         // number of the socket that had to make way; -1: none
-	standing  map[int]int // which socket, not placed yet, has a number of the zone
-	displaced map[int]int // duplicates of what else stood there; -1: nothing did
+	at        []int  // of each socket: its number now
+	placed    []bool // of each socket
+	spare     int    // number of the socket that had to make way, or none
+	standing  []int  // of each number: which socket, not placed yet, has it, or none
+	displaced []int  // of each number: a duplicate of what else stood there, none, or untouched
 }
 
+const (
+	none      = -1 // no descriptor, and no socket
+	untouched = -2 // a number at which one of the sockets stood
+)
+
 func (p *Program) zone() (*zone, error) {
+	n := len(p.fds)
+	numbers := slices.Repeat([]int{none}, 3*n)
 	z := &zone{
-		first: p.first, at: make([]int, len(p.fds)), placed: make([]bool, len(p.fds)), spare: -1,
-		standing: make(map[int]int), displaced: make(map[int]int),
+		first: p.first, at: numbers[:n:n], placed: make([]bool, n), spare: none,
+		standing: numbers[n : 2*n : 2*n], displaced: numbers[2*n:],
 	}
 	for i, f := range p.fds {
 		// No other thread has this table, or else none runs: the number stays what it is.
 		if err := f.Control(func(fd uintptr) { z.at[i] = int(fd) }); err != nil {
 			return nil, fmt.Errorf("place socket %d: %w", i+1, err)
 		}
-		if _, inside := z.socketAt(z.at[i]); inside {
-			z.standing[z.at[i]] = i
+		if number, inside := z.socketAt(z.at[i]); inside {
+			z.standing[number], z.displaced[number] = i, untouched
 		}
 	}
 	for i := range p.fds {
-		if _, is := z.standing[z.first+i]; is {
+		if z.standing[i] != none {
 			continue
 		}
 		n, err := z.dup(z.first + i)
 		if err != nil && err != unix.EBADF {
 			return nil, p.placeError("fcntl", err)
 		}
-		z.displaced[z.first+i] = n
+		z.displaced[i] = n
 	}
 	return z, nil
 }
 
-// socketAt returns which socket belongs at a number, if one does.
+// socketAt returns which socket belongs at a descriptor's number, if one does.
 func (z *zone) socketAt(number int) (i int, inside bool) {
 	i = number - z.first
 	return i, i >= 0 && i < len(z.at)
@@ -88,33 +96,34 @@ func (z *zone) dup(fd int) (int, error) {
 func (z *zone) place(i int) error {
 	for inside := true; inside && !z.placed[i]; {
 		to, from := z.first+i, z.at[i]
-		if err := z.clear(to, i); err != nil {
+		if err := z.clear(i); err != nil {
 			return err
 		}
 		if err := move(from, to); err != nil {
 			return err
 		}
 		z.placed[i] = true
-		delete(z.standing, from)
 		if from == z.spare {
 			_ = unix.Close(from)
-			z.spare = -1
+			z.spare = none
 		}
-		i, inside = z.socketAt(from)
+		if i, inside = z.socketAt(from); inside {
+			z.standing[i] = none
+		}
 	}
 	return nil
 }
 
 // clear makes way for socket i. Only at the first place of a cycle another one stands.
-func (z *zone) clear(number, i int) (err error) {
-	j, stands := z.standing[number]
-	if !stands || j == i {
+func (z *zone) clear(i int) (err error) {
+	j := z.standing[i]
+	if j == none || j == i {
 		return nil
 	}
-	if z.spare, err = z.dup(number); err != nil {
+	if z.spare, err = z.dup(z.first + i); err != nil {
 		return err
 	}
-	delete(z.standing, number)
+	z.standing[i] = none
 	z.at[j] = z.spare
 	return nil
 }
@@ -131,11 +140,13 @@ func move(from, to int) error {
 
 // undo puts back what is no socket: the runtime's own descriptors above all.
 func (z *zone) undo() {
-	for number, n := range z.displaced {
-		if n < 0 {
-			_ = unix.Close(number)
-		} else {
-			_ = unix.Dup3(n, number, unix.O_CLOEXEC)
+	for i, n := range z.displaced {
+		switch n {
+		case untouched:
+		case none:
+			_ = unix.Close(z.first + i)
+		default:
+			_ = unix.Dup3(n, z.first+i, unix.O_CLOEXEC)
 		}
 	}
 }

@@ -46,7 +46,8 @@ func init() {
 // is wrong.
 //
 // Nothing here is deferred: what a deferred call refers to would have to be allocated, and
-// the first thing of each size costs a page of memory.
+// the first thing of each size costs a page of memory. So does a larger stack, hence no
+// call is made from deeper down than it must.
 func (c *call) get(environ []string) error {
 	config := launch.Config{Command: c.command, Environ: environ}
 	for _, name := range c.names {
@@ -58,10 +59,14 @@ func (c *call) get(environ []string) error {
 		return nil
 	}
 	var program *launch.Program
-	fds, failed := c.ask(stream, func() { program, err = launch.Prepare(config) })
+	m, failed := c.ask(stream, func() { program, err = launch.Prepare(config) })
 	_ = stream.Close() // now, as it stands where sockets go
+	if m.Bytes == nil {
+		return failed
+	}
+	_, fds, failed := m.Handed(c.names)
 	switch {
-	case fds == nil:
+	case failed != nil:
 		return failed
 	case err != nil:
 	case alone:
@@ -75,27 +80,23 @@ func (c *call) get(environ []string) error {
 	return err
 }
 
-// ask returns the sockets, which the caller must close, or why there are none. Without
-// either the broker has gone, and another one may be asked: a process has one grant, of
-// all it asks for. It calls meanwhile while the broker is at it.
-func (c *call) ask(stream *scmrights.Stream, meanwhile func()) ([]*scmrights.FD, error) {
+// ask returns the broker's reply, or why there is none. Without either the broker has gone,
+// and another one may be asked: a process has one grant, of all it asks for. It calls
+// meanwhile while the broker is at it.
+func (c *call) ask(stream *scmrights.Stream, meanwhile func()) (m protocol.Message, failed error) {
 	conn, err := protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)
 	if err != nil {
-		return nil, nil
+		return m, nil
 	}
 	p := protocol.GetParameters{Names: c.names, DrainSignal: "TERM"}
-	if err := conn.Send(protocol.AppendGetCall(make([]byte, 0, 256), p, false)); err != nil {
-		return nil, nil // why it was turned away the verb will hear
+	if err := conn.Send(protocol.AppendGetCall(make([]byte, 0, 128), p, false)); err != nil {
+		return m, nil // why it was turned away the verb will hear
 	}
 	meanwhile()
-	m, err := conn.Receive()
+	m, err = conn.Receive()
 	conn.Discard() // nothing comes behind it
-	switch {
-	case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
-		return nil, nil
-	case err != nil:
-		return nil, err
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+		err = nil
 	}
-	_, fds, err := m.Handed(c.names)
-	return fds, err
+	return m, err
 }
