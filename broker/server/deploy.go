@@ -22,7 +22,7 @@ type deploy struct {
 func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*deploy, error) {
 	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l}
 	for _, name := range d.names {
-		l := r.listeners[name]
+		l := r.listeners.get(name)
 		switch {
 		case l == nil: // may come yet
 		case !c.may(l.socket.Spec().Options):

@@ -51,7 +51,7 @@ func (r *registry) drain(c *client, names []string, before *int64) (asked []*gra
 func (r *registry) listenersFor(c *client, names []string) ([]*listener, error) {
 	listeners := make([]*listener, len(names))
 	for i, name := range names {
-		l := r.listeners[name]
+		l := r.listeners.get(name)
 		if l == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(c.may)}
 		}

@@ -112,7 +112,7 @@ func (s *Server) Descriptors() []Passed {
 	if s.control != nil {
 		all = append(all, Passed{storedControl, s.control})
 	}
-	for _, l := range r.sorted() {
+	for _, l := range r.listeners {
 		all = append(all, Passed{storedSocket(l.socket.Token), l.socket.FD()})
 	}
 	return slices.Clip(all)

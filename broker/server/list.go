@@ -30,7 +30,7 @@ func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.
 	s.locked(func() {
 		waiting := r.waitingFor()
 		seen := make(map[string]bool)
-		for _, l := range r.sorted() {
+		for _, l := range r.listeners {
 			if spec := l.socket.Spec(); privileged || may(spec.Options) {
 				seen[spec.Name] = true
 				shots = append(shots, r.snapshot(l, waiting[spec.Name]))
@@ -55,7 +55,7 @@ func (s *Server) describe(names []string) []protocol.Listener {
 	s.locked(func() {
 		waiting := s.registry.waitingFor()
 		for _, name := range names {
-			if l := s.registry.listeners[name]; l != nil {
+			if l := s.registry.listeners.get(name); l != nil {
 				shots = append(shots, s.registry.snapshot(l, waiting[name]))
 			}
 		}
@@ -134,7 +134,7 @@ func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
 // stateOf returns what q waits for: a place, if that is all.
 func (r *registry) stateOf(q *request) string {
 	for _, name := range q.names {
-		if r.listeners[name] == nil {
+		if r.listeners.get(name) == nil {
 			return protocol.StateWaiting
 		}
 	}

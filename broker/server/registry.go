@@ -3,7 +3,6 @@
 package server
 
 import (
-	"maps"
 	"slices"
 	"sync"
 
@@ -20,7 +19,7 @@ type registry struct {
 	lifetimes *lifetimes
 
 	mu        sync.Mutex
-	listeners map[string]*listener
+	listeners index
 	pending   map[string]*inUse // to be given back; see Settle
 	settled   chan struct{}     // closed when none is pending any more; nil where none ever was
 	grants    map[int64]*grant
@@ -71,7 +70,6 @@ func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
 		state:     st,
 		verbose:   verbose,
 		lifetimes: l,
-		listeners: make(map[string]*listener),
 		grants:    make(map[int64]*grant),
 		processes: make(map[processID]*grant),
 		pids:      make(map[int]*grant),
@@ -121,10 +119,8 @@ func (r *registry) noteGrant(what string, g *grant, why ending, names func() []s
 
 // insert adds listeners, whose names are free. It takes the sockets.
 func (r *registry) insert(sockets []*socket.Socket) {
-	if len(r.listeners) == 0 { // there may be thousands: what grows leaves gaps
-		r.listeners = make(map[string]*listener, len(sockets))
-	}
-	r.events = slices.Grow(r.events, len(sockets))
+	r.events = slices.Grow(r.events, len(sockets)) // once: what grows leaves gaps
+	all := make([]*listener, 0, len(sockets))
 	for _, s := range sockets {
 		spec := s.Spec()
 		l := &listener{socket: s, blocking: spec.Options.Blocking}
@@ -132,11 +128,12 @@ func (r *registry) insert(sockets []*socket.Socket) {
 			l.blocking = is // of one that others hold, as they need it
 		}
 		r.saveListener(l)
-		r.listeners[spec.Name] = l
+		all = append(all, l)
 		r.ward.admit(l)
 		r.settle(spec.Name)
 		r.note(event{what: "bound", name: spec.Name, socket: s})
 	}
+	r.listeners.add(all)
 	r.freed = true
 }
 
@@ -144,18 +141,18 @@ func (r *registry) insert(sockets []*socket.Socket) {
 // caller must close.
 func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
-		if r.listeners[name] == nil && r.ward.lost[name] == nil {
+		if r.listeners.get(name) == nil && r.ward.lost[name] == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everybody)}
 		}
 	}
 	var sockets []*socket.Socket
 	for _, name := range names {
-		l := r.listeners[name]
+		l := r.listeners.get(name)
 		if l == nil {
 			delete(r.ward.lost, name)
 			continue // or it is named twice
 		}
-		delete(r.listeners, name)
+		r.listeners.remove(name)
 		r.ward.discharge(l)
 		l.unbound = true
 		r.state.drop(int(l.record))
@@ -188,23 +185,12 @@ func everybody(*socket.Options) bool { return true }
 // room for them.
 func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
 	var names []string
-	for name, l := range r.listeners {
+	for _, l := range r.listeners {
 		if may(l.socket.Spec().Options) {
-			names = append(names, name)
+			names = append(names, l.socket.Name())
 		}
 	}
-	slices.Sort(names)
 	return names[:min(len(names), protocol.MaxNamesInError)]
-}
-
-// sorted returns the listeners by name.
-func (r *registry) sorted() []*listener {
-	names := slices.Sorted(maps.Keys(r.listeners))
-	all := make([]*listener, len(names))
-	for i, name := range names {
-		all[i] = r.listeners[name]
-	}
-	return all
 }
 
 // countFrom makes all ids that come greater than one that somebody has from an earlier
@@ -238,7 +224,7 @@ func (r *registry) clear() []*socket.Socket {
 	for _, l := range r.listeners {
 		sockets = append(sockets, l.socket)
 	}
-	clear(r.listeners)
+	r.listeners = nil
 	return sockets
 }
 

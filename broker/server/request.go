@@ -74,7 +74,7 @@ func (r *registry) ask(q *request, wait bool) {
 		return
 	}
 	for _, name := range q.names {
-		if l := r.listeners[name]; l != nil && l.full() {
+		if l := r.listeners.get(name); l != nil && l.full() {
 			r.reap(l)
 		}
 	}
@@ -102,7 +102,7 @@ func (r *registry) askNow(q *request) {
 		return // the grant that the process was known by has ended
 	}
 	for _, name := range q.names {
-		if l := r.listeners[name]; l == nil || l.full() {
+		if l := r.listeners.get(name); l == nil || l.full() {
 			return
 		}
 	}
@@ -170,7 +170,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
-		l := r.listeners[name]
+		l := r.listeners.get(name)
 		if l == nil {
 			return r.missing(q, i)
 		}
@@ -206,7 +206,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 // of no use: where it never can be, or q has been sent away from one that comes after it.
 func (r *registry) missing(q *request, i int) (err error, final bool) {
 	for _, name := range q.names[i+1:] {
-		if l := r.listeners[name]; l != nil && l.sentAway().has(q.client, q.age()) {
+		if l := r.listeners.get(name); l != nil && l.sentAway().has(q.client, q.age()) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 	}

@@ -84,6 +84,12 @@ func (s *Socket) Adopted() bool { return s.adopted }
 // Network returns the network as the spec has it.
 func (s *Socket) Network() string { return s.Spec().Network }
 
+// Name returns the name of the spec, which stays the same.
+func (s *Socket) Name() string {
+	name, _, _ := strings.Cut(s.head, "=")
+	return name
+}
+
 // Address returns what was really bound: "[::]:9000", "127.0.0.1:9000", "/path"
 // or "@abstract". Port 0 has become a number, a host's name an address.
 func (s *Socket) Address() string {
