@@ -45,6 +45,8 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		switch {
 		case err == nil:
 			return s, nil
+		case errors.Is(err, unix.ECONNREFUSED) && isOther(p):
+			return nil, fmt.Errorf("connect to the control socket %s: it is not a socket", p)
 		case len(p) > maxPath:
 			return nil, fmt.Errorf("connect to the control socket %s: a Unix socket's path has at most %d bytes, and this one %d: %w", p, maxPath, len(p), unix.EINVAL)
 		case ctx.Err() == nil && !isAbsence(err):
@@ -56,6 +58,12 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		}
 	}
 	return nil, &NoBrokerError{Paths: slices.Clone(paths[:len(errs)]), Errs: errs}
+}
+
+// isOther reports whether path leads to something else than a socket.
+func isOther(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&fs.ModeSocket == 0
 }
 
 // isAbsence reports whether err of connecting to a path says something about who

@@ -181,7 +181,7 @@ func (o *options) parseControl(socket, mode, group string) (err error) {
 	if mode != "" {
 		m, err := strconv.ParseUint(mode, 8, 32)
 		if err != nil || m == 0 || m > 0o777 {
-			return fmt.Errorf("--socket-mode %q: use three octal digits, such as 0660", mode)
+			return fmt.Errorf("--socket-mode %q: use an octal number up to 0777, such as 0660", mode)
 		}
 		o.control.Mode = os.FileMode(m)
 	}

@@ -82,7 +82,7 @@ func signalName(flag, text string) (string, error) {
 	case name == "NONE":
 		return "", nil
 	case unix.SignalNum("SIG"+name) == 0:
-		return "", usagef("%s %s: there is no such signal; use TERM, QUIT, USR1 or another, or none", flag, text)
+		return "", usagef("%s %q: there is no such signal; use TERM, QUIT, USR1 or another, or none", flag, text)
 	}
 	return name, nil
 }
