@@ -60,7 +60,7 @@ func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (socket
 		Names: names, Wait: o.Wait, Blocking: o.Blocking, DrainSignal: o.DrainSignal, Generation: o.Generation,
 	}
 	if p.Generation == 0 {
-		p.Generation = generationOf(os.Getenv)
+		p.Generation = protocol.GenerationOf(os.Getenv)
 	}
 	ask := func() error {
 		return c.do(ctx, func(ctx context.Context, x *exchange) error {

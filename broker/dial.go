@@ -102,7 +102,7 @@ func (d *Dialer) getOnce(ctx context.Context, names []string) (*link, []Socket, 
 		return nil, nil, err
 	}
 	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
-		Names: names, Wait: d.Wait, Blocking: new(false), Generation: generationOf(os.Getenv),
+		Names: names, Wait: d.Wait, Blocking: new(false), Generation: protocol.GenerationOf(os.Getenv),
 	})
 	if err != nil {
 		_ = x.close()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -15,7 +14,7 @@ import (
 
 // GenerationEnv is the environment variable that says which deploy a process belongs
 // to; see [Client.Deploy]. Dialer and Client.Get tell the broker.
-const GenerationEnv = "FDBROKER_GENERATION"
+const GenerationEnv = protocol.GenerationEnv
 
 // ErrDrained is what Accept and ReadFrom return once the broker has asked this process
 // to leave: it is time to finish what was accepted, and to end. Such an error is
@@ -151,19 +150,6 @@ func (c *Client) stream(ctx context.Context, method string, parameters any, each
 		}
 	}
 	return err
-}
-
-// generationOf returns the generation that the environment names, or 0.
-func generationOf(getenv func(string) string) int64 {
-	text := getenv(GenerationEnv)
-	if text == "" {
-		return 0
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
 }
 
 // Replace asks all who held the listener before this process to leave: it is for a

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -99,7 +100,7 @@ func (l *link) close() {
 
 // generation returns what the link's grant belongs to.
 func (l *link) generation() int64 {
-	if n := generationOf(os.Getenv); n != 0 {
+	if n := protocol.GenerationOf(os.Getenv); n != 0 {
 		return n
 	}
 	return l.first

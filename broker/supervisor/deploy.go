@@ -6,10 +6,12 @@ import (
 	"context"
 	"strconv"
 	"time"
+
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // GenerationEnv names, in the environment of a worker, the deploy that it belongs to.
-const GenerationEnv = "FDBROKER_GENERATION"
+const GenerationEnv = protocol.GenerationEnv
 
 // Deploy is what the workers of a [Run] are to the rest of the world: one deploy
 // among others that start the same thing.

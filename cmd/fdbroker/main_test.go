@@ -66,7 +66,7 @@ func TestRun(t *testing.T) {
 		{"timeout", "--call-timeout 0s", exitUsage, "", "fdbroker: --call-timeout 0s: must be more than 0s\n..."},
 		{"level", "--log-level=", exitUsage, "", "fdbroker: --log-level \"\": use debug..."},
 		{"format", "--log-format=x", exitUsage, "", "fdbroker: --log-format \"x\": use auto..."},
-		{"mode", "--socket-mode=0", exitUsage, "", "fdbroker: --socket-mode \"0\": use three..."},
+		{"mode", "--socket-mode=0", exitUsage, "", "fdbroker: --socket-mode \"0\": use an octal..."},
 		{"group", "--socket-group=no-such-group", exitUsage, "", "fdbroker: --socket-group no-such-group: ..."},
 		{"spec", "--bind web", exitUsage, "", "fdbroker: --bind: spec \"web\": ..."},
 		{"name twice", "--bind a=:1 --bind a=:2", exitUsage, "", "fdbroker: --bind: the name \"a\" is given twice\n"},

@@ -103,7 +103,7 @@ func TestPlainGet(t *testing.T) {
 		{"plain", "fdclient get web adm --" + show, true},
 		{"socket", "fdclient --socket $PWD/s get web adm --" + show, true},
 		{"flag", "fdclient get --blocking=false web adm --" + show, false},
-		{"generation", "export FDBROKER_GENERATION=1; fdclient get web adm --" + show, false},
+		{"environment", "export FDBROKER_X=1; fdclient get web adm --" + show, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// What is inherited at 3 and 4 gives way, and the rest stays.

@@ -68,12 +68,3 @@ func (c *call) path() string {
 	}
 	return protocol.DialPaths(os.Geteuid(), os.Getenv)[0]
 }
-
-// ofUser reports whether an environment is that of somebody's own get. In that of one
-// which "fdclient run" has started stands what more there is to it.
-func ofUser(environ []string) bool {
-	return !slices.ContainsFunc(environ, func(kv string) bool {
-		key, _, _ := strings.Cut(kv, "=")
-		return (strings.HasPrefix(key, "FDBROKER_") || strings.HasPrefix(key, "FDCLIENT_")) && key != protocol.SocketEnv
-	})
-}

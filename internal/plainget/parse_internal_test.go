@@ -66,19 +66,3 @@ func TestParseManyNames(t *testing.T) {
 		t.Error("64 names are not plain")
 	}
 }
-
-func TestOfUser(t *testing.T) {
-	for _, test := range []struct {
-		environ string
-		want    bool
-	}{
-		{"", true},
-		{"PATH=/bin FDBROKER_SOCKET=/s XFDBROKER_GENERATION=1", true},
-		{"FDBROKER_GENERATION=7", false},
-		{"PATH=/bin FDCLIENT_STATUS_FD=3", false},
-	} {
-		if got := ofUser(strings.Fields(test.environ)); got != test.want {
-			t.Errorf("%s: %v", test.environ, got)
-		}
-	}
-}

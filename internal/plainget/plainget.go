@@ -36,9 +36,8 @@ func Failure() error { return failure }
 
 // An init, as only that is early enough.
 func init() {
-	c, ok := parse(os.Args)
-	if environ := os.Environ(); ok && ofUser(environ) {
-		failure = c.get(environ)
+	if c, ok := parse(os.Args); ok {
+		failure = c.get()
 	}
 }
 
@@ -48,8 +47,8 @@ func init() {
 // Nothing here is deferred: what a deferred call refers to would have to be allocated, and
 // the first thing of each size costs a page of memory. So does a larger stack, hence no
 // call is made from deeper down than it must.
-func (c *call) get(environ []string) error {
-	config := launch.Config{Command: c.command, Environ: environ}
+func (c *call) get() error {
+	config := launch.Config{Command: c.command, Environ: os.Environ()}
 	for _, name := range c.names {
 		config.Sockets = append(config.Sockets, launch.Socket{Name: name})
 	}
@@ -88,7 +87,7 @@ func (c *call) ask(stream *scmrights.Stream, meanwhile func()) (m protocol.Messa
 	if err != nil {
 		return m, nil
 	}
-	p := protocol.GetParameters{Names: c.names, DrainSignal: "TERM"}
+	p := protocol.GetParameters{Names: c.names, DrainSignal: "TERM", Generation: protocol.GenerationOf(os.Getenv)}
 	if err := conn.Send(protocol.AppendGetCall(make([]byte, 0, 128), p, false)); err != nil {
 		return m, nil // why it was turned away the verb will hear
 	}
