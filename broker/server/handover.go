@@ -81,6 +81,21 @@ func (s *Server) freeze(cause error) {
 	st.frozen = true
 }
 
+// Ready says that this broker has come as far as it must: from now on it is what counts
+// how it ends, and no longer how the one before did.
+func (s *Server) Ready() {
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.frozen {
+		return // it has ended
+	}
+	r.state.set(atEnding, 0)
+	if !s.taken.at.IsZero() {
+		s.taken.at = time.Now()
+	}
+}
+
 // NotUpgraded makes the next broker say that the upgrade for which this one has ended has
 // failed: it is this program again that goes on.
 func (s *Server) NotUpgraded() { s.registry.state.set(atProcess, 0) }

@@ -120,7 +120,6 @@ func (s *Server) takeState(states []Passed) saved {
 func (s *Server) takeover(t *Takeover, was saved, sockets map[uint32]*scmrights.FD) {
 	r := s.registry
 	t.Why = whyEnded(was.ending, was.process)
-	r.state.set(atEnding, 0)
 	s.locked(func() {
 		r.lastID = max(r.lastID, was.lastID)
 		r.state.set(atLastID, uint64(r.lastID))

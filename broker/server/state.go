@@ -3,11 +3,13 @@
 package server
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/bits"
 	"os"
+	"strings"
 	"sync/atomic"
 	"unsafe"
 
@@ -68,6 +70,12 @@ const (
 	kindListener kind = 3
 	kindGrant    kind = 4
 )
+
+// StateLayout names the layout of the state. A broker with another one cannot go on with
+// what was bound at run time, nor with the grants.
+func StateLayout() string {
+	return strings.TrimRight(string(binary.LittleEndian.AppendUint64(nil, stateMagic)), "\x00")
+}
 
 // newState returns an empty state; the caller must close it.
 func newState() (*state, error) {

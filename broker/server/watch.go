@@ -93,10 +93,12 @@ func (s *session) watch(c protocol.Call) error {
 	r := s.server.registry
 	w := &watcher{link: s}
 	w.tell(protocol.Event{What: protocol.EventWatching, Time: time.Now().UnixMicro()})
-	if e, told := s.server.taken.event(); told {
-		w.tell(e)
-	}
-	s.server.locked(func() { r.watchers[w] = struct{}{} })
+	s.server.locked(func() {
+		if e, told := s.server.taken.event(); told {
+			w.tell(e)
+		}
+		r.watchers[w] = struct{}{}
+	})
 	defer s.server.locked(func() { delete(r.watchers, w) })
 	for {
 		var events []protocol.Event

@@ -47,10 +47,23 @@ func adoptDonated(name, options string, fd *scmrights.FD) (*Socket, error) {
 	if err == nil {
 		err = s.checkTogether()
 	}
+	if err == nil {
+		err = s.checkWritable()
+	}
 	if err != nil {
 		return nil, err
 	}
 	return adopt(s, fd, nil)
+}
+
+// checkWritable returns an error where what s says, as a text, is something else: of an
+// address with a comma the rest would be options. A broker that goes on with the socket
+// has but the text.
+func (s Spec) checkWritable() error {
+	if is, err := ParseSpec(s.String()); err != nil || !is.Equal(s) {
+		return fmt.Errorf("its address, %q, cannot be written in a spec", s.Address)
+	}
+	return nil
 }
 
 // donatedOptions returns the options that a text says, and for the rest those that

@@ -63,7 +63,8 @@ func flagValue(args []string, flag string) (value string, given bool) {
 func keep(s self) int {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
-	log := keeperLog(os.Args[1:])
+	log, lines := keeperLog(os.Args[1:])
+	defer lines.Close()
 	running, _ := strconv.Atoi(os.Getenv(childEnv))
 	_ = os.Unsetenv(childEnv)
 	passed, err := activation.Take()
@@ -113,9 +114,8 @@ func (s self) renew(pid int, held []keeper.Held, pair *os.File) error {
 	return s.become("/proc/"+child+"/exe", passed, childEnv+"="+child)
 }
 
-// keeperLog returns the keeper's log, which is like the broker's, without its buffer: it
-// has next to nothing to say.
-func keeperLog(args []string) zerolog.Logger {
+// keeperLog returns the keeper's log, which is like the broker's.
+func keeperLog(args []string) (zerolog.Logger, *logging.Lines) {
 	text, _ := flagValue(args, "log-level")
 	level, err := zerolog.ParseLevel(text)
 	if err != nil || text == "" {
@@ -125,5 +125,5 @@ func keeperLog(args []string) zerolog.Logger {
 	if format != "console" && format != "json" {
 		format = "auto"
 	}
-	return logging.Plain(os.Stderr, level, format)
+	return logging.New(os.Stderr, level, format)
 }

@@ -48,6 +48,9 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		err = fmt.Errorf("%d listeners, and --max-names is %d", len(listeners), o.server.MaxNames)
 	}
 	if o.check && err == nil {
+		err = checkLayout(os.Getenv)
+	}
+	if o.check && err == nil {
 		for _, spec := range listeners {
 			fmt.Fprintln(stdout, spec)
 		}

@@ -204,6 +204,7 @@ func (b *running) settle(ctx context.Context, control *server.Control) error {
 	case ctx.Err() != nil:
 		return nil
 	}
+	b.broker.Ready()
 	b.log.Info().Str("socket", control.Path()).Msg("ready")
 	b.manager.tell(notify.Ready)
 	return nil
@@ -222,7 +223,9 @@ func (b *running) goOn(program string, l *link) error {
 		err = b.self.become(program, passed, env...)
 	}
 	if program != ownProgram {
-		b.log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
+		// Not the log, which is closed by now.
+		log := logging.Plain(os.Stderr, b.level, b.format)
+		log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
 		b.broker.NotUpgraded()
 		return b.goOn(ownProgram, l)
 	}

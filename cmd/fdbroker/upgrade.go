@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,19 @@ import (
 
 // checkTime is how long a new program may take to check the configuration.
 const checkTime = 10 * time.Second
+
+// layoutEnv says, to a program that is to check whether it can take over, what the state
+// of the running broker looks like.
+const layoutEnv = "FDBROKER_STATE_LAYOUT"
+
+// checkLayout returns an error where this program is to go on with a state that it cannot
+// read.
+func checkLayout(getenv func(string) string) error {
+	if layout := getenv(layoutEnv); layout != "" && layout != server.StateLayout() {
+		return fmt.Errorf("cannot go on with the state of the running broker, which is %s and not %s: listeners that were bound at run time, and all grants, would be lost; stop that broker and start this one", layout, server.StateLayout())
+	}
+	return nil
+}
 
 // upgrader makes another program take over in this process, when a signal or a client
 // asks: the one that is now where this one was.
@@ -78,7 +92,7 @@ func (u *upgrader) check() error {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, b.self.path, append([]string{"--check"}, b.self.args()[1:]...)...)
-	cmd.Env = b.self.env
+	cmd.Env = append(slices.Clone(b.self.env), layoutEnv+"="+server.StateLayout())
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err == nil {

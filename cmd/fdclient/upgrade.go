@@ -45,33 +45,45 @@ func defineUpgrade(*pflag.FlagSet) action {
 			return fmt.Errorf("after the upgrade: %w", err)
 		}
 		product, version := protocol.Printable(info.Product), protocol.Printable(info.Version)
-		if failed(ctx, c.socket) {
-			return fmt.Errorf("not upgraded: the new program ended before it was ready, so %s %s, the one before, goes on with everything; the broker's log says more", product, version)
+		why, err := whyRestarted(ctx, c.socket)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s %s answers, and does not say whether it was upgraded: %w", product, version, err)
+		case why != protocol.WhyUpgraded:
+			return fmt.Errorf("not upgraded: the new program was not ready when it ended (the broker says: %s), so %s %s was started again and goes on with everything; the broker's log says more", why, product, version)
 		}
 		fmt.Fprintln(c.out, "upgraded to", product, version)
 		return nil
 	}
 }
 
-// failed reports whether the broker that answers now is there because the one that was to
-// take over has failed. It says so to whoever begins to watch.
-func failed(ctx context.Context, socket string) (failed bool) {
+// tellTime is how long it may take to be told why the broker is there.
+const tellTime = 5 * time.Second
+
+// whyRestarted returns what became of the broker before the one that answers now, which
+// says so to whoever begins to watch.
+func whyRestarted(ctx context.Context, socket string) (why string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
 	client := broker.Client{Socket: socket}
 	defer client.Close()
-	_ = client.Watch(ctx, func(e protocol.Event) error {
+	err = client.Watch(ctx, func(e protocol.Event) error {
 		if e.What == protocol.EventWatching {
 			return nil
 		}
-		failed = e.What == protocol.EventRestarted && e.Why == protocol.WhyUpgradeFailed
-		return context.Canceled // it comes first, or not at all
+		if e.What == protocol.EventRestarted {
+			why = e.Why
+		}
+		return errTold
 	})
-	return failed
+	if why != "" {
+		err = nil
+	}
+	return why, err
 }
 
-// tellTime is how long it may take to be told why the broker is there.
-const tellTime = 2 * time.Second
+// errTold ends a watch. What comes first is what became of the broker before, if anything.
+var errTold = errors.New("it tells nothing of another one")
 
 // nextInfo asks the new broker. The call waits in the queue of the control socket, unless
 // the old one has accepted it at the very last moment.

@@ -32,10 +32,14 @@ func newLines(w io.Writer, missed func(int)) *Lines {
 	return l
 }
 
-// Write adds a line. Where too many wait the oldest one is dropped.
+// Write adds a line. Where too many wait the oldest one is dropped. After Close it does
+// nothing.
 func (l *Lines) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return len(line), nil
+	}
 	if l.count == Buffer {
 		l.take()
 		l.dropped++

@@ -1,0 +1,56 @@
+//go:build linux
+
+package server_test
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
+)
+
+// TestUntilReady: what became of the broker before counts until one is ready: those that
+// came between have not got to say anything of their own.
+func TestUntilReady(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	k := newKeeping(t)
+	b, _ := k.start("web=127.0.0.1:0")
+	if err := b.stop(); err == nil {
+		t.Fatal("it has not been stopped")
+	}
+	// As if it had ended for an upgrade, in another process than this one.
+	const atEnding, upgrading, otherProcess = 16, 2, 1
+	words := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, upgrading), otherProcess)
+	if err := k.state().Control(func(fd uintptr) {
+		if n, err := unix.Pwrite(int(fd), words, atEnding); n != len(words) {
+			t.Errorf("wrote %d bytes, %v", n, err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{protocol.WhyUpgradeFailed, protocol.WhyUpgradeFailed, protocol.WhyCrashed, protocol.WhyCrashed} {
+		s, err := server.New(server.Config{Store: k, Outlived: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := s.Restore(k.passed())
+		control, err := server.ListenControl(server.ControlConfig{Path: k.path, Restored: took.Control})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = control.Listener.Close()
+		control.Release()
+		if took.Why != want {
+			t.Errorf("%d: %q, want %q", i, took.Why, want)
+		}
+		if i == 1 {
+			s.Ready()
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
