@@ -153,8 +153,13 @@ func (k *keeper) signal(s syscall.Signal) (status int, done bool) {
 		if k.child == nil {
 			return 0, true
 		}
-		if k.stopping { // a second one kills at once
+		switch {
+		case k.stopping: // a second one kills at once
 			s = syscall.SIGKILL
+		case k.child.begins && k.runsOther(): // it may not listen to signals yet, and has files to remove
+			k.early = append(k.early, s)
+			k.stopping = true
+			return 0, false
 		}
 		k.stopping = true
 	}

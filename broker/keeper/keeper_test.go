@@ -4,6 +4,7 @@ package keeper_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -54,6 +56,13 @@ func brokerHelper(args []string) int {
 			tell("READY=1\nSTATUS=life " + strconv.Itoa(len(done)))
 		case "reloading":
 			tell("RELOADING=1")
+		case "until": // there is this file
+			for {
+				if _, err := os.Stat(value); err == nil {
+					break
+				}
+				time.Sleep(time.Millisecond) // nothing tells
+			}
 		case "stopping":
 			tell("STOPPING=1")
 		case "has": // exactly these names
@@ -169,6 +178,35 @@ func TestSignals(t *testing.T) {
 	// The broker hears of it when it is ready, and not before.
 	if status, relayed, log := run(t, signals, nil, "ready wait / exit=0"); status != 0 || len(relayed) != 1 || !strings.Contains(log, "signal 1") {
 		t.Errorf("status %d, relayed %q, %s", status, relayed, log)
+	}
+}
+
+// TestStopWhileBeginning: another program that takes over is told to end once it is ready.
+func TestStopWhileBeginning(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := t.TempDir()
+	cmd, other := otherProgram(t, "ready", "reloading", "until="+dir+"/taken", "ready", "wait")
+	signals := make(chan os.Signal)
+	taken := make(chan error, 1)
+	ready := 0
+	status := keeper.Run(keeper.Config{
+		Program: other, Args: cmd.Args, Env: cmd.Env, StoreEnv: storeEnv, Signals: signals, Logger: zerolog.Nop(),
+		Renewed: func(int, []keeper.Held, *os.File) error { return errors.New("not replaced") },
+		Relay: func(text string) error {
+			switch {
+			case text == "RELOADING=1":
+				go func() {
+					signals <- syscall.SIGTERM // until the keeper has it
+					taken <- os.WriteFile(dir+"/taken", nil, 0o600)
+				}()
+			case strings.HasPrefix(text, "READY=1"):
+				ready++
+			}
+			return nil
+		},
+	})
+	if err := <-taken; err != nil || status != 128+15 || ready != 2 {
+		t.Errorf("status %d, ready %d times, %v", status, ready, err)
 	}
 }
 
