@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -56,13 +55,12 @@ func brokerHelper(args []string) int {
 			tell("READY=1\nSTATUS=life " + strconv.Itoa(len(done)))
 		case "reloading":
 			tell("RELOADING=1")
-		case "until": // there is this file
-			for {
-				if _, err := os.Stat(value); err == nil {
-					break
-				}
-				time.Sleep(time.Millisecond) // nothing tells
+		case "until": // somebody writes to this pipe
+			f, err := os.Open(value)
+			if err != nil {
+				return 94
 			}
+			_ = f.Close()
 		case "stopping":
 			tell("STOPPING=1")
 		case "has": // exactly these names
@@ -186,8 +184,11 @@ func TestStopWhileBeginning(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := t.TempDir()
 	cmd, other := otherProgram(t, "ready", "reloading", "until="+dir+"/taken", "ready", "wait")
+	if err := unix.Mkfifo(dir+"/taken", 0o600); err != nil {
+		t.Fatal(err)
+	}
 	signals := make(chan os.Signal)
-	taken := make(chan error, 1)
+	taken := make(chan *os.File, 1)
 	ready := 0
 	status := keeper.Run(keeper.Config{
 		Program: other, Args: cmd.Args, Env: cmd.Env, StoreEnv: storeEnv, Signals: signals, Logger: zerolog.Nop(),
@@ -196,8 +197,12 @@ func TestStopWhileBeginning(t *testing.T) {
 			switch {
 			case text == "RELOADING=1":
 				go func() {
-					signals <- syscall.SIGTERM // until the keeper has it
-					taken <- os.WriteFile(dir+"/taken", nil, 0o600)
+					signals <- syscall.SIGTERM                        // until the keeper has it
+					f, err := os.OpenFile(dir+"/taken", os.O_RDWR, 0) // waits for nobody (fifo(7))
+					if err != nil {
+						t.Error(err)
+					}
+					taken <- f
 				}()
 			case strings.HasPrefix(text, "READY=1"):
 				ready++
@@ -205,8 +210,9 @@ func TestStopWhileBeginning(t *testing.T) {
 			return nil
 		},
 	})
-	if err := <-taken; err != nil || status != 128+15 || ready != 2 {
-		t.Errorf("status %d, ready %d times, %v", status, ready, err)
+	_ = (<-taken).Close()
+	if status != 128+15 || ready != 2 {
+		t.Errorf("status %d, ready %d times", status, ready)
 	}
 }
 

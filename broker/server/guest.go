@@ -223,7 +223,7 @@ func (g *guest) leave(why ending) {
 func (g *guest) promote(b []byte) (stays bool) { return g.promoteWith(b, nil) }
 
 // promoteWith is promote where b is a Get that was decided already: by q, unless that
-// is nil.
+// is nil. Nobody is woken for q any more, so that it goes on naming the guest does no harm.
 func (g *guest) promoteWith(b []byte, q *request) (stays bool) {
 	g.forget()
 	if g.watched {
