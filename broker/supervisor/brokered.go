@@ -89,6 +89,7 @@ func (b *Brokered) Follow(ctx context.Context, each func(DeployEvent)) {
 	for wait := lookMin; ; wait = min(2*wait, lookMax) {
 		err := client.Deploy(ctx, b.generation.Load(), func(generation int64) {
 			if missed {
+				b.Logger.Info().Msg("the broker answers")
 				b.offer(ctx)
 			}
 			wait, missed = lookMin, false

@@ -123,9 +123,10 @@ func TestBrokerRestarts(t *testing.T) {
 	l.waitFor("v1", 10)
 	_ = syscall.Kill(b.child(), syscall.SIGKILL)
 	b.saysTimes(`"message":"ready"`, 2)
+	v1.says("the broker answers")
 	v2 := r.run("web", "-n", "2", "--replace", "--ready", "notify", "--", "worker", "v2", "fd")
 	v1.ends(0)
-	if log := b.output(); strings.Contains(log, `"refused"`) {
+	if log := b.output(); strings.Contains(log, protocol.MethodAttach) {
 		t.Errorf("what was not wanted was offered:\n%s", log)
 	}
 	l.waitFor("v2", 10)
