@@ -4,6 +4,7 @@ package server
 
 import (
 	"slices"
+	"time"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -16,11 +17,16 @@ type deploy struct {
 	client     *client
 	link       link
 	replaced   bool
+	heard      chan struct{} // closed when the client has been told of that, or has gone
 }
+
+// hearing is how long workers are not asked to leave yet, at most, so that those who
+// would start them again have been told before the first one has left.
+const hearing = 100 * time.Millisecond
 
 // enroll makes a deploy of c known, unless it has been replaced already.
 func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*deploy, error) {
-	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l}
+	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l, heard: make(chan struct{})}
 	for _, name := range d.names {
 		l := r.listeners.get(name)
 		switch {
@@ -42,15 +48,36 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 }
 
 // replaceDeploys tells the deploys that c, by draining the named listeners up to
-// limit, has replaced. Asked are the grants that were asked to leave.
-func (r *registry) replaceDeploys(c *client, names []string, limit int64, asked []*grant) {
+// limit, has replaced, and returns them. Leaving are the grants that are to be asked to
+// leave.
+func (r *registry) replaceDeploys(c *client, names []string, limit int64, leaving []*grant) (replaced []*deploy) {
 	for d := range r.deploys {
-		own := slices.ContainsFunc(asked, func(g *grant) bool { return g.generation == d.generation })
+		own := slices.ContainsFunc(leaving, func(g *grant) bool { return g.generation == d.generation })
 		older := d.generation < limit && c.mayDrain(d.client.peer) &&
 			slices.ContainsFunc(names, func(name string) bool { return slices.Contains(d.names, name) })
 		if own || older {
 			d.replaced = true
 			d.link.wake()
+			replaced = append(replaced, d)
+		}
+	}
+	return replaced
+}
+
+// untilHeard waits until deploys that were replaced know it, for as long as hearing.
+func (s *session) untilHeard(deploys []*deploy) {
+	if len(deploys) == 0 {
+		return
+	}
+	limit := time.NewTimer(hearing)
+	defer limit.Stop()
+	for _, d := range deploys {
+		select {
+		case <-d.heard:
+		case <-limit.C:
+			return // it does not read
+		case <-s.ctx.Done():
+			return
 		}
 	}
 }
@@ -63,6 +90,7 @@ func (s *session) deploy(c protocol.Call) error {
 		return s.replyError(c, err)
 	}
 	r := s.server.registry
+	defer close(d.heard)
 	defer s.server.locked(func() { delete(r.deploys, d) })
 	if err := s.reply(c, protocol.DeployReply{Generation: d.generation}, true); err != nil {
 		return err

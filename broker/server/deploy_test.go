@@ -10,6 +10,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
 )
 
 func deploy(generation int64, names ...string) call {
@@ -80,6 +81,50 @@ func TestDeployIsTold(t *testing.T) {
 	c.drain(all("web"))
 	second.replaced(two)
 	second.alive() // the connection goes on
+}
+
+// TestDeployIsToldFirst: who starts workers knows that they are asked to leave before any
+// of them does, so that it starts no others.
+func TestDeployIsToldFirst(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0")
+	for range 20 {
+		d, generation := b.deploy(t, "web")
+		worker, grant := b.hold(t, protocol.GetParameters{Names: []string{"web"}, Generation: generation})
+		b.client(t).send(method(protocol.MethodDrain, all("web")))
+		if first := firstReadable(t, d, worker); first != d {
+			t.Error("the worker was told first")
+		}
+		d.replaced(generation)
+		worker.wantEvent(grant, protocol.EventDrain, true)
+		worker.close()
+	}
+}
+
+// firstReadable waits until something has come for one of the clients, and returns which:
+// of several the first.
+func firstReadable(t *testing.T, clients ...*client) *client {
+	t.Helper()
+	polled := make([]unix.PollFd, len(clients))
+	for i, c := range clients {
+		raw, err := c.uc.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) { polled[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN} }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		if n, err := unix.Poll(polled, int(patience.Milliseconds())); n == 0 || err != nil && err != unix.EINTR {
+			t.Fatalf("nothing has come (%v)", err)
+		}
+		for i, p := range polled {
+			if p.Revents != 0 {
+				return clients[i]
+			}
+		}
+	}
 }
 
 // TestDeployOfNameToCome: a deploy may come before its listener.

@@ -5,46 +5,53 @@ package server
 import (
 	"errors"
 	"maps"
-	"slices"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// drain asks grants of the named listeners that are older than before to leave, and
-// returns those that were asked, now or earlier, and have not left, and how many could
-// not be asked. Who waits and is older gets no place any more. Names that the caller may
-// not get are errors, and then nobody is asked.
-func (r *registry) drain(c *client, names []string, before *int64) (asked []*grant, failed int, err error) {
+// sendAway makes c's users of the named listeners whose generation is older than before
+// get no place any more, and those who wait hear it. It returns the grants that are to be
+// asked to leave, and the deploys they belong to, which are told. Names that the caller
+// may not get are errors, and then nobody is sent away.
+func (r *registry) sendAway(c *client, names []string, before *int64) ([]*grant, []*deploy, error) {
 	if c.server.desk.ctx.Err() != nil {
-		return nil, 0, errStopping // the next broker would not know of it
+		return nil, nil, errStopping // the next broker would not know of it
 	}
 	listeners, err := r.listenersFor(c, names)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	limit := r.lastID + 1
 	if before != nil {
 		limit = min(*before, limit)
 	}
+	var leaving []*grant
 	seen := make(map[*grant]bool)
 	for _, l := range listeners {
 		l.history().sent.away(c, limit)
 		r.saveListener(l)
-		for _, g := range slices.Clone(l.holders) {
-			if seen[g] || g.generation >= limit || !c.mayDrain(g.peer) {
-				continue
-			}
-			seen[g] = true
-			if r.askToLeave(g) {
-				asked = append(asked, g)
-			} else if !g.ended {
-				failed++
+		for _, g := range l.holders {
+			if !seen[g] && g.generation < limit && c.mayDrain(g.peer) {
+				seen[g] = true
+				leaving = append(leaving, g)
 			}
 		}
 	}
-	r.replaceDeploys(c, names, limit, asked)
 	r.freed = true // for those who wait and have been sent away
-	return asked, failed, nil
+	return leaving, r.replaceDeploys(c, names, limit, leaving), nil
+}
+
+// askAll asks grants to leave, and returns those that were asked, now or earlier, and
+// have not left, and how many could not be asked.
+func (r *registry) askAll(grants []*grant) (asked []*grant, failed int) {
+	for _, g := range grants {
+		if r.askToLeave(g) {
+			asked = append(asked, g)
+		} else if !g.ended {
+			failed++
+		}
+	}
+	return asked, failed
 }
 
 // listenersFor returns the listeners of these names, all of which c may get.
@@ -149,12 +156,22 @@ func (s *session) drain(c protocol.Call) error {
 	if err == nil && p.Before != nil && *p.Before < 0 {
 		err = &protocol.InvalidParameterError{Parameter: "before"}
 	}
+	var leaving []*grant
+	if err == nil {
+		var deploys []*deploy
+		s.server.locked(func() { leaving, deploys, err = s.server.registry.sendAway(&s.client, p.Names, p.Before) })
+		s.untilHeard(deploys)
+	}
 	var d *departure
 	var reply protocol.DrainReply
 	if err == nil {
 		s.server.locked(func() {
+			if s.server.desk.ctx.Err() != nil {
+				err = errStopping
+				return
+			}
 			var asked []*grant
-			asked, reply.Failed, err = s.server.registry.drain(&s.client, p.Names, p.Before)
+			asked, reply.Failed = s.server.registry.askAll(leaving)
 			if reply.Drained = len(asked); c.More && !c.Oneway {
 				d = s.server.registry.departing(s, asked)
 			}

@@ -87,6 +87,11 @@ func (s *supervisor) loop(ctx context.Context, events <-chan DeployEvent, signal
 			s.signalled(sig, time.Now())
 		case batch := <-s.poller.found:
 			now := time.Now()
+			select { // of a deploy that was replaced none is started again
+			case e := <-events:
+				s.deploy(e, now)
+			default:
+			}
 			for _, r := range batch {
 				s.readable(r, now)
 			}
