@@ -149,33 +149,11 @@ func (g *grant) tellLeft() {
 // drain answers Drain.
 func (s *session) drain(c protocol.Call) error {
 	var p protocol.DrainParameters
+	var reply protocol.DrainReply
+	var d *departure
 	err := protocol.DecodeParameters(c.Parameters, &p)
 	if err == nil {
-		err = s.checkNames(p.Names)
-	}
-	if err == nil && p.Before != nil && *p.Before < 0 {
-		err = &protocol.InvalidParameterError{Parameter: "before"}
-	}
-	var leaving []*grant
-	if err == nil {
-		var deploys []*deploy
-		s.server.locked(func() { leaving, deploys, err = s.server.registry.sendAway(&s.client, p.Names, p.Before) })
-		s.untilHeard(deploys)
-	}
-	var d *departure
-	var reply protocol.DrainReply
-	if err == nil {
-		s.server.locked(func() {
-			if s.server.desk.ctx.Err() != nil {
-				err = errStopping
-				return
-			}
-			var asked []*grant
-			asked, reply.Failed = s.server.registry.askAll(leaving)
-			if reply.Drained = len(asked); c.More && !c.Oneway {
-				d = s.server.registry.departing(s, asked)
-			}
-		})
+		reply, d, err = s.askToLeave(p, c.More && !c.Oneway)
 	}
 	if errors.Is(err, errStopping) {
 		return err
@@ -192,6 +170,37 @@ func (s *session) drain(c protocol.Call) error {
 	}
 	defer s.server.locked(func() { s.server.registry.giveUp(d) })
 	return s.seeOff(c, d, reply)
+}
+
+// askToLeave asks the grants that p says to leave, and says how many were asked. With
+// await their departure is to be followed.
+func (s *session) askToLeave(p protocol.DrainParameters, await bool) (reply protocol.DrainReply, d *departure, err error) {
+	if err := s.checkNames(p.Names); err != nil {
+		return reply, nil, err
+	}
+	if p.Before != nil && *p.Before < 0 {
+		return reply, nil, &protocol.InvalidParameterError{Parameter: "before"}
+	}
+	r := s.server.registry
+	var leaving []*grant
+	var deploys []*deploy
+	s.server.locked(func() { leaving, deploys, err = r.sendAway(&s.client, p.Names, p.Before) })
+	if err != nil {
+		return reply, nil, err
+	}
+	s.untilHeard(deploys)
+	s.server.locked(func() {
+		if s.server.desk.ctx.Err() != nil {
+			err = errStopping
+			return
+		}
+		var asked []*grant
+		asked, reply.Failed = r.askAll(leaving)
+		if reply.Drained = len(asked); await {
+			d = r.departing(s, asked)
+		}
+	})
+	return reply, d, err
 }
 
 // seeOff tells the client of d's grants as they leave.
