@@ -3,6 +3,7 @@
 package server
 
 import (
+	"os"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -50,7 +51,8 @@ func (t *transition) remains(u *inUse, r socket.Recovered) {
 		return
 	}
 	u.failure = failureOf(u.spec, err)
-	if r.Why != "" {
+	own := slices.ContainsFunc(u.failure.Processes, func(p protocol.Process) bool { return p.PID == os.Getpid() })
+	if r.Why != "" && !own {
 		u.failure.Message += " (not taken back: " + r.Why + ")"
 	}
 	if r.Offer && !t.impatient && slices.Contains(t.configured, u.spec.Name) {

@@ -70,7 +70,14 @@ func TestInUseNamesSeveral(t *testing.T) {
 		defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
 		want = append(want, fmt.Sprint(cmd.Process.Pid))
 	}
-	be := refused(t, "b="+sock.Address())
+	address := sock.Address()
+	if be := refused(t, "b="+address); !strings.HasSuffix(be.Error(), "address already in use by this broker itself, under another name") {
+		t.Errorf("got %v", be)
+	}
+	if err := sock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	be := refused(t, "b="+address)
 	if len(be.Holders) != 5 || !strings.Contains(be.Error(), "in use by pids ") || !strings.HasSuffix(be.Error(), " and others") {
 		t.Errorf("got %v", be)
 	}

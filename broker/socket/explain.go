@@ -21,7 +21,7 @@ func explainInet(n *network, s Spec, end endpoint, err error) error {
 		return err
 	case errors.Is(err, unix.EADDRINUSE):
 		holders := holdersOfInet(n, s, end)
-		return &problem{holders.inUse(), err, holders.seen}
+		return &problem{holders.taken(), err, holders.seen}
 	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
 		return &problem{fmt.Sprintf("permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort()), err, nil}
 	case errors.Is(err, unix.EADDRNOTAVAIL):

@@ -29,22 +29,32 @@ type Process struct {
 // holders is what could be found out about who has an address.
 type holders struct {
 	found bool // a socket was found that has it
+	self  bool // this process has it
 	uid   uint32
 	seen  []Process
 	more  bool // there are more than seen
 	late  bool // not all processes could be searched in time
 }
 
+const inUseText = "address already in use"
+
+// taken says why an address that is not bound yet cannot be.
+func (h holders) taken() string {
+	if h.self {
+		return inUseText + " by this broker itself, under another name"
+	}
+	return h.inUse()
+}
+
 // inUse says that an address is in use, and by whom.
 func (h holders) inUse() string {
-	const inUse = "address already in use"
 	switch {
 	case !h.found:
-		return inUse + " (by whom cannot be seen from here)"
+		return inUseText + " (by whom cannot be seen from here)"
 	case len(h.seen) == 0 && h.late:
-		return fmt.Sprintf("%s by a socket of uid %d (whose process was not found in %v)", inUse, h.uid, searchTime)
+		return fmt.Sprintf("%s by a socket of uid %d (whose process was not found in %v)", inUseText, h.uid, searchTime)
 	case len(h.seen) == 0:
-		return fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, or in another pid namespace)", inUse, h.uid)
+		return fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, or in another pid namespace)", inUseText, h.uid)
 	}
 	pids := make([]string, len(h.seen))
 	for i, p := range h.seen {
@@ -57,7 +67,7 @@ func (h holders) inUse() string {
 	if h.more {
 		end = " and others"
 	}
-	return inUse + " by " + word + " " + strings.Join(pids, ", ") + end
+	return inUseText + " by " + word + " " + strings.Join(pids, ", ") + end
 }
 
 // holdersOf returns who holds any of the sockets found by sock_diag.
@@ -69,8 +79,8 @@ func holdersOf(socks []diagSocket) holders {
 	for _, d := range socks {
 		links[socketLink(d.inode)] = true
 	}
-	h := holders{found: true, uid: socks[0].uid}
 	deadline := time.Now().Add(searchTime)
+	h := holders{found: true, uid: socks[0].uid, self: holdsAny(os.Getpid(), links, deadline)}
 	for pid := range processes(deadline) {
 		if !holdsAny(pid, links, deadline) {
 			continue

@@ -32,7 +32,7 @@ func clearPath(n *network, path string) error {
 		return unix.EADDRINUSE
 	case live:
 		holders := holdersOfUnix(path, file)
-		return &problem{holders.inUse(), unix.EADDRINUSE, holders.seen}
+		return &problem{holders.taken(), unix.EADDRINUSE, holders.seen}
 	}
 	err = file.remove()
 	if errors.Is(err, fs.ErrPermission) {

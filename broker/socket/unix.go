@@ -32,7 +32,7 @@ func openAbstract(n *network, s Spec) (*Socket, error) {
 		_ = fd.Close()
 		if errors.Is(err, unix.EADDRINUSE) && !n.brief {
 			holders := holdersOfUnix(s.Address, nil)
-			err = &problem{holders.inUse(), err, holders.seen}
+			err = &problem{holders.taken(), err, holders.seen}
 		}
 		return nil, err
 	}
