@@ -105,13 +105,13 @@ func (d *desk) watch(fd *scmrights.FD, op int, events uint32) (err error) {
 // run serves until the context is done.
 func (d *desk) run() error {
 	defer d.sendAway()
-	for {
+	for d.ctx.Err() == nil { // the turn before may have read the interrupt that says so
 		n, err := unix.EpollWait(d.epoll, d.events, d.patience())
 		if err != nil && err != unix.EINTR {
 			return os.NewSyscallError("epoll_wait", err)
 		}
 		if d.ctx.Err() != nil {
-			return ErrClosed
+			break
 		}
 		d.begin()
 		if err := d.turnTo(d.events[:max(n, 0)]); err != nil {
@@ -119,6 +119,7 @@ func (d *desk) run() error {
 		}
 		d.finish()
 	}
+	return ErrClosed
 }
 
 // turnTo does what events ask for. New connections come last: one of them may have
