@@ -144,6 +144,9 @@ func (b *running) configure(took server.Takeover) error {
 	} else {
 		closePassed(b.passed.sockets)
 	}
+	if err == nil && b.passed.link != nil {
+		b.disown()
+	}
 	many := len(b.listeners) >= manyListeners
 	b.listeners, b.took = nil, took.Listeners > 0
 	if many {
@@ -157,6 +160,16 @@ func (b *running) configure(took server.Takeover) error {
 		return nil
 	}
 	return err
+}
+
+// disown makes the keeper forget what a service manager has passed to it: the broker has
+// stored what it has made of that, and nothing else is to hold it open.
+func (b *running) disown() {
+	for _, p := range b.passed.sockets {
+		if err := b.server.Store.Forget(p.Name); err != nil {
+			b.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper goes on holding a socket that it was passed: it is not closed by unbind")
+		}
+	}
 }
 
 // serve answers until ctx is done, another program is to take over, or something that

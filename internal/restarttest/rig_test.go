@@ -68,6 +68,12 @@ type rig struct {
 // start starts a broker that the test's end stops, whoever it is by then.
 func start(t testing.TB, args ...string) *rig {
 	t.Helper()
+	return startAs(t, func(*exec.Cmd) {}, args...)
+}
+
+// startAs is start with something done to the command first.
+func startAs(t testing.TB, prepare func(*exec.Cmd), args ...string) *rig {
+	t.Helper()
 	dir := fdtest.SocketDir(t)
 	fdtest.Build(t, dir, module+"/cmd/fdbroker", module+"/cmd/fdclient")
 	r := &rig{t: t, program: dir + "/fdbroker", socket: dir + "/c"}
@@ -81,6 +87,7 @@ func start(t testing.TB, args ...string) *rig {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
+	prepare(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
