@@ -99,16 +99,27 @@ func (c *Client) seeOff(ctx context.Context, p protocol.DrainParameters, reply *
 	})
 }
 
+// DeployOptions say what a deploy is, and who is told of it.
+type DeployOptions struct {
+	// Generation is 0, or that of a deploy which goes on after the broker was lost.
+	Generation int64
+	// Joined is called with the deploy's generation, which its workers have to be told
+	// as [GenerationEnv].
+	Joined func(generation int64)
+	// Replaced, where it is not nil, is called when a newer deploy has replaced this
+	// one. The workers are not asked to leave until it has returned, but for a tenth
+	// of a second at most.
+	Replaced func()
+}
+
 // Deploy makes the broker know this process as one that starts workers of the named
 // listeners, and returns nil once a newer deploy has replaced it: then its
-// workers were asked to leave, and it must not start others. Joined is called with
-// the deploy's generation, which its workers have to be told as [GenerationEnv].
-// Generation is 0, or that of a deploy which goes on after the broker was lost.
-// Without names, only what its workers hold counts.
+// workers are asked to leave, and it must not start others. Without names, only what its
+// workers hold counts.
 //
 // Errors: [ErrReplaced] where that has happened already, [ErrDenied], [ErrLost].
-func (c *Client) Deploy(ctx context.Context, generation int64, joined func(generation int64), names ...string) error {
-	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: generation}
+func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
+	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: o.Generation}
 	return c.stream(ctx, protocol.MethodDeploy, p, func(m protocol.Message) (bool, error) {
 		raw, err := parametersOf(m)
 		if err != nil {
@@ -119,9 +130,12 @@ func (c *Client) Deploy(ctx context.Context, generation int64, joined func(gener
 			return false, err
 		}
 		if reply.Event == protocol.EventDrain {
-			return false, nil
+			if o.Replaced != nil {
+				o.Replaced()
+			}
+			return false, nil // closes the connection, which tells the broker
 		}
-		joined(reply.Generation)
+		o.Joined(reply.Generation)
 		return true, nil
 	})
 }

@@ -272,7 +272,7 @@ func TestReplace(t *testing.T) {
 	replaced := make(chan error, 1)
 	go func() {
 		c := broker.Client{Socket: b.path}
-		replaced <- c.Deploy(ctx, 0, func(g int64) { generation <- g }, "web")
+		replaced <- c.Deploy(ctx, broker.DeployOptions{Joined: func(g int64) { generation <- g }}, "web")
 	}()
 	t.Setenv(broker.GenerationEnv, strconv.FormatInt(<-generation, 10))
 	siblings := []*broker.Listener{b.dial("web"), b.dial("web")}
@@ -352,7 +352,7 @@ func TestDeployEnds(t *testing.T) {
 	b := startBroker(t, "web=127.0.0.1:0")
 	deploy := func(ctx context.Context, generation int64, joined func(int64)) error {
 		c := broker.Client{Socket: b.path}
-		return c.Deploy(ctx, generation, joined, "web")
+		return c.Deploy(ctx, broker.DeployOptions{Generation: generation, Joined: joined}, "web")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var generation int64
@@ -371,10 +371,14 @@ func TestDeployEnds(t *testing.T) {
 	b.stop()
 	b = startBrokerAt(t, b.path, server.Config{}, "web=127.0.0.1:0")
 	b.drain(broker.DrainOptions{Before: generation + 1}, "web")
-	err = deploy(context.Background(), generation, func(int64) { go b.drain(broker.DrainOptions{}, "web") })
+	var draining sync.WaitGroup
+	err = deploy(context.Background(), generation, func(int64) {
+		draining.Go(func() { b.drain(broker.DrainOptions{}, "web") })
+	})
 	if err != nil {
 		t.Errorf("got %v", err)
 	}
+	draining.Wait()
 	if err := deploy(context.Background(), generation, func(int64) {}); !errors.Is(err, broker.ErrReplaced) {
 		t.Errorf("got %v", err)
 	}

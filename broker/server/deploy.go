@@ -3,6 +3,8 @@
 package server
 
 import (
+	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -17,11 +19,11 @@ type deploy struct {
 	client     *client
 	link       link
 	replaced   bool
-	heard      chan struct{} // closed when the client has been told of that, or has gone
+	heard      chan struct{} // closed when the client has acted on that, or will not
 }
 
 // hearing is how long workers are not asked to leave yet, at most, so that those who
-// would start them again have been told before the first one has left.
+// would start them again have heard of it before the first one has left.
 const hearing = 100 * time.Millisecond
 
 // enroll makes a deploy of c known, unless it has been replaced already.
@@ -33,9 +35,12 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 		case l == nil: // may come yet
 		case !c.may(l.socket.Spec().Options):
 			return nil, &protocol.DeniedError{Name: name, UID: c.peer.uid, Allow: allowed(l.socket.Spec().Options)}
-		case l.sentAway().has(c, d.generation):
+		case l.sentAway().covers(c.peer.uid, d.generation):
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}
+	}
+	if left := r.leftOf(d); left != nil {
+		return nil, &protocol.ReplacedError{Name: left.names()[0], Generation: d.generation}
 	}
 	if err := r.countFrom(d.generation); err != nil {
 		return nil, err
@@ -44,7 +49,25 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 		d.generation = r.newID()
 	}
 	r.deploys[d] = struct{}{}
+	r.disbelieve(d)
 	return d, nil
+}
+
+// leftOf returns a grant of d's workers that was asked to leave while d was not known, or
+// nil.
+func (r *registry) leftOf(d *deploy) *grant {
+	for _, g := range r.grants {
+		if d.generation != 0 && g.generation == d.generation && g.draining && g.peer.startedBy(d.client.peer) {
+			return g
+		}
+	}
+	return nil
+}
+
+// replace makes d hear that it has been replaced.
+func (d *deploy) replace() {
+	d.replaced = true
+	d.link.wake()
 }
 
 // replaceDeploys tells the deploys that c, by draining the named listeners up to
@@ -52,19 +75,23 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 // leave.
 func (r *registry) replaceDeploys(c *client, names []string, limit int64, leaving []*grant) (replaced []*deploy) {
 	for d := range r.deploys {
-		own := slices.ContainsFunc(leaving, func(g *grant) bool { return g.generation == d.generation })
-		older := d.generation < limit && c.mayDrain(d.client.peer) &&
+		if !c.mayDrain(d.client.peer) {
+			continue
+		}
+		own := slices.ContainsFunc(leaving, func(g *grant) bool {
+			return g.generation == d.generation && g.peer.startedBy(d.client.peer)
+		})
+		older := d.generation < limit &&
 			slices.ContainsFunc(names, func(name string) bool { return slices.Contains(d.names, name) })
 		if own || older {
-			d.replaced = true
-			d.link.wake()
+			d.replace()
 			replaced = append(replaced, d)
 		}
 	}
 	return replaced
 }
 
-// untilHeard waits until deploys that were replaced know it, for as long as hearing.
+// untilHeard waits until deploys that were replaced have heard it, for as long as hearing.
 func (s *session) untilHeard(deploys []*deploy) {
 	if len(deploys) == 0 {
 		return
@@ -75,7 +102,7 @@ func (s *session) untilHeard(deploys []*deploy) {
 		select {
 		case <-d.heard:
 		case <-limit.C:
-			return // it does not read
+			return // who does not listen holds up nobody
 		case <-s.ctx.Done():
 			return
 		}
@@ -102,7 +129,21 @@ func (s *session) deploy(c protocol.Call) error {
 	}); err != nil {
 		return err
 	}
-	return s.reply(c, protocol.DeployReply{Generation: d.generation, Event: protocol.EventDrain}, false)
+	if err := s.reply(c, protocol.DeployReply{Generation: d.generation, Event: protocol.EventDrain}, false); err != nil {
+		return err
+	}
+	return s.untilActedOn()
+}
+
+// untilActedOn waits until the peer says anything more, or closes the connection, for as
+// long as hearing.
+func (s *session) untilActedOn() error {
+	_ = s.file.SetReadDeadline(time.Now().Add(hearing))
+	defer s.rest()
+	if err := s.conn.Fill(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return nil
 }
 
 // enroll makes the deploy that c asks for.

@@ -96,6 +96,7 @@ func TestDeployIsToldFirst(t *testing.T) {
 			t.Error("the worker was told first")
 		}
 		d.replaced(generation)
+		d.close() // which says that it has acted on it
 		worker.wantEvent(grant, protocol.EventDrain, true)
 		worker.close()
 	}

@@ -108,9 +108,10 @@ func (s *sent) away(c *client, limit int64) {
 	delete(s.of, oldest)
 }
 
-// has reports whether what c started as part of that generation has been sent away.
-func (s sent) has(c *client, generation int64) bool {
-	return generation != 0 && (generation < s.all || generation < s.of[c.peer.uid])
+// covers reports whether what a user has started as part of that generation has been sent
+// away.
+func (s sent) covers(uid uint32, generation int64) bool {
+	return generation != 0 && (generation < s.all || generation < s.of[uid])
 }
 
 // departure is grants that somebody waits for to leave. The registry's lock guards

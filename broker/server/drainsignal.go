@@ -23,6 +23,8 @@ var errNotTheirs = errors.New("the process has become another user's")
 // returns false where that has ended, or cannot be told.
 func (r *registry) askToLeave(g *grant) bool {
 	switch {
+	case g.ended:
+		return false
 	case g.draining:
 		return true
 	case g.pidfd != nil && exited(g.pidfd):

@@ -70,6 +70,7 @@ func (q *request) age() int64 {
 // ask decides q, or puts it in the queue where it may wait and has to.
 func (r *registry) ask(q *request, wait bool) {
 	q.since = time.Now()
+	r.believe(q)
 	if r.resume(q) {
 		return
 	}
@@ -95,6 +96,7 @@ func (r *registry) ask(q *request, wait bool) {
 // getting to know its process; otherwise it changes nothing.
 func (r *registry) askNow(q *request) {
 	q.since = time.Now()
+	r.believe(q)
 	if r.resume(q) {
 		return
 	}
@@ -178,7 +180,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 		if !q.client.may(options) {
 			return &protocol.DeniedError{Name: name, UID: q.client.peer.uid, Allow: allowed(options)}, true
 		}
-		if l.sentAway().has(q.client, q.age()) {
+		if r.replaced(q, l) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 		listeners[i] = l
@@ -202,11 +204,26 @@ func (r *registry) try(q *request) (err error, final bool) {
 	return r.grant(q, own, listeners), true
 }
 
+// replaced reports whether those who are as old as q have been sent away from l. Who
+// started q has to know that, and may not: none of its workers may have held l then.
+func (r *registry) replaced(q *request, l *listener) bool {
+	sent := l.sentAway()
+	if !sent.covers(q.client.peer.uid, q.age()) {
+		return false
+	}
+	for d := range r.deploys {
+		if d.generation == q.age() && sent.covers(d.client.peer.uid, d.generation) && q.client.peer.startedBy(d.client.peer) {
+			d.replace()
+		}
+	}
+	return true
+}
+
 // missing says why q cannot be granted, whose name i is not bound, and whether waiting is
 // of no use: where it never can be, or q has been sent away from one that comes after it.
 func (r *registry) missing(q *request, i int) (err error, final bool) {
 	for _, name := range q.names[i+1:] {
-		if l := r.listeners.get(name); l != nil && l.sentAway().has(q.client, q.age()) {
+		if l := r.listeners.get(name); l != nil && r.replaced(q, l) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 	}

@@ -160,6 +160,7 @@ func (s *Server) takeover(t *Takeover, was saved, sockets map[uint32]*scmrights.
 		for _, l := range restored {
 			r.restore(l)
 		}
+		r.finishDrains()
 		if was.controlAt != 0 {
 			s.controlRecord = was.controlAt
 		}
@@ -167,6 +168,16 @@ func (s *Server) takeover(t *Takeover, was saved, sockets map[uint32]*scmrights.
 	t.Listeners = len(restored)
 	s.taken = takenOver{at: time.Now(), why: t.Why}
 	s.expireKept()
+}
+
+// finishDrains asks those to leave who were sent away by a drain that the broker before
+// had not finished.
+func (r *registry) finishDrains() {
+	for _, g := range r.grants {
+		if slices.ContainsFunc(g.listeners, func(l *listener) bool { return l.sentAway().covers(g.peer.uid, g.generation) }) {
+			r.askToLeave(g)
+		}
+	}
 }
 
 // restoreListener makes fd, which it takes if it succeeds, the socket of the listener

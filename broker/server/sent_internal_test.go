@@ -26,7 +26,7 @@ func TestSentOfMany(t *testing.T) {
 	if st.replace(0, kindListener) == 0 {
 		t.Errorf("no room for a listener that %d users have drained: %d bytes", len(s.of), len(st.scratch))
 	}
-	if !s.has(&client{peer: peer{uid: users}}, users-1) {
+	if !s.covers(users, users-1) {
 		t.Error("what the last user sent away is not known any more")
 	}
 	if s.away(&client{server: server}, users); len(s.of) > 0 {

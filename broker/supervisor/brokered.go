@@ -87,19 +87,27 @@ func (b *Brokered) Follow(ctx context.Context, each func(DeployEvent)) {
 	defer client.Close()
 	missed := false
 	for wait := lookMin; ; wait = min(2*wait, lookMax) {
-		err := client.Deploy(ctx, b.generation.Load(), func(generation int64) {
-			if missed {
-				b.Logger.Info().Msg("the broker answers")
-				b.offer(ctx)
-			}
-			wait, missed = lookMin, false
-			b.joined(ctx, generation, each)
+		err := client.Deploy(ctx, broker.DeployOptions{
+			Generation: b.generation.Load(),
+			Joined: func(generation int64) {
+				if missed {
+					b.Logger.Info().Msg("the broker answers")
+					b.offer(ctx)
+				}
+				wait, missed = lookMin, false
+				b.joined(ctx, generation, each)
+			},
+			Replaced: func() { each(DeployEvent{Replaced: true}) },
 		}, b.Names...)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil, errors.Is(err, broker.ErrReplaced):
-			each(DeployEvent{Replaced: true})
+			each(DeployEvent{Replaced: true}) // again, or it had happened already
+			if !b.allAsked(ctx) {
+				b.Logger.Warn().Msg("the broker has not asked all workers to leave: they are asked from here")
+				each(DeployEvent{Unasked: true})
+			}
 			return
 		case errors.Is(err, broker.ErrNoBroker), errors.Is(err, broker.ErrLost):
 		case b.generation.Load() != 0 && isInvalid(err):
@@ -193,6 +201,9 @@ func (b *Brokered) replace(ctx context.Context) {
 				patient = true
 				b.Logger.Warn().Err(err).Msg("older deploys go on until then")
 			}
+		case errors.Is(err, broker.ErrUnasked):
+			b.Logger.Warn().Err(err).Int("count", n).Msg("asked the workers of older deploys to leave, but for these: a run that has started them does")
+			return
 		case !errors.Is(err, broker.ErrNoBroker) && !errors.Is(err, broker.ErrLost):
 			b.Logger.Error().Err(err).Msg("older deploys go on: they could not be asked to leave")
 			return

@@ -47,6 +47,9 @@ type Config struct {
 	StopSignal unix.Signal
 	Grace      time.Duration
 
+	// DrainSignal asks a worker to leave that the broker cannot ask; 0: nothing does.
+	DrainSignal unix.Signal
+
 	// Deploy is told of, and tells, what concerns other deploys; nil: there are none.
 	Deploy Deploy
 	// Tell is told how the workers are doing, in the words of sd_notify(3); nil:

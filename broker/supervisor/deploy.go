@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/protocol"
+	"golang.org/x/sys/unix"
 )
 
 // GenerationEnv names, in the environment of a worker, the deploy that it belongs to.
@@ -29,7 +30,8 @@ type Deploy interface {
 // DeployEvent is what becomes of a deploy.
 type DeployEvent struct {
 	Generation int64 // the deploy's, from now on; 0: as before
-	Replaced   bool  // a newer deploy has taken over
+	Replaced   bool  // a newer deploy has taken over, and asks the workers to leave
+	Unasked    bool  // it cannot ask all of them
 	Err        error // it cannot begin
 }
 
@@ -71,6 +73,8 @@ func (s *supervisor) deploy(e DeployEvent, now time.Time) {
 		s.stop(now)
 	case e.Replaced:
 		s.replaced()
+	case e.Unasked:
+		s.askWorkers()
 	case e.Generation != 0:
 		s.open = true
 		s.dropPrimed() // it is of another generation
@@ -86,4 +90,17 @@ func (s *supervisor) replaced() {
 	}
 	s.end("asked to leave, by a newer deploy or a drain")
 	s.log.Info().Int("count", s.alive()).Msg("asked to leave, by a newer deploy or a drain")
+}
+
+// askWorkers asks the workers to leave as the broker would have.
+func (s *supervisor) askWorkers() {
+	for _, w := range s.workers {
+		switch {
+		case w.told:
+		case w.ran.IsZero():
+			w.signal(unix.SIGTERM) // as in leave
+		case s.config.DrainSignal != 0:
+			w.signal(s.config.DrainSignal)
+		}
+	}
 }

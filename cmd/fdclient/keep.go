@@ -114,6 +114,10 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 		return usagef("--stop-signal %s: a worker must be told somehow", f.stopSignal)
 	}
 	f.config.StopSignal = unix.SignalNum("SIG" + signal)
+	if signal, err = signalName("--drain-signal", f.launch.drainSignal); err != nil {
+		return err
+	}
+	f.config.DrainSignal = unix.SignalNum("SIG" + signal)
 	if f.config.NotifyReady = f.ready == "notify"; f.config.NotifyReady {
 		return nil
 	}

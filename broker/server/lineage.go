@@ -1,0 +1,78 @@
+//go:build linux
+
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+)
+
+// mostGenerations bounds how far back a process's parents are looked at.
+const mostGenerations = 64
+
+// startedBy reports whether p is a process of a deploy whose client is starter: it, or a
+// descendant of it, also where that has become another user's. Where that cannot be seen,
+// the user decides.
+func (p peer) startedBy(starter peer) bool {
+	pid := p.pid
+	for range mostGenerations {
+		switch {
+		case pid == 0, starter.pid == 0: // of another pid namespace, or /proc hides it
+			return p.uid == starter.uid
+		case pid == starter.pid:
+			return true
+		case pid == 1:
+			return false
+		}
+		pid = parentOf(pid)
+	}
+	return false
+}
+
+// parentOf returns the pid of the parent of a process, or 0.
+func parentOf(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // proc_pid_stat(5): PID (COMMAND) STATE PPID
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return 0
+	}
+	return parent
+}
+
+// believe drops what q says of its generation where that is a deploy's of another user,
+// who has not started it: everybody can guess a number.
+func (r *registry) believe(q *request) {
+	if q.generation == 0 {
+		return
+	}
+	for d := range r.deploys {
+		if d.generation == q.generation && !q.client.peer.belongsTo(d) {
+			q.generation = 0
+			return
+		}
+	}
+}
+
+// disbelieve drops what was said of d's generation, by others, while d was not known.
+func (r *registry) disbelieve(d *deploy) {
+	for _, g := range r.grants {
+		if g.generation == d.generation && !g.peer.belongsTo(d) {
+			g.generation = g.id
+			r.saveGrant(g)
+		}
+	}
+}
+
+// belongsTo reports whether p may say that it belongs to d.
+func (p peer) belongsTo(d *deploy) bool {
+	return p.uid == d.client.peer.uid || p.startedBy(d.client.peer)
+}
