@@ -72,7 +72,7 @@ func (r *registry) listenersFor(c *client, names []string) ([]*listener, error) 
 
 // mayDrain reports whether c may ask a process of p to leave.
 func (c *client) mayDrain(p peer) bool {
-	return c.privileged() || p.uid == c.peer.uid && p.uid != overflowID
+	return c.privileged() || p.sameUser(c.peer)
 }
 
 // mostSent is of how many users a listener remembers that they have sent theirs away: a

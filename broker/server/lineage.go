@@ -20,7 +20,7 @@ func (p peer) startedBy(starter peer) bool {
 	for range mostGenerations {
 		switch {
 		case pid == 0, starter.pid == 0: // of another pid namespace, or /proc hides it
-			return p.uid == starter.uid
+			return p.sameUser(starter)
 		case pid == starter.pid:
 			return true
 		case pid == 1:
@@ -74,5 +74,8 @@ func (r *registry) disbelieve(d *deploy) {
 
 // belongsTo reports whether p may say that it belongs to d.
 func (p peer) belongsTo(d *deploy) bool {
-	return p.uid == d.client.peer.uid || p.startedBy(d.client.peer)
+	return p.sameUser(d.client.peer) || p.startedBy(d.client.peer)
 }
+
+// sameUser reports whether p and q are of one user that the broker can tell from others.
+func (p peer) sameUser(q peer) bool { return p.uid == q.uid && p.uid != overflowID }

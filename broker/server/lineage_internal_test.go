@@ -43,6 +43,7 @@ func TestStartedBy(t *testing.T) {
 		{peer{pid: 1}, peer{pid: self}, false},
 		{peer{uid: 1}, peer{pid: self, uid: 1}, true},
 		{peer{uid: 1}, peer{pid: self}, false},
+		{peer{uid: overflowID}, peer{uid: overflowID}, false},
 		{peer{pid: self, uid: 1}, peer{uid: 1}, true},
 		{peer{pid: self}, peer{uid: 1}, false},
 	} {
