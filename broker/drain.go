@@ -61,6 +61,9 @@ type DrainOptions struct {
 // [Client.Get] gets the signal it has named. Users other than root and the broker's
 // own ask grants of their own only.
 //
+// After [ErrLost] it may be called again, with a Before that spares who has come since:
+// who was asked is not asked again, but counts.
+//
 // Errors: [ErrUnknownName], [ErrDenied], and [ErrUnasked], with which drained is what it
 // is without.
 func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (drained int, err error) {

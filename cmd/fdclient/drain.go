@@ -24,7 +24,8 @@ were asked and, with --wait, how many of them left in time; where some did not, 
 says who, and the exit status is 1. It is 1 as well where the broker may not signal
 one of them. Who waits for a place and is as old is turned away. A 'fdclient run' of
 such workers does not start them again, but ends once they have left; its --replace
-starts the new ones first.
+starts the new ones first. With --wait it goes on where the broker is upgraded or
+crashes meanwhile: then it asks the next one about the same holders.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -64,21 +65,20 @@ func defineDrain(fs *pflag.FlagSet) action {
 func drain(ctx context.Context, c command, client *broker.Client, before int64, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	n, left := -1, 0
-	_, err := client.Drain(ctx, broker.DrainOptions{Before: before, Progress: func(l int) {
-		if left = l; n < 0 {
-			n = l
-			fmt.Fprintln(c.out, asked(n))
-		}
-	}}, c.args...)
+	d := departure{command: c, client: client, before: before, asked: -1}
+	err := d.follow(ctx)
 	timedOut := errors.Is(err, context.DeadlineExceeded)
-	if n > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
-		fmt.Fprintf(c.out, "%d of %d left\n", n-left, n)
+	if d.asked > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
+		fmt.Fprintf(c.out, "%d of %d left\n", d.asked-d.left, d.asked)
 	}
 	if !timedOut {
 		return err
 	}
-	return fmt.Errorf("after %v there are still: %s; wait longer, or stop them yourself", limit, staying(c, client))
+	who, err := staying(c, client)
+	if err != nil {
+		return fmt.Errorf("after %v it is not known who is still there: %w", limit, err)
+	}
+	return fmt.Errorf("after %v there are still: %s; wait longer, or stop them yourself", limit, who)
 }
 
 func asked(n int) string {
@@ -89,12 +89,12 @@ func asked(n int) string {
 }
 
 // staying says who has been asked to leave, and has not.
-func staying(c command, client *broker.Client) string {
+func staying(c command, client *broker.Client) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	list, err := client.List(ctx)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	text := ""
 	for _, h := range list.Holders {
@@ -107,7 +107,7 @@ func staying(c command, client *broker.Client) string {
 		text += fmt.Sprintf("grant %d, pid %s (%s)", h.Grant, pidText(h.PID), h.Command)
 	}
 	if text == "" {
-		return "none by now"
+		text = "none by now"
 	}
-	return text
+	return text, nil
 }
