@@ -67,6 +67,7 @@ func keep(s self) int {
 	defer lines.Close()
 	running, _ := strconv.Atoi(os.Getenv(childEnv))
 	_ = os.Unsetenv(childEnv)
+	tellStrays(log, activation.FindStrays()) // the broker will find none
 	passed, err := activation.Take()
 	if err != nil {
 		complain(os.Stderr, err)

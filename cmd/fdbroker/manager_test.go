@@ -266,6 +266,9 @@ func TestPassed(t *testing.T) {
 	if want := fmt.Sprintf(`"name":"web","network":"tcp","address":%q`, addresses[0]); !strings.Contains(stderr.String(), want) {
 		t.Errorf("the log is without %s:\n%s", want, stderr)
 	}
+	if strings.Contains(stderr.String(), "LISTEN_PID") {
+		t.Errorf("the sockets are the broker's own, and the log says:\n%s", stderr)
+	}
 	for _, c := range []struct{ names, args, want string }{
 		{"web:web", "", `LISTEN_FDNAMES: descriptors 3 and 4 are both called "web" (with systemd, `},
 		{"web:unknown", "", `LISTEN_FDNAMES: descriptor 4: name "unknown" has a meaning to systemd`},

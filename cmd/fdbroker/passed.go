@@ -5,11 +5,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/rs/zerolog"
 )
 
 // passed is what this process was passed. Its owner must close it.
@@ -56,6 +58,15 @@ func takePassed() (p passed, err error) {
 		return passed{}, err
 	}
 	return p, nil
+}
+
+// tellStrays says why sockets that a service manager has passed are not used, if there
+// are such.
+func tellStrays(log zerolog.Logger, s activation.Strays) {
+	if s.Sockets > 0 {
+		log.Warn().Str("listen_pid", s.PID).Int("pid", os.Getpid()).Int("count", s.Sockets).
+			Msg("sockets were passed to another process (LISTEN_PID) and are not used here: start fdbroker directly, or by exec where a shell starts it")
+	}
 }
 
 // namedSockets checks the names of sockets that a service manager has passed. It takes

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -60,6 +61,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		complain(stderr, err)
 		return exitUsage
 	}
+	strays := activation.FindStrays()
 	passed, perr := takePassed()
 	if perr != nil {
 		complain(stderr, perr)
@@ -71,6 +73,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		return exitUsage
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
+	tellStrays(log, strays)
 	b := &running{options: o, inputs: in, log: log, lines: lines, passed: passed, listeners: listeners, wrong: err}
 	err = b.run(ctx)
 	lines.Close()

@@ -23,6 +23,9 @@ const first = 3
 // Nobody else has that one there.
 const StoreEnv = "FDBROKER_STORE"
 
+// variables are those that speak of descriptors.
+var variables = [...]string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", StoreEnv}
+
 // Passed is a descriptor that was passed.
 type Passed struct {
 	Name   string // "unknown" where none was given
@@ -37,7 +40,7 @@ type Passed struct {
 // be told from these.
 func Take() ([]Passed, error) {
 	env := make(map[string]string)
-	for _, key := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", StoreEnv} {
+	for _, key := range variables {
 		if value, set := os.LookupEnv(key); set {
 			env[key] = value
 			_ = os.Unsetenv(key)
@@ -66,6 +69,39 @@ func Take() ([]Passed, error) {
 		}
 	}
 	return passed, nil
+}
+
+// Strays is sockets that this process has inherited, and that are another one's by
+// LISTEN_PID, as where a service manager has started a shell that starts this process.
+type Strays struct {
+	PID     string // as LISTEN_PID has it
+	Sockets int    // 0: there are none
+}
+
+// FindStrays returns what [Take] will not take, of what is open. What a parent has left of
+// its own environment alone is none. Call it before Take.
+func FindStrays() Strays {
+	env := make(map[string]string)
+	for _, key := range variables {
+		env[key] = os.Getenv(key)
+	}
+	s := Strays{PID: env["LISTEN_PID"]}
+	count, err := strconv.Atoi(env["LISTEN_FDS"])
+	if err != nil || ours(env) {
+		return s
+	}
+	for s.Sockets < count && isInherited(first+s.Sockets) {
+		s.Sockets++
+	}
+	return s
+}
+
+// isInherited reports whether a descriptor is a socket that was open when this process
+// began: its own are close-on-exec.
+func isInherited(n int) bool {
+	flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
+	var st unix.Stat_t
+	return err == nil && flags&unix.FD_CLOEXEC == 0 && unix.Fstat(n, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
 // ours reports whether the variables are for this process: by its pid and, where
