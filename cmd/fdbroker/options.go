@@ -77,7 +77,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.Usage = func() {}
 	fs.SortFlags = false
 	fs.StringArrayVar(&o.binds, "bind", nil, "bind the listener of `SPEC`, which is NAME=ADDRESS[,OPTION[=VALUE]]...; may be given many times")
-	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, one a line; lines that begin with # are comments")
+	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, a regular one, one a line; lines that begin with # are comments")
 	socket := fs.String("socket", "", "`PATH` of the control socket")
 	mode := fs.String("socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
 	group := fs.String("socket-group", "", "`GROUP` of the control socket, by name or number")

@@ -3,11 +3,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 )
@@ -44,24 +41,4 @@ func specs(binds []string, config string) ([]socket.Spec, error) {
 		}
 	}
 	return all, errors.Join(errs...)
-}
-
-// readConfig calls add with each spec of a configuration file and where it stands.
-func readConfig(path string, add func(text, from string)) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		text := strings.TrimSpace(lines.Text())
-		if text != "" && !strings.HasPrefix(text, "#") {
-			add(text, fmt.Sprintf("%s:%d", path, n))
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("--config: read %s: %w", path, err)
-	}
-	return nil
 }
