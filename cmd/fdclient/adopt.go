@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -45,7 +44,10 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		name, options, _ := strings.Cut(c.args[0], ",")
+		name, options, err := nameAndOptions(c.args[0])
+		if err != nil {
+			return err
+		}
 		fd, err := socket.FromProcess(*pid, *address)
 		if err != nil {
 			return err

@@ -54,7 +54,10 @@ func definePut(fs *pflag.FlagSet) action {
 		if c.dashed != nil && len(c.dashed) == 0 {
 			return usagef("no command behind --")
 		}
-		name, options, _ := strings.Cut(c.args[0], ",")
+		name, options, err := nameAndOptions(c.args[0])
+		if err != nil {
+			return err
+		}
 		fd, err := donated(name, *number)
 		if err == nil {
 			err = put(ctx, c, broker.PutOptions{Options: options, Any: *anything}, name, fd)
@@ -64,6 +67,14 @@ func definePut(fs *pflag.FlagSet) action {
 		}
 		return err
 	}
+}
+
+// nameAndOptions parts NAME[,OPTION[=VALUE]]...
+func nameAndOptions(word string) (name, options string, err error) {
+	if name, options, _ = strings.Cut(word, ","); name == "" {
+		return "", "", usagef("%q begins with no name", word)
+	}
+	return name, options, nil
 }
 
 // put stores fd, which it takes, and then becomes the command, if there is one.
