@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
@@ -117,6 +118,18 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 		err = p.Exec()
 	}
 	return &exitError{err, launch.ExitCode(err)}
+}
+
+// checkCommand returns why the command cannot be run, as far as that is known before there
+// are sockets: one with a placeholder for its name is not known yet.
+func checkCommand(command, environ []string) error {
+	if strings.Contains(command[0], "{") {
+		return nil
+	}
+	if _, err := launch.Find(command, environ); err != nil {
+		return &exitError{err, launch.ExitCode(err)}
+	}
+	return nil
 }
 
 // quietTime is how long a get waits before it says what for.

@@ -181,12 +181,8 @@ func (f *runFlags) command(c command) (supervisor.Command, error) {
 		}
 		return supervisor.Command{Path: path, Argv: argv, Env: env}, nil
 	}
-	// What cannot be run is an error at once, also where there is no broker yet. Where
-	// get replaces or changes what decides that, it says so.
-	if !strings.Contains(c.dashed[0], "{") && len(f.launch.env) == 0 {
-		if _, _, err := launch.Direct(c.dashed, env); err != nil {
-			return supervisor.Command{}, &exitError{err, launch.ExitCode(err)}
-		}
+	if err := checkCommand(c.dashed, env); err != nil { // at once, also where there is no broker yet
+		return supervisor.Command{}, err
 	}
 	argv := []string{"fdclient", "get", "--wait"}
 	if c.socket != "" {

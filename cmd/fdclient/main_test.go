@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("FDBROKER", bin+"/fdbroker")
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 			env.Setenv("FDBROKER_SOCKET", env.WorkDir+"/s")
 			env.Setenv("GORACE", "atexit_sleep_ms=0")

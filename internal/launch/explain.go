@@ -37,21 +37,29 @@ func explain(file string, err error) error {
 // missingLoader says what an executable that begins with start lacks, when the
 // file itself is there and execve still reports that one is not.
 func missingLoader(start []byte) string {
-	line, _, _ := bytes.Cut(start, []byte("\n"))
-	words, script := bytes.CutPrefix(line, []byte("#!"))
+	interpreter, script := interpreterOf(start)
 	if !script {
 		return "the loader that it was built for does not exist; it belongs to another system or C library"
 	}
-	words = bytes.Trim(words, " \t")
-	interpreter := words
-	if i := bytes.IndexAny(words, " \t"); i >= 0 {
-		interpreter = words[:i]
-	}
-	why := "the interpreter that its first line names, " + strconv.Quote(string(interpreter)) + ", does not exist"
-	if bytes.HasSuffix(line, []byte("\r")) {
+	why := "the interpreter that its first line names, " + strconv.Quote(interpreter) + ", does not exist"
+	if line, _, _ := bytes.Cut(start, []byte("\n")); bytes.HasSuffix(line, []byte("\r")) {
 		why += "; the line ends in CR LF, and the CR counts as part of it"
 	}
 	return why
+}
+
+// interpreterOf returns the interpreter of a script that begins with start.
+func interpreterOf(start []byte) (path string, script bool) {
+	line, _, _ := bytes.Cut(start, []byte("\n"))
+	words, script := bytes.CutPrefix(line, []byte("#!"))
+	if !script {
+		return "", false
+	}
+	words = bytes.Trim(words, " \t")
+	if i := bytes.IndexAny(words, " \t"); i >= 0 {
+		words = words[:i]
+	}
+	return string(words), true
 }
 
 // isBinary reports whether a file that begins with start is no shell script: its
