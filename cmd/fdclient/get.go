@@ -102,6 +102,11 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 	if s := options.DrainSignal; s != "" && s != "TERM" { // which ends a Go program too
 		_ = launch.DefaultSignal(s) // KILL and STOP are as they are
 	}
+	if options.Wait { // else a place might become free for nothing
+		if err := checkCommand(program.Command, program.Environ); err != nil {
+			return err
+		}
+	}
 	client := broker.Client{Socket: c.socket}
 	sockets, err := report.get(ctx, &client, options, c.args)
 	if errors.Is(err, context.DeadlineExceeded) {
