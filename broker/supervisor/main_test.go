@@ -26,7 +26,8 @@ func TestMain(m *testing.M) { fdtest.Main(m, map[string]func([]string) int{"work
 
 // worker is what the tests keep alive: it tells the hub that it lives, for as long as
 // it does. Its first argument is the hub's directory, where the file "mode" has words
-// that say how it behaves: notify, deaf, bad, brief.
+// that say how it behaves: notify, deaf, bad, brief, and asked: as notify, but only when
+// it is told to go on.
 func worker(args []string) int {
 	text, err := os.ReadFile(args[0] + "/mode")
 	if err != nil {
@@ -45,7 +46,10 @@ func worker(args []string) int {
 	}
 	fmt.Fprintln(c, os.Getpid(), os.Getenv(supervisor.GenerationEnv), os.Getenv("NOTIFY_SOCKET") != "")
 	_, _ = c.Read(make([]byte, 1)) // until the hub knows
-	if strings.Contains(mode, "notify") {
+	if strings.Contains(mode, "asked") {
+		_, _ = c.Read(make([]byte, 1))
+	}
+	if strings.Contains(mode, "notify") || strings.Contains(mode, "asked") {
 		if err := tell("STATUS=x\nREADY=1"); err != nil {
 			return 97
 		}
@@ -161,6 +165,29 @@ func (h *hub) each(f func(pid int, c net.Conn)) {
 func (h *hub) pids() (pids []int) {
 	h.each(func(pid int, _ net.Conn) { pids = append(pids, pid) })
 	return pids
+}
+
+// tell tells a worker to go on: to say READY=1, if it waits for that, else to crash.
+func (h *hub) tell(which int) {
+	h.each(func(pid int, c net.Conn) {
+		if pid == which {
+			_, _ = c.Write([]byte("x"))
+		}
+	})
+}
+
+// another waits until so many were born, and returns the one that is not among old.
+func (h *hub) another(births int, old ...int) (pid int) {
+	h.t.Helper()
+	fdtest.Eventually(h.t, "another one lives", func() bool {
+		rest := slices.DeleteFunc(h.pids(), func(p int) bool { return slices.Contains(old, p) })
+		if h.births() != births || len(rest) != 1 {
+			return false
+		}
+		pid = rest[0]
+		return true
+	})
+	return pid
 }
 
 func (h *hub) births() int {

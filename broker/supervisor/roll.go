@@ -9,7 +9,8 @@ import (
 )
 
 // roll replaces all workers: for each the new one comes first, and the old one is
-// stopped once that is ready.
+// stopped once that is ready. It goes no further once one of the new ones has failed,
+// be that after it was ready.
 type roll struct {
 	pending []*slot // not begun
 	done    int
@@ -71,10 +72,10 @@ func (s *supervisor) advance(now time.Time) {
 		sl.failures = 0
 		w := s.start(sl, now)
 		if w == nil {
-			s.rollFailed("a new worker could not be started")
+			s.rollFailed(r, "a new worker could not be started", now)
 			break
 		}
-		w.rolling = true
+		w.roll, w.rolling = r, true
 		if sl.next = w; w.due.IsZero() && w.step < stepRunning {
 			w.due = now.Add(s.config.ReadyTimeout)
 		}
@@ -84,7 +85,7 @@ func (s *supervisor) advance(now time.Time) {
 	for _, w := range s.workers {
 		busy = busy || w.slot == nil && !w.ahead // an old one that has not left
 	}
-	if !busy && (r.failed || len(r.pending) == 0) && r.owed == 0 {
+	if !busy && (r.failed || len(r.pending) == 0) && r.owed == 0 && !s.ending {
 		s.endRoll(now)
 	}
 }
@@ -101,7 +102,8 @@ func (s *supervisor) alive() int {
 }
 
 // handOver makes the new worker of a slot, once it is ready, take the old one's
-// place. One that has no place yet waits for those before it to serve first.
+// place. One that has no place yet waits for those before it to serve first, and no old
+// one goes while a new one is missing.
 func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
 	next, old := sl.next, sl.current
 	if old != nil && old.rolling && old.usable() { // what it was to replace has ended by itself
@@ -110,6 +112,9 @@ func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
 	}
 	if !next.usable() || next.step == stepStandby && r.owed > 0 {
 		return
+	}
+	if old != nil && (next.gone() || !s.steady(r)) {
+		return // what is to come of that calls for the next try
 	}
 	next.rolling = false
 	if next.step == stepStandby && old != nil && old.step >= stepRunning {
@@ -123,6 +128,16 @@ func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
 	}
 }
 
+// steady reports whether all workers that r has put in place are there, and ready.
+func (s *supervisor) steady(r *roll) bool {
+	for _, sl := range s.slots {
+		if w := sl.current; w != nil && w.roll == r && (!w.usable() || w.gone()) {
+			return false
+		}
+	}
+	return true
+}
+
 // repay notes that a worker that was on standby serves now.
 func (s *supervisor) repay(w *worker) {
 	if r := s.roll; r != nil && w.stood && r.owed > 0 {
@@ -132,14 +147,21 @@ func (s *supervisor) repay(w *worker) {
 	}
 }
 
-// rollFailed ends the roll: what was not begun stays as it is.
-func (s *supervisor) rollFailed(why string) {
-	if s.roll == nil || s.roll.failed {
+// rollFailed ends r, if that is the roll under way: what old workers there are stay,
+// and those that were to replace them leave.
+func (s *supervisor) rollFailed(r *roll, why string, now time.Time) {
+	if r == nil || r != s.roll || r.failed {
 		return
 	}
-	s.roll.failed = true
-	s.rollErr = fmt.Sprintf("the last replacement stopped after %d of %d: %s", s.roll.done, s.roll.total, why)
-	s.log.Error().Int("done", s.roll.done).Int("count", s.roll.total).Str("why", why).Msg("replacing stopped: the old workers go on")
+	r.failed = true
+	s.rollErr = fmt.Sprintf("the last replacement stopped after %d of %d: %s", r.done, r.total, why)
+	s.log.Error().Int("done", r.done).Int("count", r.total).Str("why", why).Msg("replacing stopped: the old workers go on")
+	for _, sl := range s.slots {
+		if w := sl.next; w != nil && sl.current != nil {
+			sl.next = nil
+			s.leave(w, now)
+		}
+	}
 }
 
 func (s *supervisor) endRoll(now time.Time) {

@@ -4,6 +4,7 @@ package supervisor_test
 
 import (
 	"net"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -65,6 +66,39 @@ func TestRollFails(t *testing.T) {
 			h.replaced(2, old)
 		})
 	}
+}
+
+// TestRollFailsLater: where a new worker ends after it was ready, the old ones that are
+// left go on, and what was to replace the next one leaves.
+func TestRollFailsLater(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "notify")
+	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true})
+	r.hears("3 of 3 workers ready")
+	old := h.pids()
+	h.mode("asked")
+	r.signal(unix.SIGHUP)
+	first := h.another(4, old...)
+	h.tell(first)
+	second := h.another(5, append(old, first)...)
+	h.wait(4)
+	left := slices.DeleteFunc(h.pids(), func(pid int) bool { return pid == first || pid == second })
+	h.tell(first)
+	r.hears("the last replacement stopped after 1 of 3: a new worker ended: exit status 5")
+	h.tell(second)
+	third := h.another(6, append(left, second)...) // in the first's place
+	h.tell(third)
+	fdtest.Eventually(t, "the second leaves", func() bool { return !slices.Contains(h.pids(), second) })
+	r.signal(unix.SIGTTIN)
+	last := h.another(7, append(left, third)...)
+	h.tell(last)
+	r.hears("4 of 4 workers ready; the last replacement stopped")
+	if pids := h.pids(); len(left) != 2 || !slices.Contains(pids, left[0]) || !slices.Contains(pids, left[1]) {
+		t.Errorf("%v live, want %v among them", pids, left)
+	}
+	h.mode("notify")
+	r.signal(unix.SIGHUP)
+	h.replaced(4, append(left, third, last))
 }
 
 // TestRollAgain: a roll that is asked for during another one follows it.

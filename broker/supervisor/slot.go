@@ -97,18 +97,26 @@ func (s *supervisor) postpone(sl *slot, now time.Time) time.Duration {
 
 // ended deals with a worker that was reaped.
 func (s *supervisor) ended(w *worker, how string, now time.Time) {
-	sl := w.slot
 	switch {
-	case sl == nil, s.ending:
+	case w.slot == nil, s.ending:
 		s.log.Info().Int("pid", w.pid).Str("how", how).Msg("worker stopped")
 		return
 	case w.failed != nil && !s.everRan:
 		s.fail(w.failed)
 		return
 	}
-	if w.rolling {
-		s.rollFailed("its new worker ended before it was ready: " + how)
+	s.restart(w, how, now)
+	why := "a new worker ended: "
+	if !w.usable() {
+		why = "a new worker ended before it was ready: "
 	}
+	s.rollFailed(w.roll, why+how, now)
+}
+
+// restart starts another worker in the place of one that was reaped, at once or later,
+// if there is none.
+func (s *supervisor) restart(w *worker, how string, now time.Time) {
+	sl := w.slot
 	if sl.next == w {
 		if sl.next = nil; sl.current == nil {
 			s.postpone(sl, now)

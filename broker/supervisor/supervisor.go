@@ -259,9 +259,6 @@ func (s *supervisor) late(w *worker, now time.Time) {
 	}
 	s.log.Error().Int("pid", w.pid).Int64("timeout_ms", s.config.ReadyTimeout.Milliseconds()).Msg("worker stopped: " + reason)
 	sl := w.slot
-	if w.rolling {
-		s.rollFailed("new worker: " + reason)
-	}
 	if sl.next == w {
 		if sl.next = nil; sl.current == nil {
 			s.postpone(sl, now)
@@ -270,6 +267,7 @@ func (s *supervisor) late(w *worker, now time.Time) {
 		s.postpone(sl, now)
 	}
 	s.leave(w, now)
+	s.rollFailed(w.roll, "new worker: "+reason, now)
 }
 
 // asStartError returns the *StartError that err is, or nil.

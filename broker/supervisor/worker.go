@@ -36,7 +36,8 @@ type worker struct {
 	notify  readiness
 
 	step    step
-	rolling bool      // it is to replace another one, and is not ready yet
+	roll    *roll     // what has started it to replace another one; nil: nothing
+	rolling bool      // it has not done so yet, as it is not ready
 	stood   bool      // it was on standby
 	ran     time.Time // when it became the command; zero before
 	due     time.Time // when its step, or its stop, must be over; zero: never
@@ -47,6 +48,12 @@ type worker struct {
 // usable reports whether w serves, or is as far as it can come without a place.
 func (w *worker) usable() bool {
 	return w != nil && (w.step == stepReady || w.step == stepStandby)
+}
+
+// gone reports whether w has ended, be it that nobody has dealt with that yet.
+func (w *worker) gone() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.pidfd), Events: unix.POLLIN}}, 0)
+	return n > 0 && err == nil
 }
 
 // The descriptors that a worker finds besides the standard streams, if it has both.
