@@ -111,8 +111,8 @@ func (s *supervisor) more() {
 	s.log.Info().Int("count", s.config.Workers).Msg("one worker more")
 }
 
-// less makes the workers one less: one that does not serve, if there is one, else
-// the one that came last. The last one stays.
+// less makes the workers one less: the last of those that are not ready, if there are
+// any, else the last of all. A single one stays.
 func (s *supervisor) less(now time.Time) {
 	if s.ending {
 		return
@@ -124,7 +124,7 @@ func (s *supervisor) less(now time.Time) {
 	s.config.Workers--
 	at := len(s.slots) - 1
 	for i, sl := range s.slots {
-		if sl.current == nil || sl.current.step < stepStandby {
+		if !sl.current.usable() {
 			at = i
 		}
 	}
