@@ -11,6 +11,7 @@ import (
 type slot struct {
 	current  *worker   // nil: none runs
 	next     *worker   // is to replace current; nil: none
+	late     *worker   // was not ready in time, and leaves first; nil: none
 	failures int       // in a row
 	again    time.Time // when current is to be started again
 }
@@ -29,13 +30,16 @@ func delay(failures int, first, last time.Duration) time.Duration {
 	return d - rand.N(d/2+1)
 }
 
+// vacant reports whether a worker is to be started in sl, now or when that is due.
+func (sl *slot) vacant() bool { return sl.current == nil && sl.next == nil && sl.late == nil }
+
 // fill starts what is missing and due.
 func (s *supervisor) fill(now time.Time) {
 	if !s.open || s.ending {
 		return
 	}
 	for _, sl := range s.slots {
-		if sl.current == nil && sl.next == nil && !sl.again.After(now) && !s.ending {
+		if sl.vacant() && !sl.again.After(now) && !s.ending {
 			sl.current = s.start(sl, now)
 		}
 	}
@@ -56,7 +60,7 @@ func (s *supervisor) start(sl *slot, now time.Time) *worker {
 		}
 		s.workers[w.id] = w
 	}
-	w.slot = sl
+	w.slot, sl.late = sl, nil // a roll waits for nobody
 	s.works(w, true)
 	s.primeAfter = now.Add(s.config.RestartDelay) // this one needs the processor more
 	s.log.Info().Int("pid", w.pid).Msg("worker started")
@@ -100,6 +104,11 @@ func (s *supervisor) ended(w *worker, how string, now time.Time) {
 	switch {
 	case w.slot == nil, s.ending:
 		s.log.Info().Int("pid", w.pid).Str("how", how).Msg("worker stopped")
+		for _, sl := range s.slots {
+			if sl.late == w {
+				sl.late = nil
+			}
+		}
 		return
 	case w.failed != nil && !s.everRan:
 		s.fail(w.failed)

@@ -132,7 +132,7 @@ func (s *supervisor) arm(now time.Time) {
 		due(w.due)
 	}
 	for _, sl := range s.slots {
-		if s.open && !s.ending && sl.current == nil && sl.next == nil {
+		if s.open && !s.ending && sl.vacant() {
 			due(sl.again)
 		}
 	}
@@ -251,7 +251,8 @@ func (s *supervisor) overdue(w *worker, now time.Time) {
 	}
 }
 
-// late stops a worker that should have been ready by now.
+// late stops a worker that should have been ready by now. The next one in its place is
+// not started before it has left: else they would be ever more, where they ignore that.
 func (s *supervisor) late(w *worker, now time.Time) {
 	reason := "it has not said READY=1 in time"
 	if w.step < stepRunning {
@@ -260,11 +261,13 @@ func (s *supervisor) late(w *worker, now time.Time) {
 	s.log.Error().Int("pid", w.pid).Int64("timeout_ms", s.config.ReadyTimeout.Milliseconds()).Msg("worker stopped: " + reason)
 	sl := w.slot
 	if sl.next == w {
-		if sl.next = nil; sl.current == nil {
-			s.postpone(sl, now)
-		}
-	} else if sl.current, sl.next = sl.next, nil; sl.current == nil {
+		sl.next = nil
+	} else {
+		sl.current, sl.next = sl.next, nil
+	}
+	if sl.current == nil {
 		s.postpone(sl, now)
+		sl.late = w
 	}
 	s.leave(w, now)
 	s.rollFailed(w.roll, "new worker: "+reason, now)

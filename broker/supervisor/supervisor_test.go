@@ -133,6 +133,44 @@ func TestNeverReady(t *testing.T) {
 	r.hears("READY=1")
 }
 
+// TestNeverReadyNorGone: a worker that does not become ready, and does not leave for that,
+// is alone until it has been killed. A roll does not wait so long.
+func TestNeverReadyNorGone(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "mute deaf")
+	d := newCensus()
+	c := supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: 200 * time.Millisecond, Grace: 200 * time.Millisecond, RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond, Deploy: d}
+	r := h.keep(c)
+	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() >= 4 })
+	if n := d.most(); n != 1 {
+		t.Errorf("%d workers at once", n)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+
+	h.wait(0)
+
+	late := make(chan struct{}, 1)
+	c.Logger = zerolog.New(nil).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+		if strings.HasPrefix(message, "worker stopped: it has not said READY=1") {
+			select {
+			case late <- struct{}{}:
+			default:
+			}
+		}
+	}))
+	c.ReadyTimeout, c.Grace = 500*time.Millisecond, time.Hour
+	r = h.keep(c)
+	first := h.another(h.births() + 1)
+	<-late
+	h.mode("notify")
+	r.signal(unix.SIGHUP)
+	r.hears("1 of 1 workers ready")
+	_ = syscall.Kill(first, syscall.SIGKILL)
+	h.wait(1)
+}
+
 // TestDeaf: who does not stop is killed, after the grace or by a second signal.
 func TestDeaf(t *testing.T) {
 	fdtest.CheckLeaks(t)
