@@ -86,22 +86,27 @@ func (s *supervisor) loop(ctx context.Context, events <-chan DeployEvent, signal
 		case sig := <-signals:
 			s.signalled(sig, time.Now())
 		case batch := <-s.poller.found:
-			now := time.Now()
-			select { // of a deploy that was replaced none is started again
-			case e := <-events:
-				s.deploy(e, now)
-			default:
-			}
-			for _, r := range batch {
-				s.readable(r, now)
-			}
-			s.settle(now) // starts what is to be started again, before the poller is looked after
+			s.found(batch, events, time.Now())
 			s.poller.next <- struct{}{}
 		case <-s.timer.C:
 		case e := <-events:
 			s.deploy(e, time.Now())
 		}
 	}
+}
+
+// found deals with what the poller has found, after what has become of the deploy
+// meanwhile: of one that was replaced no worker is started again.
+func (s *supervisor) found(batch []ready, events <-chan DeployEvent, now time.Time) {
+	select {
+	case e := <-events:
+		s.deploy(e, now)
+	default:
+	}
+	for _, r := range batch {
+		s.readable(r, now)
+	}
+	s.settle(now) // starts what is to be started again, before the poller is looked after
 }
 
 // settle does what is due and what follows from what has happened.

@@ -1,0 +1,41 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+)
+
+// TestReplacedFirst: where a deploy has been replaced, and a worker has ended, none is
+// started in its place, whichever was first.
+func TestReplacedFirst(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for _, replaced := range []bool{false, true} {
+		c, err := Config{Workers: 1, Command: Command{Path: "/nowhere", Argv: []string{"x"}}}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := endedWorker(t, 1)
+		w.step = stepReady
+		w.slot = &slot{current: w}
+		s := &supervisor{
+			config: c, command: c.Command, poller: new(poller), timer: time.NewTimer(time.Hour),
+			open: true, lastID: w.id, workers: map[int32]*worker{w.id: w}, slots: []*slot{w.slot},
+		}
+		events := make(chan DeployEvent, 1)
+		if replaced {
+			events <- DeployEvent{Replaced: true}
+		}
+		s.found([]ready{{w.id, fromProcess}}, events, time.Now())
+		s.timer.Stop()
+		if tried := s.lastID > w.id; tried == replaced {
+			t.Errorf("replaced: %v, and another one was started: %v", replaced, tried)
+		}
+		if len(s.workers) > 0 {
+			t.Errorf("replaced: %v, and the worker is still there", replaced)
+		}
+	}
+}
