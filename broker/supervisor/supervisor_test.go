@@ -86,6 +86,18 @@ func TestRestartDelay(t *testing.T) {
 	}
 }
 
+// TestGoodRun: what has run for a while is started again at once, however often.
+func TestGoodRun(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h := newHub(t, "")
+	h.keep(supervisor.Config{Workers: 1, RestartDelay: time.Millisecond, RestartMax: time.Hour})
+	for i := range 20 { // the last delay would be of minutes
+		pid := h.another(i + 1)
+		h.aged(time.Millisecond)
+		h.tell(pid)
+	}
+}
+
 // TestCannotExecute: a command that cannot be executed is an error at once.
 func TestCannotExecute(t *testing.T) {
 	fdtest.CheckLeaks(t)
