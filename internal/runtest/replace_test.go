@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -140,6 +141,79 @@ func TestDeploys(t *testing.T) {
 		})
 	}
 }
+
+// TestDeploysAtOnce: two deploys begin in the same instant. The newer one is what is left,
+// and all of it, whichever was ready first. No request fails.
+func TestDeploysAtOnce(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newRig(t, "")
+	deploy := func(version string) *process {
+		return r.run("web", "-n", "2", "--replace", "--ready", "notify", "--", "worker", version, "fd")
+	}
+	before := deploy("v0")
+	before.says(`"message":"ready"`)
+	l := startLoad(t, r.address)
+	for i := range *rounds {
+		left, gone := deploy(fmt.Sprintf("v%d.a", i)), deploy(fmt.Sprintf("v%d.b", i))
+		select {
+		case <-gone.done:
+		case <-left.done:
+			left, gone = gone, left
+		case <-time.After(20 * time.Second):
+			t.Fatal("neither is replaced")
+		}
+		for _, p := range []*process{before, gone} {
+			p.ends(0)
+			p.says("asked to leave, by a newer deploy or a drain")
+		}
+		left.says("asked the workers of older deploys to leave")
+		newest := r.generation(2)
+		if own := left.generations(); !slices.Equal(own, []int64{newest, newest}) {
+			t.Errorf("workers of generation %d are left, of a deploy with %v", newest, own)
+		}
+		for _, g := range gone.generations() {
+			if g >= newest {
+				t.Errorf("generation %d has replaced %d", newest, g)
+			}
+		}
+		l.waitFor(left.version(), 5)
+		before = left
+	}
+	l.done(0)
+	before.signal(syscall.SIGTERM)
+	before.ends(0)
+}
+
+// generation waits until so many hold the listener, and returns the one that all of them
+// belong to.
+func (r *rig) generation(n int) int64 {
+	r.t.Helper()
+	r.holders(protocol.StateActive, n)
+	all := r.list().Holders
+	for _, h := range all {
+		if h.Generation != all[0].Generation {
+			r.t.Fatalf("workers of generations %d and %d", all[0].Generation, h.Generation)
+		}
+	}
+	return all[0].Generation
+}
+
+// generations returns what the workers of a deploy that have come so far say.
+func (p *process) generations() (all []int64) {
+	p.t.Helper()
+	for line := range strings.Lines(p.output()) {
+		var version string
+		var pid int
+		var g int64
+		if n, _ := fmt.Sscanf(line, "starting %s %d of %d", &version, &pid, &g); n == 3 {
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
+// version returns which one the workers of a deploy are.
+func (p *process) version() string { return p.Args[len(p.Args)-2] }
 
 // TestRunKilled: workers whose run was killed go on, and the next one takes over.
 func TestRunKilled(t *testing.T) {

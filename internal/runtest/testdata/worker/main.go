@@ -23,10 +23,12 @@ import (
 	"syscall"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 func main() {
 	version, how, words := os.Args[1], os.Args[2], strings.Join(os.Args[3:], " ")
+	fmt.Println("starting", version, os.Getpid(), "of", protocol.GenerationOf(os.Getenv))
 	stop := make(chan os.Signal, 1)
 	if strings.Contains(words, "deaf") {
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
