@@ -77,6 +77,31 @@ func TestTerminal(t *testing.T) {
 	r.holders(protocol.StateActive, 0)
 }
 
+// TestWindowClosed: a terminal that is closed is one more reason for a roll, and does not
+// end run. Here that leads the session, so that its workers get no signal.
+func TestWindowClosed(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newRig(t, "")
+	keys, tty := fdtest.Keyboard(t)
+	cmd := exec.Command(filepath.Join(bin, "fdclient"), "run", "web", "--ready", "notify", "--", "worker", "a", "fd")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	p := r.startCmd(cmd)
+	_ = tty.Close()
+	old := r.holders(protocol.StateActive, 1)
+	l := startLoad(t, r.address)
+	l.waitFor("a", 1)
+	_ = keys.Close()
+	fdtest.Eventually(t, "another worker serves", func() bool {
+		now := r.running()
+		return len(now) == 1 && now[0] != old[0]
+	})
+	l.waitFor("a", 10)
+	l.done(0)
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}
+
 // TestWatchdog: a service manager that watches run hears of it in time, and of its end.
 func TestWatchdog(t *testing.T) {
 	fdtest.CheckLeaks(t)
