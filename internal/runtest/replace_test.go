@@ -145,43 +145,47 @@ func TestDeploys(t *testing.T) {
 // TestDeploysAtOnce: two deploys begin in the same instant. The newer one is what is left,
 // and all of it, whichever was ready first. No request fails.
 func TestDeploysAtOnce(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r := newRig(t, "")
-	deploy := func(version string) *process {
-		return r.run("web", "-n", "2", "--replace", "--ready", "notify", "--", "worker", version, "fd")
-	}
-	before := deploy("v0")
-	before.says(`"message":"ready"`)
-	l := startLoad(t, r.address)
-	for i := range *rounds {
-		left, gone := deploy(fmt.Sprintf("v%d.a", i)), deploy(fmt.Sprintf("v%d.b", i))
-		select {
-		case <-gone.done:
-		case <-left.done:
-			left, gone = gone, left
-		case <-time.After(20 * time.Second):
-			t.Fatal("neither is replaced")
-		}
-		for _, p := range []*process{before, gone} {
-			p.ends(0)
-			p.says("asked to leave, by a newer deploy or a drain")
-		}
-		left.says("asked the workers of older deploys to leave")
-		newest := r.generation(2)
-		if own := left.generations(); !slices.Equal(own, []int64{newest, newest}) {
-			t.Errorf("workers of generation %d are left, of a deploy with %v", newest, own)
-		}
-		for _, g := range gone.generations() {
-			if g >= newest {
-				t.Errorf("generation %d has replaced %d", newest, g)
+	for _, w := range ways {
+		t.Run(w.how, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			r := newRig(t, "")
+			deploy := func(version string) *process {
+				return r.run(append(w.name, "-n", "2", "--replace", "--ready", "notify", "--", "worker", version, w.how)...)
 			}
-		}
-		l.waitFor(left.version(), 5)
-		before = left
+			before := deploy("v0")
+			before.says(`"message":"ready"`)
+			l := startLoad(t, r.address)
+			for i := range *rounds {
+				left, gone := deploy(fmt.Sprintf("v%d.a", i)), deploy(fmt.Sprintf("v%d.b", i))
+				select {
+				case <-gone.done:
+				case <-left.done:
+					left, gone = gone, left
+				case <-time.After(20 * time.Second):
+					t.Fatal("neither is replaced")
+				}
+				for _, p := range []*process{before, gone} {
+					p.ends(0)
+					p.says("asked to leave, by a newer deploy or a drain")
+				}
+				left.says("asked the workers of older deploys to leave")
+				newest := r.generation(2)
+				if own := left.generations(); !slices.Equal(own, []int64{newest, newest}) {
+					t.Errorf("workers of generation %d are left, of a deploy with %v", newest, own)
+				}
+				for _, g := range gone.generations() {
+					if g >= newest {
+						t.Errorf("generation %d has replaced %d", newest, g)
+					}
+				}
+				l.waitFor(left.version(), 5)
+				before = left
+			}
+			l.done(0)
+			before.signal(syscall.SIGTERM)
+			before.ends(0)
+		})
 	}
-	l.done(0)
-	before.signal(syscall.SIGTERM)
-	before.ends(0)
 }
 
 // generation waits until so many hold the listener, and returns the one that all of them
