@@ -5,10 +5,15 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -44,5 +49,45 @@ func TestWatchEnds(t *testing.T) {
 	none := broker.Client{Socket: fdtest.SocketDir(t) + "/none"}
 	if err := none.Watch(context.Background(), nil); !errors.Is(err, broker.ErrNoBroker) {
 		t.Errorf("no broker: %v", err)
+	}
+}
+
+// Who does not look for longer than any call may take, while more happens than it could
+// be told, gets what was sent meanwhile, and then hears that this is not all.
+func TestWatchAfterSleep(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	const calls, limit = 10_000, 100 * time.Millisecond
+	b := startBrokerAt(t, filepath.Join(fdtest.SocketDir(t), "c"), server.Config{CallTimeout: limit})
+	var got []string
+	err := b.client().Watch(context.Background(), func(e protocol.Event) error {
+		if got = append(got, e.What); len(got) > 1 {
+			return nil
+		}
+		other := b.client()
+		for range calls {
+			if _, err := other.Get(context.Background(), broker.GetOptions{}, "none"); !errors.Is(err, broker.ErrUnknownName) {
+				return err
+			}
+		}
+		for range 2 { // one might have begun before the watcher's reply did
+			b.untilLate()
+		}
+		return nil
+	})
+	if n := len(got); !errors.Is(err, broker.ErrOverflow) || got[n-1] != protocol.EventOverflow || n < 1024 || n > calls {
+		t.Errorf("got %d events, the last one %s, and %v", n, got[n-1], err)
+	}
+}
+
+// untilLate connects, and says nothing until the broker has had enough.
+func (b *testBroker) untilLate() {
+	b.t.Helper()
+	c, err := net.Dial("unix", b.path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		b.t.Error(err)
 	}
 }

@@ -59,7 +59,7 @@ func (s *Server) stopSessions(running *sync.WaitGroup) {
 			f(ses)
 		}
 	}
-	all(func(ses *session) { ses.wake() })
+	all((*session).interrupt)
 	ended := make(chan struct{})
 	go func() {
 		running.Wait()

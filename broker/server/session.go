@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -32,6 +33,8 @@ type session struct {
 	timed  bool // a read deadline is set
 	begun  bool // and it is for the message that is being received
 	called bool // the first call is complete
+
+	patient atomic.Bool // the peer may take as long as it likes to read what it is sent
 
 	invited bool     // the next message may carry a descriptor
 	asked   *request // the first call asks for it, and it is decided; nil: it is a new one
@@ -64,6 +67,15 @@ func (e *sendError) Unwrap() error { return e.err }
 // wake makes the session's goroutine look at its state again, if it waits for
 // bytes. The state must have been changed before.
 func (s *session) wake() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// interrupt is wake for a server that stops: a peer that may take as long as it likes
+// does not hold that up.
+func (s *session) interrupt() {
+	if s.patient.Load() {
+		_ = s.file.SetWriteDeadline(time.Unix(1, 0))
+	}
+	s.wake()
+}
 
 func (s *session) gone() bool { return hungUp(s.rc) }
 
@@ -280,7 +292,9 @@ func (s *session) send(b []byte, fds ...*scmrights.FD) error {
 		}
 		s.unread = false
 	}
-	_ = s.file.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	if !s.patient.Load() {
+		_ = s.file.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	}
 	if err := s.conn.Send(b, fds...); err != nil {
 		return &sendError{err}
 	}

@@ -84,7 +84,9 @@ func (c *client) tellRefused(method string, err error) {
 	}
 }
 
-// watch answers Watch until the peer goes, or is too slow.
+// watch answers Watch until the peer goes, or is too slow to be told everything. One
+// that does not read is waited for without limit: what happens meanwhile is bounded by
+// the queue, and only the event that is the last one tells the peer what it has missed.
 func (s *session) watch(c protocol.Call) error {
 	if err := s.mayWatch(c); err != nil {
 		s.refuse(c.Method, err)
@@ -100,6 +102,9 @@ func (s *session) watch(c protocol.Call) error {
 		r.watchers[w] = struct{}{}
 	})
 	defer s.server.locked(func() { delete(r.watchers, w) })
+	_ = s.file.SetWriteDeadline(time.Time{})
+	s.patient.Store(true) // before park asks whether the server stops
+	defer s.patient.Store(false)
 	for {
 		var events []protocol.Event
 		err := s.park(func() bool {

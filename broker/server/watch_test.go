@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -125,34 +126,96 @@ func TestSlowWatcher(t *testing.T) {
 	slow := b.client(t)
 	slow.send(watch)
 	slow.event()
-	// What fits into the socket besides is a few thousand.
-	const most = 20_000
-	other := b.client(t)
-	for range most {
-		if err := other.call("io.fdbroker.None", nil, nil); err == nil {
-			t.Fatal("not refused")
-		}
-	}
-	n := 0
-	for {
-		e, continues := slow.event()
-		if e.What == protocol.EventOverflow {
-			if continues {
-				t.Error("more is announced behind the last event")
-			}
-			break
-		}
-		if n++; e.What != protocol.EventRefused || !continues {
-			t.Fatalf("got %+v", e)
-		}
-	}
-	if n < 1024 || n >= most {
-		t.Errorf("%d of %d events came before the overflow", n, most)
-	}
+	b.overrun(t)
+	slow.untilOverflow()
 	slow.alive()
 	slow.send(watch)
 	if e, _ := slow.event(); e.What != protocol.EventWatching {
 		t.Errorf("got %+v when watching anew", e)
+	}
+}
+
+// A watcher that does not read for longer than any other reply could wait is told the
+// same, as soon as it reads on.
+func TestWatcherThatSleeps(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+	asleep := b.client(t)
+	asleep.send(watch)
+	asleep.event()
+	b.overrun(t)
+	for range 2 { // one might have begun before the watcher's reply did
+		late := b.client(t)
+		if err := late.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+			t.Error(err)
+		}
+		late.ended()
+	}
+	asleep.untilOverflow()
+	asleep.alive()
+}
+
+// A watcher that does not read does not hold up a broker that stops.
+func TestStopWithAWatcherThatSleeps(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	const tries = 5 // a busy machine may be slow, but not each time
+	for try := 1; ; try++ {
+		b := start(t, server.Config{}, "a=127.0.0.1:0")
+		asleep := b.client(t)
+		asleep.send(watch)
+		asleep.event()
+		b.overrun(t)
+		begun := time.Now()
+		if err := b.stop(); !errors.Is(err, server.ErrClosed) {
+			t.Fatal(err)
+		}
+		took := time.Since(begun)
+		var err error
+		for r := (protocol.Reply{}); err == nil && r.Err == nil; {
+			r, _, err = asleep.next()
+		}
+		if err == nil {
+			t.Error("an error stands behind the events")
+		}
+		switch {
+		case took < time.Second: // which is when calls under way are cut off
+			return
+		case try == tries:
+			t.Fatalf("to stop took %v", took)
+		}
+	}
+}
+
+// overrun makes more happen than a watcher that does not read can be told.
+func (b *broker) overrun(t testing.TB) {
+	t.Helper()
+	other := b.client(t)
+	for range overrun { // what fits into the socket besides the queue is a few thousand
+		if err := other.call("io.fdbroker.None", nil, nil); err == nil {
+			t.Fatal("not refused")
+		}
+	}
+}
+
+const overrun = 10_000
+
+// untilOverflow reads refusals, and then the event which says that there were more.
+func (c *client) untilOverflow() {
+	c.t.Helper()
+	for n := 0; ; n++ {
+		e, continues := c.event()
+		switch {
+		case e.What == protocol.EventOverflow:
+			if continues {
+				c.t.Error("more is announced behind the last event")
+			}
+			if n < 1024 || n >= overrun {
+				c.t.Errorf("%d of %d events came before the overflow", n, overrun)
+			}
+			return
+		case e.What != protocol.EventRefused || !continues:
+			c.t.Fatalf("got %+v", e)
+		}
 	}
 }
 

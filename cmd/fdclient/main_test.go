@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -44,6 +45,7 @@ func TestScripts(t *testing.T) {
 			"setenv":  scriptSetenv,
 			"connect": scriptConnect,
 			"listen":  scriptListen,
+			"overrun": scriptOverrun,
 		},
 		Condition: func(name string) (bool, error) {
 			if name == "root" {
@@ -121,6 +123,24 @@ func scriptListen(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = ln.Close() })
 	ts.Setenv(args[0], strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+}
+
+// scriptOverrun makes more happen at the broker than a watcher that does not read can
+// be told, and waits for longer than the broker waits for any call: overrun
+func scriptOverrun(ts *testscript.TestScript, _ bool, _ []string) {
+	c := broker.Client{Socket: ts.Getenv("FDBROKER_SOCKET")}
+	defer c.Close()
+	for range 10_000 {
+		if _, err := c.Get(context.Background(), broker.GetOptions{}, "none"); !errors.Is(err, broker.ErrUnknownName) {
+			ts.Fatalf("got %v", err)
+		}
+	}
+	for range 2 { // one might have begun before the watcher's reply did
+		silent, err := net.Dial("unix", c.Socket)
+		ts.Check(err)
+		_, err = io.Copy(io.Discard, silent)
+		ts.Check(errors.Join(err, silent.Close()))
+	}
 }
 
 // probe is a program for fdclient get to become: it prints its words, and what it
