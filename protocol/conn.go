@@ -106,8 +106,8 @@ func (c *Conn) Receive() (Message, error) {
 }
 
 // Partial reports whether the beginning of a message has been received, and not
-// yet its end.
-func (c *Conn) Partial() bool { return c.start < len(c.buf) }
+// yet its end. Whole messages that Next has not returned may stand in front.
+func (c *Conn) Partial() bool { return c.start < len(c.buf) && c.buf[len(c.buf)-1] != 0 }
 
 // Fill waits for more bytes. At the end of the stream the error is [io.EOF], in
 // the middle of a message too. A message over the limits gives a *[LimitError],

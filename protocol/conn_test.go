@@ -187,6 +187,26 @@ func TestDiscardClosesWhatWasNotTaken(t *testing.T) {
 	to.Discard()
 }
 
+// Only what has no end yet is Partial, wherever it stands.
+func TestPartial(t *testing.T) {
+	a, b := pair(t)
+	to := newConn(t, b, 1024, 0)
+	for _, c := range []struct {
+		text string
+		want bool
+	}{{"one\x00two\x00", false}, {"half", true}, {"\x00", false}, {" ", true}} {
+		if _, err := a.Write([]byte(c.text)); err != nil {
+			t.Fatal(err)
+		}
+		if err := to.Fill(); err != nil {
+			t.Fatal(err)
+		}
+		if to.Partial() != c.want {
+			t.Errorf("behind %q: %v", c.text, !c.want)
+		}
+	}
+}
+
 func FuzzConn(f *testing.F) {
 	f.Add([]byte("a\x00bc\x00\x00d"), uint8(3), uint8(2))
 	f.Add(bytes.Repeat([]byte("x"), 700), uint8(100), uint8(0))

@@ -39,6 +39,7 @@ func (g *guest) settle() (granted bool) {
 	}
 	q, b := g.asked.request, g.asked.call
 	g.asked = nil
+	g.waited = true
 	return g.answered(q, b)
 }
 

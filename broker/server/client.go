@@ -16,6 +16,8 @@ type client struct {
 	peer   peer
 	groups []uint32 // of the peer, once somebody asked
 	grant  *grant   // lasts as long as the connection and has no events; guarded by the registry's lock
+	waited bool     // for what it is sent next, as nobody need do for longer than it likes
+	owing  bool     // what it was sent last is a reply that it has not waited for, and has to read
 }
 
 // link is a connection that somebody else's doing may matter to. Its methods may be

@@ -19,7 +19,7 @@ func (s *session) get(c protocol.Call) error {
 		return nil // there is no reply for the sockets to come with
 	}
 	if q := s.asked; q != nil {
-		s.asked = nil
+		s.asked, s.waited = nil, true
 		return s.answerGet(c, q)
 	}
 	q, wait, err := s.request(c)

@@ -41,6 +41,9 @@ func (g *guest) ready(events uint32) {
 	case g.held == nil && g.asked == nil:
 		g.read()
 	case events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
+		if events&unix.EPOLLERR != 0 && g.owing {
+			g.refuse("", errUnread)
+		}
 		g.leave(endDisconnected)
 	case !g.deaf: // calls behind one that goes on are answered when that ends
 		g.deaf = true
@@ -60,6 +63,8 @@ func (g *guest) read() (stays bool) {
 		err := &protocol.MalformedError{Reason: "descriptors that nobody asked for"}
 		g.refuse("", err)
 		_ = g.sendError(err) // it is disconnected in any case
+	case errors.Is(err, unix.ECONNRESET) && g.owing:
+		g.refuse("", errUnread)
 	}
 	g.leave(endDisconnected)
 	return false
@@ -72,6 +77,7 @@ func (g *guest) answer(b []byte) (stays bool) {
 	if i := bytes.IndexByte(b, 0); i < 0 || i != len(b)-1 {
 		return g.promote(b)
 	}
+	g.waited = false
 	p, more, ok := protocol.DecodeGetCall(b[:len(b)-1])
 	if !ok || len(p.Names) > deskNames || g.checkNames(p.Names) != nil {
 		return g.promote(b)
@@ -140,10 +146,14 @@ func (g *guest) hand(q *request, b []byte) (stays bool) {
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ETOOMANYREFS) {
 			return g.promote(b) // nothing was sent; what it can be told now is for a session to find out
 		}
+		if err := g.untaken(&sendError{err}); err != nil {
+			g.refuse("", err)
+		}
 		g.leave(endUndelivered)
 		return false
 	}
 	g.unread = true
+	g.sent()
 	if q.more {
 		g.held = q.grant
 	} else {
@@ -166,12 +176,14 @@ func (g *guest) tell() {
 	if event == "" {
 		return
 	}
+	g.waited = true
 	goesOn := event == protocol.EventDrain
 	reply := protocol.GetReply{Grant: g.held.id, Event: event}
 	if err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, goesOn)); err != nil {
 		g.leave(endDisconnected)
 		return
 	}
+	g.sent()
 	if goesOn {
 		return
 	}

@@ -5,8 +5,6 @@ package server
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 const maxFDs = scmrights.MaxFDs
@@ -35,9 +32,8 @@ type session struct {
 	called bool // the first call is complete
 
 	patient atomic.Bool // the peer may take as long as it likes to read what it is sent
-
-	invited bool     // the next message may carry a descriptor
-	asked   *request // the first call asks for it, and it is decided; nil: it is a new one
+	invited bool        // the next message may carry a descriptor
+	asked   *request    // the first call asks for it, and it is decided; nil: it is a new one
 }
 
 var _ link = (*session)(nil)
@@ -56,13 +52,6 @@ func newSession(ctx context.Context, c client, f *os.File, already []byte) (*ses
 	s.conn.Preload(already)
 	return s, nil
 }
-
-// sendError is a reply that could not be sent, or not all of it. Nothing that
-// follows it would be understood.
-type sendError struct{ err error }
-
-func (e *sendError) Error() string { return "reply: " + e.err.Error() }
-func (e *sendError) Unwrap() error { return e.err }
 
 // wake makes the session's goroutine look at its state again, if it waits for
 // bytes. The state must have been changed before.
@@ -87,20 +76,7 @@ func (s *session) run(limit time.Duration) {
 	if limit > 0 {
 		s.begin(limit)
 	}
-	err := s.answer()
-	if errors.Is(err, errStopping) || isGone(err) || s.ctx.Err() != nil {
-		return
-	}
-	if _, broken := errors.AsType[*sendError](err); broken {
-		s.refuse("", err)
-		return
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(s.server.cfg.CallTimeout.Seconds())}
-	}
-	s.refuse("", err)
-	s.unread = false                       // without descriptors it need not wait for those before it
-	_ = s.replyError(protocol.Call{}, err) // the connection ends whether it arrives or not
+	s.part(s.answer())
 }
 
 // endGrant ends the grant that lasts as long as the connection, if there is one.
@@ -113,12 +89,6 @@ func (s *session) endGrant() {
 		why = endStop
 	}
 	s.server.locked(func() { s.server.registry.end(s.grant, why) })
-}
-
-// isGone reports whether err only says that the peer has closed the connection.
-func isGone(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 func (s *session) answer() error {
@@ -170,6 +140,7 @@ func (s *session) rest() {
 // park waits until done says so, which is asked again after each wake. What the
 // peer sends meanwhile is kept for later, up to the size of one message.
 func (s *session) park(done func() bool) error {
+	s.waited = true
 	for {
 		// A wake that comes after this line is seen by Fill, one that came before it by done.
 		s.rest()
@@ -189,6 +160,7 @@ func (s *session) park(done func() bool) error {
 func (s *session) call(m protocol.Message) error {
 	defer scmrights.CloseAll(m.FDs)
 	s.shut()
+	s.waited = false
 	c, err := protocol.DecodeCall(m.Bytes)
 	if err != nil {
 		return err
@@ -299,5 +271,6 @@ func (s *session) send(b []byte, fds ...*scmrights.FD) error {
 		return &sendError{err}
 	}
 	s.unread = len(fds) > 0
+	s.sent()
 	return nil
 }

@@ -2,11 +2,7 @@
 
 package server
 
-import (
-	"time"
-
-	"github.com/fdbroker/fdbroker/protocol"
-)
+import "time"
 
 // guestList is a list of guests by when they expire, which for all is as long after
 // they came.
@@ -47,7 +43,7 @@ func (d *desk) expire() {
 	}
 	for now := time.Now(); d.silent.first != nil && !now.Before(d.silent.first.expires); {
 		g := d.silent.first
-		err := &protocol.LimitError{Limit: "seconds to complete a call in", Max: int(d.server.cfg.CallTimeout.Seconds())}
+		err := d.server.tooSlow("seconds to complete a call in")
 		g.refuse("", err)
 		_ = g.sendError(err) // it is disconnected in any case
 		g.leave(endDisconnected)
