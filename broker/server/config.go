@@ -40,9 +40,9 @@ type Config struct {
 	// MaxMessage is how many bytes one call may have. Default 64 KiB.
 	MaxMessage int
 	// CallTimeout is how long a client may take from connecting to the end of its
-	// first call, from the first byte to the last of any later one, and to take
-	// a reply that does not fit into the socket's buffer; the events of a Watch may be
-	// taken at any time. Default 10 s.
+	// first call, from the first byte to the last of any later one, to take a reply
+	// that does not fit into the socket's buffer, and to read descriptors that another
+	// call stands behind. The events of a Watch may be read at any time. Default 10 s.
 	CallTimeout time.Duration
 	// NoRecover makes an address that is in use an error at the start as at any other
 	// time, also where an earlier broker's socket could be taken back.

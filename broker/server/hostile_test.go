@@ -228,6 +228,69 @@ func TestNeverReading(t *testing.T) {
 	fdtest.Eventually(t, "it is logged", func() bool { return len(b.logs.lines("refused", "reply")) == 1 })
 }
 
+// One that asks for more and never reads the descriptors it was sent is given up too.
+func TestNeverReadingDescriptors(t *testing.T) {
+	for name, ask := range map[string]func(*client){
+		"at once":  func(c *client) { c.send(get("a"), get("a"), get("a")) },
+		"in turn":  func(c *client) { c.send(get("a")); c.unread(); c.send(get("a")); c.send(get("a")) },
+		"to watch": func(c *client) { c.send(get("a")); c.unread(); c.send(watch) },
+		"after Wait": func(c *client) {
+			c.send(get("a"))
+			c.unread()
+			c.send(getOnce(protocol.GetParameters{Names: []string{"a"}, Wait: true}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+			bad := b.client(t)
+			ask(bad)
+			fdtest.Eventually(t, "it is disconnected", func() bool { return hungUp(t, bad.uc) })
+			if found := b.wrongs(); len(found) != 1 {
+				t.Errorf("logged: %q", found)
+			}
+			if _, fds := bad.got(); len(fds) != 1 {
+				t.Errorf("%d descriptors", len(fds))
+			}
+			if err := bad.refused(); !errors.Is(err, protocol.ErrLimitReached) {
+				t.Error(err)
+			}
+			bad.ended()
+		})
+	}
+}
+
+// One that asks for nothing more may take as long as it likes to read what it was sent,
+// whatever becomes of that meanwhile.
+func TestReadingLate(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	names := []string{"a", "b", "c", "d", "e"} // more than the desk hands out
+	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0", "b=127.0.0.1:0", "c=127.0.0.1:0", "d=127.0.0.1:0", "e=127.0.0.1:0")
+	few, many, held := b.client(t), b.client(t), b.client(t)
+	few.send(get("a"))
+	many.send(get(names...))
+	held.send(getMore(protocol.GetParameters{Names: names}))
+	for _, c := range []*client{few, many, held} {
+		c.unread()
+	}
+	if err := b.client(t).call(protocol.MethodDrain, protocol.DrainParameters{Names: []string{"a"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one might be late before the others are
+		b.client(t).refused()
+	}
+	for c, want := range map[*client]int{few: 1, many: len(names), held: len(names)} {
+		if _, fds := c.got(); len(fds) != want {
+			t.Errorf("%d descriptors, want %d", len(fds), want)
+		}
+	}
+	if g, _ := held.got(); g.Event != protocol.EventDrain {
+		t.Errorf("got %+v", g)
+	}
+	few.alive()
+	many.alive()
+}
+
 // An error that ends the connection does not wait for descriptors to be read.
 func TestGarbageBehindUnreadDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)

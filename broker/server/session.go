@@ -254,15 +254,13 @@ func (s *session) encoded(encode func([]byte) ([]byte, error), fds ...*scmrights
 	return s.send(b, fds...)
 }
 
-// send sends one message. Until the peer has read the descriptors of an earlier
-// one it waits: the kernel counts all that are under way for this user.
+// send sends one message. It waits until the peer has read the descriptors of an earlier
+// reply, unless it is an event: that has none, and no call has asked for it.
 func (s *session) send(b []byte, fds ...*scmrights.FD) error {
-	if s.unread {
-		_ = s.file.SetWriteDeadline(time.Time{})
-		if err := s.conn.WaitRead(); err != nil {
-			return &sendError{err}
+	if !s.waited || len(fds) > 0 {
+		if err := s.awaitRead(); err != nil {
+			return err
 		}
-		s.unread = false
 	}
 	if !s.patient.Load() {
 		_ = s.file.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
@@ -270,7 +268,25 @@ func (s *session) send(b []byte, fds ...*scmrights.FD) error {
 	if err := s.conn.Send(b, fds...); err != nil {
 		return &sendError{err}
 	}
-	s.unread = len(fds) > 0
+	s.unread = s.unread || len(fds) > 0
 	s.sent()
+	return nil
+}
+
+// awaitRead waits until the peer has read the descriptors that it was sent, if there are
+// any: the kernel counts all that are under way for this user. Another call is behind
+// them, so that takes as long as a call may.
+func (s *session) awaitRead() error {
+	if !s.unread {
+		return nil
+	}
+	_ = s.file.SetWriteDeadline(time.Now().Add(s.server.cfg.CallTimeout))
+	switch err := s.conn.WaitRead(); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return s.server.tooSlow("seconds to read descriptors in, when another call stands behind theirs,")
+	case err != nil:
+		return &sendError{err}
+	}
+	s.unread = false
 	return nil
 }

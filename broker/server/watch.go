@@ -92,6 +92,9 @@ func (s *session) watch(c protocol.Call) error {
 		s.refuse(c.Method, err)
 		return s.replyError(c, err)
 	}
+	if err := s.awaitRead(); err != nil {
+		return err
+	}
 	r := s.server.registry
 	w := &watcher{link: s}
 	w.tell(protocol.Event{What: protocol.EventWatching, Time: time.Now().UnixMicro()})
