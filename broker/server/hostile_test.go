@@ -3,7 +3,6 @@
 package server_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -341,110 +340,6 @@ func TestTooMuchBehindAGetThatWaits(t *testing.T) {
 	}
 	if n := len(b.logs.lines("refused")); n != 1 {
 		t.Errorf("%d refusals", n)
-	}
-}
-
-// 2000 clients of every bad kind, at once, cost 200 good ones nothing.
-func TestStress(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	b := start(t, server.Config{CallTimeout: 300 * time.Millisecond, MaxMessage: 4096},
-		"a=127.0.0.1:0", "b=127.0.0.1:0", "one=127.0.0.1:0,max=1")
-	hostile := []func(*net.UnixConn){
-		func(*net.UnixConn) {},
-		func(c *net.UnixConn) { _ = c.Close() },
-		func(c *net.UnixConn) { _, _ = c.Write([]byte("garbage\x00")) },
-		func(c *net.UnixConn) { _, _ = c.Write([]byte{0}) },
-		func(c *net.UnixConn) { _, _ = c.Write([]byte(`{"method":"io.fdb`)) },
-		func(c *net.UnixConn) { _, _ = c.Write(make([]byte, 1<<16)) },
-		func(c *net.UnixConn) { _, _ = c.Write([]byte(strings.Repeat("x", 1<<16))) },
-		func(c *net.UnixConn) { // a storm of calls, no reply read
-			m := encode(t, getOnce(protocol.GetParameters{Names: []string{"a", "b"}}), method(protocol.MethodList, nil))
-			_, _ = c.Write([]byte(strings.Repeat(string(m), 30)))
-		},
-		func(c *net.UnixConn) { // gone before the reply
-			_, _ = c.Write(encode(t, getMore(protocol.GetParameters{Names: []string{"one"}, Wait: true})))
-			_ = c.Close()
-		},
-		func(c *net.UnixConn) { _, _, _ = c.WriteMsgUnix([]byte("x\x00"), unix.UnixRights(0, 1, 2), nil) },
-		func(c *net.UnixConn) {
-			_, _, _ = c.WriteMsgUnix([]byte("x\x00"), unix.UnixRights(make([]int, scmrights.MaxFDs)...), nil)
-		},
-		func(c *net.UnixConn) { _, _ = c.Write([]byte("{\"method\":\"io.fdbroker.\xff\"}\x00")) },
-		func(c *net.UnixConn) { // an unknown method, and silence
-			_, _ = c.Write(encode(t, method("io.fdbroker.None", nil)))
-			_ = c.CloseWrite()
-		},
-	}
-	var wg sync.WaitGroup
-	for i := range 2000 {
-		wg.Go(func() {
-			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: b.path})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(patience))
-			hostile[i%len(hostile)](c)
-			if i%len(hostile) == 7 {
-				return
-			}
-			for buf := make([]byte, 4096); ; { // until the broker has had enough
-				if _, err := c.Read(buf); err != nil {
-					return
-				}
-			}
-		})
-	}
-	for i := range 200 {
-		wg.Go(func() {
-			if err := serveOne(b.path, i); err != nil {
-				t.Errorf("good client %d: %v", i, err)
-			}
-		})
-	}
-	wg.Wait()
-	b.held(t, "one", 0, 0)
-}
-
-// serveOne is a good client: it must get what it asks for.
-func serveOne(path string, i int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	s, err := scmrights.Dial(ctx, path)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	defer context.AfterFunc(ctx, s.Interrupt)()
-	conn, err := protocol.NewConn(s, protocol.MaxReply, 2)
-	if err != nil {
-		return err
-	}
-	defer conn.Discard()
-	p := []protocol.GetParameters{{Names: []string{"a"}}, {Names: []string{"b", "a"}}, {Names: []string{"one"}, Wait: true}}[i%3]
-	b, err := protocol.AppendCall(nil, protocol.Call{Method: protocol.MethodGet, More: true}, p)
-	if err != nil {
-		return err
-	}
-	if err := conn.Send(b); err != nil {
-		return err
-	}
-	for {
-		if m, ok := conn.Next(); ok {
-			scmrights.CloseAll(m.FDs)
-			r, err := protocol.DecodeReply(m.Bytes)
-			if err == nil {
-				err = r.Err
-			}
-			if err == nil && len(m.FDs) != len(p.Names) {
-				err = fmt.Errorf("%d descriptors for %d names", len(m.FDs), len(p.Names))
-			}
-			return err
-		}
-		if err := conn.Fill(); err != nil {
-			return err
-		}
 	}
 }
 
