@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -205,6 +206,9 @@ func (d *desk) receive() error {
 
 // pause stops accepting for a while.
 func (d *desk) pause(err error) error {
+	if err == unix.EMFILE {
+		err = fmt.Errorf("%w; raise the limit (ulimit -n, LimitNOFILE=)", err)
+	}
 	d.server.sampled.Warn().Err(err).Int64("wait_ms", d.backoff.Milliseconds()).Msg("cannot accept for now")
 	d.paused = time.Now().Add(d.backoff)
 	d.backoff = min(2*d.backoff, backoffMax)

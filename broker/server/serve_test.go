@@ -182,6 +182,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	type event struct {
 		Message string `json:"message"`
 		Wait    int64  `json:"wait_ms"`
+		Error   string `json:"error"`
 	}
 	next := func() event { // the next event of the log
 		t.Helper()
@@ -212,6 +213,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	for _, want := range []int64{5, 10, 20, 40} {
 		if e := next(); e.Wait != want {
 			t.Errorf("got %+v, want a wait of %d ms", e, want)
+		} else if !strings.Contains(e.Error, "raise the limit (ulimit -n, LimitNOFILE=)") {
+			t.Errorf("nothing says what to do: %q", e.Error)
 		}
 	}
 	clients[0].send(get("a")) // there is no descriptor for a pidfd either
