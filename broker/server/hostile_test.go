@@ -351,6 +351,11 @@ func FuzzSession(f *testing.F) {
 	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"b\"],\"wait\":true}}\x00\x00"), uint8(1))
 	f.Add([]byte("{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"oneway\":true,\"parameters\":{\"interface\":\"io.fdbroker\"}}\x00{"), uint8(3))
 	f.Add([]byte("{\"method\":\"io.fdbroker.Unbind\",\"parameters\":{\"names\":[\"x\"]}}\x00"), uint8(0))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Watch\",\"more\":true}\x00{\"method\":\"io.fd"), uint8(255))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Deploy\",\"parameters\":{\"names\":[\"a\"],\"generation\":7},\"more\":true}\x00"), uint8(255))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Drain\",\"parameters\":{\"names\":[\"a\"],\"before\":1}}\x00"), uint8(31))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Put\",\"parameters\":{\"name\":\"x\"}}\x00{\"method\":\"io.fdbroker.Attach\",\"parameters\":{\"name\":\"a\"}}\x00"), uint8(255))
+	f.Add([]byte("{\"method\":\"io.fdbroker.Reload\"}\x00{\"method\":\"io.fdbroker.Upgrade\"}\x00{\"method\":\"org.varlink.service.GetInfo\"}\x00"), uint8(255))
 	b := start(f, server.Config{MaxMessage: 4096}, "a=127.0.0.1:0")
 	f.Fuzz(func(t *testing.T, text []byte, piece uint8) {
 		if strings.Contains(strings.ToLower(string(text)), "bind") && !strings.Contains(string(text), `"x"`) {
