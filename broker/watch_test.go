@@ -56,7 +56,7 @@ func TestWatchEnds(t *testing.T) {
 // be told, gets what was sent meanwhile, and then hears that this is not all.
 func TestWatchAfterSleep(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	const calls, limit = 10_000, 100 * time.Millisecond
+	const calls, limit = 10_000, 500 * time.Millisecond
 	b := startBrokerAt(t, filepath.Join(fdtest.SocketDir(t), "c"), server.Config{CallTimeout: limit})
 	var got []string
 	err := b.client().Watch(context.Background(), func(e protocol.Event) error {

@@ -139,7 +139,7 @@ func TestSlowWatcher(t *testing.T) {
 // same, as soon as it reads on.
 func TestWatcherThatSleeps(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
+	b := start(t, server.Config{CallTimeout: unhurried}, "a=127.0.0.1:0")
 	asleep := b.client(t)
 	asleep.send(watch)
 	asleep.event()
