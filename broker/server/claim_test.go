@@ -163,3 +163,84 @@ func TestDrainGoesOn(t *testing.T) {
 		t.Errorf("the process ended with %v", err)
 	}
 }
+
+// TestDeployOfAnothersNumber: a deploy that says it goes on with another user's gets a
+// number of its own, and the other's workers stay what they are.
+func TestDeployOfAnothersNumber(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0")
+	starter := b.spawn(t)
+	generation := starter.deploys(0, "web")
+	worker := b.spawn(t)
+	if err := worker.call(getMore(protocol.GetParameters{Names: []string{"web"}, Generation: generation})); err != nil {
+		t.Fatal(err)
+	}
+	usurp := func() {
+		t.Helper()
+		if got := b.spawn(t, alice, alice).deploys(generation); got <= generation {
+			t.Errorf("another user's deploy is of generation %d", got)
+		}
+		if got := b.generations(t)[worker.pid()]; got != generation {
+			t.Errorf("the worker is of generation %d", got)
+		}
+	}
+	usurp()
+	starter.kill()
+	usurp()
+	again := b.spawn(t)
+	if got := again.deploys(generation, "web"); got != generation {
+		t.Errorf("it goes on as generation %d", got)
+	}
+	usurp()
+	other := b.spawn(t)
+	if err := other.call(getMore(protocol.GetParameters{Names: []string{"web"}, Generation: generation})); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.generations(t)[other.pid()]; got != generation {
+		t.Errorf("the next worker is of generation %d", got)
+	}
+}
+
+// TestDrainByTheWorkersUser: workers that have become another user's may be asked to leave
+// by that user. Who has started them, and may start others, is not his.
+func TestDrainByTheWorkersUser(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any")
+	d, generation := b.deploy(t, "web")
+	get := getOnce(protocol.GetParameters{Names: []string{"web"}, Generation: generation})
+	first := b.spawn(t, alice, alice)
+	if err := first.call(get); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.spawn(t, alice, alice).call(method(protocol.MethodDrain, all("web"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.spawn(t, alice, alice).call(get); err != nil {
+		t.Errorf("the next worker: %v", err)
+	}
+	d.wasToldNothing()
+	d.close()
+	d = b.client(t)
+	d.send(deploy(generation, "web"))
+	if reply, continues := d.deployed(); reply.Generation != generation || !continues {
+		t.Errorf("it goes on as %+v", reply)
+	}
+}
+
+// TestTooGreatGeneration: what no earlier broker can have said counts as nothing said.
+func TestTooGreatGeneration(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0")
+	const great = 1<<52 + 1
+	c := b.client(t)
+	c.send(deploy(great, "web"))
+	if reply, _ := c.deployed(); reply.Generation >= great {
+		t.Errorf("got %+v", reply)
+	}
+	b.hold(t, protocol.GetParameters{Names: []string{"web"}, Generation: great})
+	for pid, generation := range b.generations(t) {
+		if generation >= great {
+			t.Errorf("process %d is of generation %d", pid, generation)
+		}
+	}
+}

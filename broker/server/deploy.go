@@ -29,6 +29,9 @@ const hearing = 100 * time.Millisecond
 // enroll makes a deploy of c known, unless it has been replaced already.
 func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*deploy, error) {
 	d := &deploy{generation: p.Generation, names: p.Names, client: c, link: l, heard: make(chan struct{})}
+	if r.isAnothers(c, d.generation) || !r.countFrom(d.generation) {
+		d.generation = 0 // it begins anew
+	}
 	for _, name := range d.names {
 		l := r.listeners.get(name)
 		switch {
@@ -42,9 +45,6 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 	if left := r.leftOf(d); left != nil {
 		return nil, &protocol.ReplacedError{Name: left.names()[0], Generation: d.generation}
 	}
-	if err := r.countFrom(d.generation); err != nil {
-		return nil, err
-	}
 	if d.generation == 0 {
 		d.generation = r.newID()
 	}
@@ -57,11 +57,18 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 // nil.
 func (r *registry) leftOf(d *deploy) *grant {
 	for _, g := range r.grants {
-		if d.generation != 0 && g.generation == d.generation && g.draining && g.peer.startedBy(d.client.peer) {
+		if d.generation != 0 && g.generation == d.generation && g.draining && g.peer.startedBy(d.client.peer) && d.sentFrom(g) {
 			return g
 		}
 	}
 	return nil
+}
+
+// sentFrom reports whether d was sent away from a listener of g, and not only g's user.
+func (d *deploy) sentFrom(g *grant) bool {
+	return slices.ContainsFunc(g.listeners, func(l *listener) bool {
+		return l.sentAway().covers(d.client.peer.uid, d.generation)
+	})
 }
 
 // replace makes d hear that it has been replaced.

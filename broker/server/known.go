@@ -50,10 +50,19 @@ func (r *registry) foundFor(q *request) *grant {
 	if q.process != nil {
 		return nil
 	}
-	if g := r.pids[q.client.peer.pid]; g != nil && g.found {
-		return g
+	g := r.pids[q.client.peer.pid]
+	if g == nil || !g.found {
+		return nil
 	}
-	return nil
+	p, err := processOf(q.client.rc, q.client.peer, r.lifetimes.pidfs)
+	if err != nil {
+		return nil
+	}
+	_ = p.pidfd.Close()
+	if p.id != g.process { // its pid is that of one before it, which is gone
+		return nil
+	}
+	return g
 }
 
 // replaceFound takes listeners, which q has been granted, from the grant that its

@@ -51,25 +51,55 @@ func parentOf(pid int) int {
 // believe drops what q says of its generation where that is a deploy's of another user,
 // who has not started it: everybody can guess a number.
 func (r *registry) believe(q *request) {
-	if q.generation == 0 {
+	if q.generation == 0 || q.sure {
 		return
 	}
+	known := false
 	for d := range r.deploys {
-		if d.generation == q.generation && !q.client.peer.belongsTo(d) {
-			q.generation = 0
-			return
+		if d.generation == q.generation {
+			known = true
+			q.sure = q.sure || q.client.peer.belongsTo(d)
 		}
+	}
+	if known && !q.sure || !r.countFrom(q.generation) {
+		q.generation = 0
 	}
 }
 
 // disbelieve drops what was said of d's generation, by others, while d was not known.
 func (r *registry) disbelieve(d *deploy) {
 	for _, g := range r.grants {
-		if g.generation == d.generation && !g.peer.belongsTo(d) {
+		if g.generation == d.generation && !g.sure && !g.peer.belongsTo(d) {
 			g.generation = g.id
 			r.saveGrant(g)
 		}
 	}
+}
+
+// isAnothers reports whether that generation is known to be a deploy's of another user.
+func (r *registry) isAnothers(c *client, generation int64) bool {
+	for d := range r.deploys {
+		if d.generation == generation && !c.peer.belongsTo(d) {
+			return true
+		}
+	}
+	for _, g := range r.grants {
+		if g.generation == generation && g.sure && !g.peer.sameUser(c.peer) && !g.peer.startedBy(c.peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// deployOf returns a deploy that q is believed to belong to, and that its process descends from;
+// nil: none is known.
+func (r *registry) deployOf(q *request) *deploy {
+	for d := range r.deploys {
+		if d.generation == q.age() && q.client.peer.startedBy(d.client.peer) {
+			return d
+		}
+	}
+	return nil
 }
 
 // belongsTo reports whether p may say that it belongs to d.

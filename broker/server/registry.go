@@ -194,17 +194,17 @@ func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
 }
 
 // countFrom makes all ids that come greater than one that somebody has from an earlier
-// broker. It returns an error where none can be that great.
-func (r *registry) countFrom(id int64) error {
+// broker. It returns false where none can be that great.
+func (r *registry) countFrom(id int64) bool {
 	switch {
 	case id <= r.lastID:
-		return nil
+		return true
 	case id > mostAhead:
-		return &protocol.InvalidParameterError{Parameter: "generation"}
+		return false
 	}
 	r.lastID = id
 	r.state.set(atLastID, uint64(id))
-	return nil
+	return true
 }
 
 // newID returns the next grant's id. Ids grow, so that they tell who was first.

@@ -19,6 +19,7 @@ type request struct {
 	blocking    *bool       // what the caller needs, if anything
 	drainSignal unix.Signal // what is to ask its process to leave; 0: nothing
 	generation  int64       // the deploy it belongs to; 0: none
+	sure        bool        // that is known of the deploy, too
 	resume      int64       // the grant of an earlier broker that it is to go on with; 0: none
 	since       time.Time
 	process     *process // nil: the grant is to last as long as the connection
@@ -166,9 +167,6 @@ func (r *registry) try(q *request) (err error, final bool) {
 	if q.client.server.desk.ctx.Err() != nil {
 		return errStopping, false // grants end now whose holders go on
 	}
-	if err := r.countFrom(q.generation); err != nil {
-		return err, true
-	}
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
@@ -204,18 +202,22 @@ func (r *registry) try(q *request) (err error, final bool) {
 	return r.grant(q, own, listeners), true
 }
 
-// replaced reports whether those who are as old as q have been sent away from l. Who
-// started q has to know that, and may not: none of its workers may have held l then.
+// replaced reports whether those who are as old as q have been sent away from l: by who
+// may do that to the deploy that q belongs to, if it is known, else to q's user. The deploy
+// has to know that, and may not: none of its workers may have held l then.
 func (r *registry) replaced(q *request, l *listener) bool {
 	sent := l.sentAway()
 	if !sent.covers(q.client.peer.uid, q.age()) {
 		return false
 	}
-	for d := range r.deploys {
-		if d.generation == q.age() && sent.covers(d.client.peer.uid, d.generation) && q.client.peer.startedBy(d.client.peer) {
-			d.replace()
-		}
+	d := r.deployOf(q)
+	if d == nil {
+		return true
 	}
+	if !sent.covers(d.client.peer.uid, d.generation) {
+		return false
+	}
+	d.replace()
 	return true
 }
 
