@@ -166,6 +166,22 @@ func TestLimitPerUser(t *testing.T) {
 	})
 }
 
+// However many clients others have, there is room for root.
+func TestClientsOfOthers(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{MaxClients: 16}, "a=127.0.0.1:0,allow=any")
+	info := method(protocol.MethodGetInfo, nil)
+	for range 15 {
+		if err := b.spawn(t, alice, alice).call(info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l, ok := errors.AsType[*protocol.LimitError](b.spawn(t, bob, bob).call(info)); !ok || l.Limit != "clients" || l.Max != 15 {
+		t.Errorf("the last place: %+v", l)
+	}
+	b.client(t).alive()
+}
+
 // The broker has a descriptor open for each process that holds something, and one
 // user may not take them all. Connections do not count: they have their own limit.
 func TestGrantsPerUser(t *testing.T) {

@@ -9,12 +9,20 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
+// keptPart is which part of all clients there may be, one in so many, only root and the
+// broker's user may be: others, however many users they are, do not keep them out.
+const keptPart = 16
+
 // admit counts c in, or says which limit is reached.
 func (s *Server) admit(c *client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.present >= s.cfg.MaxClients {
-		return &protocol.LimitError{Limit: "clients", Max: s.cfg.MaxClients}
+	most := s.cfg.MaxClients
+	if !c.privileged() {
+		most -= most / keptPart
+	}
+	if s.present >= most {
+		return &protocol.LimitError{Limit: "clients", Max: most}
 	}
 	if !c.privileged() && s.clients[c.peer.uid] >= s.cfg.MaxClientsPerUID {
 		return &protocol.LimitError{Limit: "clients of one user", Max: s.cfg.MaxClientsPerUID}

@@ -23,8 +23,8 @@ const (
 type Config struct {
 	// Version is what GetInfo answers.
 	Version string
-	// MaxClients is how many connections the control socket serves at a time.
-	// Default 4096.
+	// MaxClients is how many connections the control socket serves at a time, one in
+	// sixteen of which are only for root and the broker's user. Default 4096.
 	MaxClients int
 	// MaxClientsPerUID is the same for any one user who is neither root nor the
 	// broker's own. Default 256.
