@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
@@ -103,10 +104,7 @@ func (c *Control) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	var err error
-	if id, serr := idOf(c.path); serr == nil && id == c.id {
-		err = os.Remove(c.path)
-	}
+	err := removeFile(c.path, c.id)
 	c.Release()
 	return err
 }
@@ -228,24 +226,31 @@ func listenUnix(c ControlConfig) (_ *scmrights.FD, id fileID, err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(c.Path)
+			_ = removeFile(c.Path, id)
 		}
 	}()
-	if c.GID != nil {
-		if err := os.Chown(c.Path, -1, *c.GID); err != nil {
-			return nil, id, err
-		}
-	}
-	if err := os.Chmod(c.Path, c.Mode.Perm()); err != nil {
-		return nil, id, err
-	}
-	if id, err = idOf(c.Path); err != nil {
+	if id, err = c.own(fd); err != nil {
 		return nil, id, err
 	}
 	if err := unix.Listen(n, -1); err != nil { // -1: the kernel's somaxconn
 		return nil, id, os.NewSyscallError("listen", err)
 	}
 	return fd, id, nil
+}
+
+// own gives the file of the control socket, fd, which it borrows, the group and the mode
+// of c, and returns which file that is.
+func (c ControlConfig) own(fd *scmrights.FD) (id fileID, err error) {
+	id.dev, id.ino, err = socket.SetFile(fd, c.Path, c.Mode.Perm(), c.GID)
+	return id, err
+}
+
+// removeFile removes what is at path if that is still the file with that id.
+func removeFile(path string, id fileID) error {
+	if now, err := idOf(path); err != nil || now != id {
+		return nil
+	}
+	return os.Remove(path)
 }
 
 func idOf(path string) (fileID, error) {

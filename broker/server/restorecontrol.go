@@ -44,10 +44,7 @@ func (r *RestoredControl) use(c ControlConfig) (fd *scmrights.FD, id fileID, err
 	if err = errors.Join(cerr, err); err != nil {
 		return nil, id, err
 	}
-	if c.GID != nil {
-		err = os.Chown(c.Path, -1, *c.GID)
-	}
-	if err = errors.Join(err, os.Chmod(c.Path, c.Mode.Perm())); err != nil {
+	if id, err = c.own(r.fd); err != nil {
 		return nil, id, err
 	}
 	fd, r.fd = r.fd, nil

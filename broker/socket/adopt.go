@@ -180,7 +180,7 @@ func (is identity) checkFor(n *network, s Spec) error {
 // setUp applies what s says, and returns the backlog as it became.
 func (is identity) setUp(n *network, s Spec, fd int) (backlog int, err error) {
 	if n.in(unixNets) {
-		err = is.own(s)
+		err = is.own(fd, s)
 	} else {
 		if err = addressOptions(fd, s, is.family == unix.AF_INET6); err == nil {
 			err = listenOptions(fd, s)
@@ -193,7 +193,7 @@ func (is identity) setUp(n *network, s Spec, fd int) (backlog int, err error) {
 }
 
 // own gives the file of a Unix socket the mode and owners that s says, if any.
-func (is identity) own(s Spec) error {
+func (is identity) own(fd int, s Spec) error {
 	owner, err := ownerOf(s)
 	if err != nil || owner == (fileOwner{nil, -1, -1}) {
 		return err
@@ -201,10 +201,11 @@ func (is identity) own(s Spec) error {
 	if strings.HasPrefix(is.address, "@") {
 		return fmt.Errorf("the socket %s that was passed has no file, so it cannot have the options mode, user and group", is)
 	}
-	file, _, err := findFile(is.address)
+	file, err := openBound(fd, is.address)
 	if err != nil {
 		return fmt.Errorf("%s: %w", is.address, err)
 	}
+	defer file.close()
 	return owner.apply(file)
 }
 

@@ -5,7 +5,6 @@ package socket
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
@@ -114,48 +113,37 @@ func (o fileOwner) beforeBind(fd int) error {
 	return nil
 }
 
-// afterBind gives the new file at path its owners and then its mode. On an error
-// it has removed the file.
-func (o fileOwner) afterBind(path string) (*socketFile, error) {
-	file, kind, err := findFile(path)
+// afterBind gives the new file at path, of the socket fd, its owners and then its
+// mode. On an error it has removed the file, unless somebody else put it there.
+func (o fileOwner) afterBind(fd int, path string) (*socketFile, error) {
+	own, err := openBound(fd, path)
 	if err != nil {
 		return nil, err
 	}
-	if kind != fs.ModeSocket {
-		return nil, &problem{fmt.Sprintf("somebody else put %s at %s", kindName(kind), path), unix.EADDRINUSE, nil}
-	}
+	defer own.close()
 	if o == (fileOwner{nil, -1, -1}) {
-		return file, nil
+		return own.socketFile, nil
 	}
-	if err := o.apply(file); err != nil {
-		return nil, errors.Join(err, file.remove())
+	if err := own.checkMade(); err != nil {
+		return nil, err
 	}
-	return file, nil
+	if err := o.apply(own); err != nil {
+		return nil, errors.Join(err, own.remove())
+	}
+	return own.socketFile, nil
 }
 
-// apply changes the file by a descriptor of it: by its path, a symbolic link put
-// there could lead to another one.
-func (o fileOwner) apply(file *socketFile) error {
-	fd, err := unix.Open(file.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("open", err)
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	if !fileOf(file.path, &st).same(file) {
-		return &problem{"somebody else replaced " + file.path, unix.EADDRINUSE, nil}
-	}
+// apply changes the file by its descriptor: by its path, a symbolic link put there
+// could lead to another one.
+func (o fileOwner) apply(own *boundFile) error {
 	if o.uid >= 0 || o.gid >= 0 {
-		if err := unix.Fchownat(fd, "", o.uid, o.gid, unix.AT_EMPTY_PATH); err != nil {
+		if err := unix.Fchownat(own.fd, "", o.uid, o.gid, unix.AT_EMPTY_PATH); err != nil {
 			return &optionError{o.chownOption(), os.NewSyscallError("fchownat", err)}
 		}
 	}
 	if o.mode != nil {
 		// fchmod refuses an O_PATH descriptor; its link in /proc does not (open(2)).
-		if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), uint32(o.mode.Perm())); err != nil {
+		if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.mode.Perm())); err != nil {
 			return &optionError{"mode", os.NewSyscallError("chmod", err)}
 		}
 	}

@@ -70,17 +70,16 @@ func setUpPath(n *network, s Spec, fd *scmrights.FD) (file *socketFile, backlog 
 		if err := owner.beforeBind(num); err != nil {
 			return err
 		}
-		err := bindUnix(num, s.Address)
-		if errors.Is(err, unix.EADDRINUSE) {
-			if err := clearPath(n, s.Address); err != nil {
-				return err
-			}
-			err = bindUnix(num, s.Address)
-		}
+		room, err := unix.FcntlInt(uintptr(num), unix.F_DUPFD_CLOEXEC, 0) // for what afterBind opens
 		if err != nil {
-			return explainPath(s.Address, err)
+			return os.NewSyscallError("fcntl", err)
 		}
-		if file, err = owner.afterBind(s.Address); err != nil {
+		err = bindPath(n, num, s.Address)
+		_ = unix.Close(room)
+		if err != nil {
+			return err
+		}
+		if file, err = owner.afterBind(num, s.Address); err != nil {
 			return err
 		}
 		if backlog, err = listen(n, s, num); err != nil {
@@ -90,6 +89,21 @@ func setUpPath(n *network, s Spec, fd *scmrights.FD) (file *socketFile, backlog 
 		return nil
 	})
 	return file, backlog, err
+}
+
+// bindPath binds a socket to path, and clears it before if it must.
+func bindPath(n *network, fd int, path string) error {
+	err := bindUnix(fd, path)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if err := clearPath(n, path); err != nil {
+			return err
+		}
+		err = bindUnix(fd, path)
+	}
+	if err != nil {
+		return explainPath(path, err)
+	}
+	return nil
 }
 
 func bindUnix(fd int, address string) error {
