@@ -12,7 +12,7 @@ import (
 )
 
 // BrokerMark is the name of a memfd (memfd_create(2)) that a broker has open, and its
-// keeper, by which others know that it is one.
+// keeper, by which others know that it is one, if root or their own user has made it.
 const BrokerMark = "fdbroker-state"
 
 // endTime is how long a broker that was killed a moment ago may take to be gone.
@@ -37,6 +37,8 @@ func isBroker(pid int) bool {
 	}
 }
 
+// hasMark reports whether a process has a mark that root has made, or this user: a
+// holder of another user could keep the next broker from starting by a mark of its own.
 func hasMark(pid int) bool {
 	path := "/proc/" + strconv.Itoa(pid) + "/fd"
 	dir, err := os.Open(path)
@@ -47,7 +49,7 @@ func hasMark(pid int) bool {
 	for {
 		names, err := dir.Readdirnames(1024)
 		for _, name := range names {
-			if link, _ := os.Readlink(path + "/" + name); strings.HasPrefix(link, "/memfd:"+BrokerMark+" ") {
+			if link, _ := os.Readlink(path + "/" + name); strings.HasPrefix(link, "/memfd:"+BrokerMark+" ") && isTrusted(path+"/"+name) {
 				return true
 			}
 		}
@@ -55,4 +57,12 @@ func hasMark(pid int) bool {
 			return false
 		}
 	}
+}
+
+// isTrusted reports whether the file at path is root's or this user's. To give a file
+// to another user takes privilege, and whose a process is would say less: it may have
+// started a program that is set-user-ID.
+func isTrusted(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && (st.Uid == 0 || st.Uid == uint32(os.Geteuid()))
 }
