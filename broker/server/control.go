@@ -125,6 +125,9 @@ func lockFor(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
+			if lerr := socket.CheckLock(name); lerr != nil {
+				return nil, notLocked(path, lerr)
+			}
 			return nil, fmt.Errorf("cannot open the lock of the control socket: %w; name another path with --socket", err)
 		}
 		locked, err := flock(f)
@@ -134,6 +137,9 @@ func lockFor(path string) (*os.File, error) {
 		}
 		if !locked {
 			defer f.Close()
+			if err := socket.CheckLock(name); err != nil {
+				return nil, notLocked(path, err)
+			}
 			return nil, fmt.Errorf("another broker%s has the control socket %s; stop it, or name another path with --socket", writtenPID(f), path)
 		}
 		// The one who held it may have removed the file between open and lock.
@@ -145,6 +151,10 @@ func lockFor(path string) (*os.File, error) {
 		}
 		_ = f.Close()
 	}
+}
+
+func notLocked(path string, why error) error {
+	return fmt.Errorf("cannot lock the control socket %s: %w (--socket names another path)", path, why)
 }
 
 func flock(f *os.File) (locked bool, err error) {

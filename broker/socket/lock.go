@@ -49,6 +49,9 @@ func lockPath(path string) (*pathLock, error) {
 func tryLock(path, name string) (*pathLock, error) {
 	n, err := unix.Open(name, unix.O_RDONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
+		if lerr := CheckLock(name); lerr != nil {
+			return nil, &problem{lerr.Error(), err, nil}
+		}
 		if _, _, serr := findFile(name); serr == nil && err != unix.EMFILE && err != unix.ENFILE {
 			return nil, &problem{fmt.Sprintf("its lock file %s cannot be opened: %v", name, err), err, nil}
 		}
@@ -58,8 +61,22 @@ func tryLock(path, name string) (*pathLock, error) {
 	lock, err := flock(name, fd)
 	if lock == nil {
 		_ = fd.Close()
+		if lerr := CheckLock(name); lerr != nil && err == nil {
+			err = &problem{lerr.Error(), unix.EWOULDBLOCK, nil}
+		}
 	}
 	return lock, err
+}
+
+// CheckLock returns an error where the lock file at path, which cannot be had, belongs to
+// another user than root and this one. It need be no broker's: in a directory in which
+// everybody may make files, anybody can make it, and keep it locked for ever.
+func CheckLock(path string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil || st.Uid == 0 || st.Uid == uint32(os.Geteuid()) {
+		return nil // without a file there is nobody
+	}
+	return fmt.Errorf("its lock file %s belongs to uid %d, which is neither root nor the broker's user: stop that user's broker if there is one, and remove the file, or choose a path in a directory where nobody else may make files", path, st.Uid)
 }
 
 // flock locks fd, which it borrows, and returns nil where that is not possible

@@ -263,6 +263,38 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// TestLockOfAnother: a lock file that another user has made is not waited for where it
+// is locked, and in nobody's way where it is not.
+func TestLockOfAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give files away")
+	}
+	fdtest.CheckLeaks(t)
+	path := fdtest.SocketDir(t) + "/s"
+	lock, err := os.Create(path + ".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := errors.Join(lock.Chown(12345, 12345), unix.Flock(int(lock.Fd()), unix.LOCK_EX)); err != nil {
+		t.Fatal(err)
+	}
+	be := refused(t, "a=unix://"+path)
+	if want := "its lock file " + path + ".lock belongs to uid 12345"; !strings.Contains(be.Error(), want) {
+		t.Errorf("got %v, want %s", be, want)
+	}
+	if got := names(t, filepath.Dir(path)); got != "s.lock" {
+		t.Errorf("there are files: %s", got)
+	}
+	_ = lock.Close()
+	if err := open(t, "a=unix://"+path).Close(); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, filepath.Dir(path)); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+}
+
 // reaches checks that a client of path lands in sock's queue.
 func reaches(t *testing.T, path string, sock *socket.Socket) {
 	t.Helper()
