@@ -90,6 +90,37 @@ func TestListenControl(t *testing.T) {
 	}
 }
 
+// TestExposed: whoever can replace the control socket is named; in a directory like
+// /tmp nobody can.
+func TestExposed(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	ctl := control(t, server.ControlConfig{Path: filepath.Join(dir, "c")})
+	for _, c := range []struct {
+		mode os.FileMode
+		uid  int
+		want string
+	}{
+		{0o755, os.Geteuid(), ""},
+		{0o777 | os.ModeSticky, os.Geteuid(), ""},
+		{0o777, os.Geteuid(), "everybody may write to " + dir},
+		{0o755, 12345, dir + " belongs to uid 12345"},
+	} {
+		if c.uid != os.Geteuid() && os.Geteuid() != 0 {
+			continue // needs root to give directories away
+		}
+		if err := errors.Join(os.Chmod(dir, c.mode), os.Chown(dir, c.uid, -1)); err != nil {
+			t.Fatal(err)
+		}
+		if got := ctl.Exposed(); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("mode %v, uid %d: got %q, want %q", c.mode, c.uid, got, c.want)
+		}
+	}
+	if err := os.Chown(dir, os.Geteuid(), -1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestListenControlRefusesWhatIsNoPath(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, path := range []string{"", "@abstract", "/nonexistent/dir/c", filepath.Join(fdtest.SocketDir(t), strings.Repeat("x", 100))} {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +94,27 @@ func TestRun(t *testing.T) {
 			check("stdout", stdout.String(), c.stdout)
 			check("stderr", stderr.String(), c.stderr)
 		})
+	}
+}
+
+// TestExposedSocket: the log warns of a control socket that others can replace.
+func TestExposedSocket(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	ctx, stop := context.WithCancel(context.Background())
+	stop() // as soon as it has started
+	for mode, warns := range map[os.FileMode]bool{0o755: false, 0o777: true} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		args := []string{"--store=none", "--log-format=json", "--socket", dir + "/c"}
+		if status := run(ctx, args, inputs{}, io.Discard, &stderr); status != exitOK {
+			t.Errorf("exit status %d:\n%s", status, stderr.String())
+		}
+		if said := stderr.String(); strings.Contains(said, "can be replaced by others") != warns || strings.Contains(said, "everybody may write to "+dir) != warns {
+			t.Errorf("mode %v: %s", mode, said)
+		}
 	}
 }
 

@@ -91,6 +91,9 @@ func (b *running) run(ctx context.Context) (err error) {
 			err = errors.Join(err, control.Close())
 		}
 	}()
+	if why := control.Exposed(); why != "" {
+		b.log.Warn().Str("socket", control.Path()).Str("why", why).Msg("the control socket can be replaced by others")
+	}
 	if err := s.KeepControl(control); err != nil {
 		closePassed(p.sockets)
 		return err
