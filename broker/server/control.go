@@ -104,7 +104,7 @@ func (c *Control) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	err := removeFile(c.path, c.id)
+	err := socket.RemoveFile(c.path, c.id.dev, c.id.ino)
 	c.Release()
 	return err
 }
@@ -236,7 +236,7 @@ func listenUnix(c ControlConfig) (_ *scmrights.FD, id fileID, err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = removeFile(c.Path, id)
+			_ = socket.RemoveFile(c.Path, id.dev, id.ino)
 		}
 	}()
 	if id, err = c.own(fd); err != nil {
@@ -253,14 +253,6 @@ func listenUnix(c ControlConfig) (_ *scmrights.FD, id fileID, err error) {
 func (c ControlConfig) own(fd *scmrights.FD) (id fileID, err error) {
 	id.dev, id.ino, err = socket.SetFile(fd, c.Path, c.Mode.Perm(), c.GID)
 	return id, err
-}
-
-// removeFile removes what is at path if that is still the file with that id.
-func removeFile(path string, id fileID) error {
-	if now, err := idOf(path); err != nil || now != id {
-		return nil
-	}
-	return os.Remove(path)
 }
 
 func idOf(path string) (fileID, error) {

@@ -156,3 +156,39 @@ func TestSetFile(t *testing.T) {
 		}
 	}
 }
+
+// TestExchangedDirectoryIsLeftAlone: where a socket's directory was exchanged with
+// another one, neither a spare link is made there nor anything removed.
+func TestExchangedDirectoryIsLeftAlone(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	base := fdtest.SocketDir(t)
+	dir, secret := base+"/d", base+"/secret"
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.Mkdir(secret, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_ = bound(t, secret+"/s")
+	_ = bound(t, secret+"/.s.fdbroker") // the spare link of who serves there
+	_ = bound(t, dir+"/s")
+	file, _, err := findFile(dir + "/s")
+	if err := errors.Join(err, os.Rename(dir, dir+"-away"), os.Symlink(secret, dir)); err != nil {
+		t.Fatal(err)
+	}
+	file.keepSpare()
+	if file.spare {
+		t.Error("there is a spare link")
+	}
+	file.dropSpare()
+	if err := file.remove(); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{secret + "/s", secret + "/.s.fdbroker"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Nlink != 1 {
+			t.Errorf("%s: %d links, %v", path, st.Nlink, err)
+		}
+	}
+	left, err := os.ReadDir(secret)
+	if err != nil || len(left) != 2 {
+		t.Errorf("there is %v, %v", left, err)
+	}
+}

@@ -48,21 +48,6 @@ func fileType(st *unix.Stat_t) fs.FileMode {
 	return fs.ModeIrregular
 }
 
-// remove removes the file if it still is what is at its path. Between the look
-// and the removal somebody could put another file there; the kernel offers no
-// way to close that gap, but whoever keeps to the rule that a live socket's path
-// is left alone does not.
-func (f *socketFile) remove() error {
-	now, _, err := findFile(f.path)
-	if err == nil && now.same(f) {
-		err = os.NewSyscallError("unlink", unix.Unlink(f.path))
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
 // isDiag reports whether f is the file in a UNIX_DIAG_VFS attribute. The kernel
 // gives its own device number there (20 bits of minor).
 func (f *socketFile) isDiag(attr []byte) bool {

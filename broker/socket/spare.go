@@ -26,23 +26,24 @@ func spareOf(path string) string {
 // keepSpare makes the spare link, unless it is there. One that another socket has left
 // behind is removed: the path that it stood for is ours.
 func (f *socketFile) keepSpare() {
+	f.spare = false
+	dir, err := f.openDir()
+	if err != nil {
+		return
+	}
+	defer dir.close()
 	spare := spareOf(f.path)
-	now, kind, err := findFile(spare)
-	if err == nil && now.same(f) {
-		f.spare = true
+	if f.spare = dir.has(f, spare); f.spare {
 		return
 	}
-	if err == nil && kind == fs.ModeSocket {
-		_ = now.remove()
+	if _, kind, err := dir.find(spare); err == nil && kind == fs.ModeSocket {
+		_ = dir.remove(spare)
 	}
-	if f.spare = unix.Linkat(unix.AT_FDCWD, f.path, unix.AT_FDCWD, spare, 0) == nil; !f.spare {
+	if dir.link(f.path, spare) != nil {
 		return
 	}
-	if now, _, err = findFile(spare); err != nil || !now.same(f) { // somebody has replaced what was at the path
-		f.spare = false
-		if err == nil {
-			_ = now.remove()
-		}
+	if f.spare = dir.has(f, spare); !f.spare { // somebody has replaced what was at the path
+		_ = dir.remove(spare)
 	}
 }
 
