@@ -59,6 +59,10 @@ type Config struct {
 	Watchdog time.Duration
 	// Logger is silent if it is the zero one.
 	Logger zerolog.Logger
+
+	// nudge is how long somebody who sends descriptors to a worker's socket for
+	// READY=1 can hold up what comes behind them; 0 means shortly.
+	nudge time.Duration
 }
 
 // Command is what a worker runs.
@@ -83,6 +87,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.RestartDelay, DefaultRestartDelay},
 		{&c.RestartMax, DefaultRestartMax},
 		{&c.Grace, DefaultGrace},
+		{&c.nudge, 10 * time.Millisecond},
 	} {
 		if *d.at < 0 {
 			return c, fmt.Errorf("a time of %v", *d.at)

@@ -108,9 +108,27 @@ func (p *poller) wait(events []unix.EpollEvent) (n int, err error) {
 // add makes the poller tell when fd, which it borrows, can be read. Closing fd ends
 // that, as nobody has a duplicate of it.
 func (p *poller) add(fd int, what ready) error {
+	return p.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, what)
+}
+
+// mute makes the poller not tell of fd, and unmute makes it do so again.
+func (p *poller) mute(fd int, what ready) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, 0, what)
+}
+
+func (p *poller) unmute(fd int, what ready) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, unix.EPOLLIN, what)
+}
+
+// remove makes the poller forget fd.
+func (p *poller) remove(fd int) error {
+	return p.control(unix.EPOLL_CTL_DEL, fd, 0, ready{})
+}
+
+func (p *poller) control(op, fd int, events uint32, what ready) error {
 	var err error
-	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: what.worker, Pad: int32(what.source)}
-	if cerr := p.conn.Control(func(poll uintptr) { err = unix.EpollCtl(int(poll), unix.EPOLL_CTL_ADD, fd, &e) }); cerr != nil {
+	e := unix.EpollEvent{Events: events, Fd: what.worker, Pad: int32(what.source)}
+	if cerr := p.conn.Control(func(poll uintptr) { err = unix.EpollCtl(int(poll), op, fd, &e) }); cerr != nil {
 		return cerr
 	}
 	return os.NewSyscallError("epoll_ctl", err)

@@ -28,7 +28,7 @@ func (s *supervisor) prime(now time.Time) {
 		return
 	}
 	s.lastID++
-	w, err := s.command.start(s.lastID, startOptions{notify: s.config.NotifyReady, ahead: true})
+	w, err := s.command.start(s.lastID, startOptions{notify: s.config.NotifyReady, nudge: s.config.nudge, ahead: true})
 	if err == nil {
 		err = s.watch(w)
 	}

@@ -51,7 +51,7 @@ func (s *supervisor) start(sl *slot, now time.Time) *worker {
 	if w == nil {
 		var err error
 		s.lastID++
-		if w, err = s.command.start(s.lastID, startOptions{notify: s.config.NotifyReady}); err == nil {
+		if w, err = s.command.start(s.lastID, startOptions{notify: s.config.NotifyReady, nudge: s.config.nudge}); err == nil {
 			err = s.watch(w)
 		}
 		if err != nil {

@@ -170,11 +170,14 @@ func (s *supervisor) readable(r ready, now time.Time) {
 		s.notified(w)
 	case fromProcess:
 		s.read(w, now) // its last words
-		s.notified(w)
 		how, ended := w.reap()
 		if !ended {
 			return
 		}
+		if w.notify != nil {
+			w.notify.shutdown() // so that there is an end to what comes
+		}
+		s.notified(w)
 		w.close()
 		delete(s.workers, w.id)
 		if w.ahead {
@@ -227,7 +230,7 @@ func (s *supervisor) runs(w *worker, now time.Time) {
 }
 
 func (s *supervisor) notified(w *worker) {
-	if w.notify.read(w.pid) && w.step == stepRunning && w.slot != nil {
+	if w.notify != nil && w.notify.read(w.pid) && w.step == stepRunning && w.slot != nil {
 		s.isReady(w)
 	}
 }

@@ -33,7 +33,7 @@ type worker struct {
 	ahead   bool // it was started ahead, and waits for its start
 	gate    int  // what it waits at; else -1
 	reports reports
-	notify  readiness
+	notify  *readiness // nil: none
 
 	step    step
 	roll    *roll     // what has started it to replace another one; nil: nothing
@@ -64,23 +64,26 @@ const (
 
 // startOptions says how to start a worker.
 type startOptions struct {
-	notify bool // it says when it is ready
-	ahead  bool // it waits for its start
+	notify bool          // it says when it is ready
+	nudge  time.Duration // see Config
+	ahead  bool          // it waits for its start
 }
 
 // start starts a worker. The error is a *StartError where the command itself is at
 // fault.
 func (c *Command) start(id int32, o startOptions) (_ *worker, err error) {
-	w := &worker{id: id, pidfd: -1, ahead: o.ahead, gate: -1, reports: reports{fd: -1}, notify: readiness{fd: -1}}
+	w := &worker{id: id, pidfd: -1, ahead: o.ahead, gate: -1, reports: reports{fd: -1}}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
+	address := ""
 	if o.notify {
-		if w.notify, err = newReadiness(); err != nil {
+		if w.notify, err = newReadiness(o.nudge); err != nil {
 			return nil, err
 		}
+		address = w.notify.address
 	}
 	files := []uintptr{0, 1, 2}
 	if c.Reports {
@@ -100,7 +103,7 @@ func (c *Command) start(id int32, o startOptions) (_ *worker, err error) {
 		files = append(files, uintptr(end))
 	}
 	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{
-		Env:   environ(c.Env, len(files), w.notify.address),
+		Env:   environ(c.Env, len(files), address),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{PidFD: &w.pidfd},
 	})
@@ -147,8 +150,8 @@ func (w *worker) watch(p *poller) error {
 	if err == nil && w.reports.fd >= 0 {
 		err = p.add(w.reports.fd, ready{w.id, fromStatus})
 	}
-	if err == nil && w.notify.fd >= 0 {
-		err = p.add(w.notify.fd, ready{w.id, fromNotify})
+	if err == nil && w.notify != nil {
+		err = w.notify.watch(p, ready{w.id, fromNotify})
 	}
 	return err
 }
@@ -172,7 +175,9 @@ func (w *worker) reap() (how unix.WaitStatus, ended bool) {
 func (w *worker) close() {
 	w.closeGate()
 	w.reports.close()
-	w.notify.close()
+	if w.notify != nil {
+		w.notify.close()
+	}
 	if w.pidfd >= 0 {
 		_ = unix.Close(w.pidfd)
 	}

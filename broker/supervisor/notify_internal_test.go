@@ -1,0 +1,133 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
+)
+
+// sender returns a function that sends r a datagram, with a descriptor if there is one,
+// and says whether there was room.
+func sender(t *testing.T, r *readiness) func(text string, fds ...int) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return func(text string, fds ...int) bool {
+		t.Helper()
+		var oob []byte
+		if len(fds) > 0 {
+			oob = unix.UnixRights(fds...)
+		}
+		err := unix.Sendmsg(fd, []byte(text), oob, &unix.SockaddrUnix{Name: r.address}, 0)
+		if err != nil && err != unix.EAGAIN && err != unix.EPIPE {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+}
+
+func watched(t *testing.T) *readiness {
+	t.Helper()
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	r, err := newReadiness(10 * time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.watch(p, ready{1, fromNotify}); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1) // as if the kernel were older
+	return r
+}
+
+// TestReadBound: a flood is not read to its end, until there is one.
+func TestReadBound(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := watched(t)
+	send := sender(t, r)
+	for range readAtOnce {
+		if !send("x") {
+			t.Skip("the kernel's net.unix.max_dgram_qlen is less than is read at once")
+		}
+	}
+	if !send("READY=1") {
+		t.Skip("the kernel's net.unix.max_dgram_qlen is less than is read at once")
+	}
+	if r.read(os.Getpid()) {
+		t.Error("more was read than is to be read at once")
+	}
+	if !r.read(os.Getpid()) {
+		t.Error("the rest was not read")
+	}
+	for range readAtOnce {
+		send("x")
+	}
+	send("READY=1")
+	r.shutdown()
+	if send("x") {
+		t.Error("something can be sent to a socket that was shut")
+	}
+	if !r.read(os.Getpid()) {
+		t.Error("what had come when the socket was shut was not read")
+	}
+	r.close()
+}
+
+// TestReadWithDescriptors: a datagram with descriptors counts as well, they are closed,
+// and the poller tells of what comes next.
+func TestReadWithDescriptors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for name, end := range map[string]func(r *readiness, send func(string, ...int) bool){
+		"read": func(r *readiness, send func(string, ...int) bool) {
+			if !r.read(os.Getpid()) {
+				t.Error("READY=1 was not read")
+			}
+			fdtest.Eventually(t, "it is dropped", func() bool { return !r.taken() })
+			send("x")
+			select {
+			case batch := <-r.poller.found:
+				if len(batch) != 1 || batch[0] != r.what {
+					t.Errorf("the poller tells of %v", batch)
+				}
+				r.poller.next <- struct{}{}
+			case <-time.After(20 * time.Second):
+				t.Error("the poller does not tell of what has come")
+			}
+			r.close()
+		},
+		"closed": func(r *readiness, send func(string, ...int) bool) { r.close() },
+		"read and closed": func(r *readiness, send func(string, ...int) bool) {
+			r.read(os.Getpid())
+			r.close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ends [2]int
+			if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+				t.Fatal(err)
+			}
+			reader := os.NewFile(uintptr(ends[0]), "reader")
+			defer reader.Close()
+			r := watched(t)
+			send := sender(t, r)
+			send("READY=1", ends[1], ends[1])
+			_ = unix.Close(ends[1])
+			end(r, send)
+			if n, err := reader.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("read %d, %v from a pipe that nobody writes to any more", n, err)
+			}
+		})
+	}
+}
