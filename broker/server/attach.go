@@ -28,7 +28,7 @@ func (s *session) attach(c protocol.Call, fds []*scmrights.FD) (any, error) {
 		return nil, err
 	}
 	if fd == nil {
-		s.invite()
+		s.server.registry.inviteFor(p.Name, s.invite())
 		return reply, nil
 	}
 	if err := s.server.giveBack(spec, fd); err != nil {
@@ -45,6 +45,9 @@ func (s *Server) awaited(name string) (socket.Spec, error) {
 	r := s.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.over() {
+		return socket.Spec{}, ErrClosed
+	}
 	if u := r.pending[name]; u != nil {
 		return u.spec, nil
 	}

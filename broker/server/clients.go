@@ -50,7 +50,7 @@ func (s *Server) enter(ses *session) {
 }
 
 func (s *Server) exit(ses *session) {
-	_ = ses.file.Close()
+	ses.hangUp()
 	s.mu.Lock()
 	delete(s.sessions, ses)
 	s.mu.Unlock()
@@ -58,7 +58,8 @@ func (s *Server) exit(ses *session) {
 }
 
 // stopSessions wakes the sessions, which then end by themselves, and after a
-// while closes what is left of them.
+// while closes what is left of them. Those that do not end then either are blocked in the
+// kernel by what their peers have sent: they are left behind, and change nothing any more.
 func (s *Server) stopSessions(running *sync.WaitGroup) {
 	all := func(f func(*session)) {
 		s.mu.Lock()
@@ -75,8 +76,27 @@ func (s *Server) stopSessions(running *sync.WaitGroup) {
 	}()
 	select {
 	case <-ended:
+		return
 	case <-time.After(stopLimit):
-		all(func(ses *session) { _ = ses.file.Close() })
-		<-ended
 	}
+	all(func(ses *session) { go ses.sever(s.desk.wakeup) })
+	select {
+	case <-ended:
+	case <-time.After(stopLimit):
+		s.leaveBehind()
+	}
+}
+
+// leaveBehind makes the sessions that have not ended change nothing any more. It waits for
+// a change that is under way.
+func (s *Server) leaveBehind() {
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	s.registry.mu.Lock()
+	s.registry.left = true
+	s.registry.mu.Unlock()
+	s.mu.Lock()
+	n := len(s.sessions)
+	s.mu.Unlock()
+	s.log.Warn().Int("count", n).Msg("not waiting for clients that do not let go of their connections")
 }

@@ -79,7 +79,7 @@ func (s *Server) mayPut(name string, sock *socket.Socket) error {
 	r := s.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.over() {
 		return ErrClosed
 	}
 	if l := r.listeners.get(name); l != nil {

@@ -14,6 +14,7 @@ import (
 type inUse struct {
 	spec    socket.Spec
 	failure protocol.BindFailure // what it comes to in the end
+	invited invitations          // to give it back; guarded by the registry's lock
 }
 
 // takeBack gets back the sockets that an earlier broker had opened, from those who

@@ -29,6 +29,7 @@ type registry struct {
 	waiting   []*request           // in the order in which they asked
 	lastID    int64
 	closed    bool // for good
+	left      bool // Serve has left sessions behind: they change nothing any more
 	freed     bool // a place or a name may be free for one of those who wait
 	events    []event
 	watchers  map[*watcher]struct{}
@@ -177,6 +178,9 @@ func (r *registry) drop(g *grant, l *listener) {
 		g.link.wake()
 	}
 }
+
+// over reports whether nothing is to be bound any more.
+func (r *registry) over() bool { return r.closed || r.left }
 
 // everybody may see everything.
 func everybody(*socket.Options) bool { return true }

@@ -120,7 +120,7 @@ func (t *transition) plan(specs []socket.Spec, n int) error {
 	r := t.server.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.over() {
 		return ErrClosed
 	}
 	seen := make(map[string]int, len(specs)) // where in specs

@@ -162,7 +162,7 @@ func (s *Server) Bind(specs ...socket.Spec) error {
 func (s *Server) unbound(specs []socket.Spec) ([]socket.Spec, error) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
-	if s.registry.closed {
+	if s.registry.over() {
 		return nil, ErrClosed
 	}
 	seen := make(map[string]socket.Spec, len(specs))
@@ -213,7 +213,11 @@ func (s *Server) Unbind(names ...string) error {
 	s.binding.Lock()
 	var sockets []*socket.Socket
 	var err error
-	s.locked(func() { sockets, err = s.registry.remove(names) })
+	s.locked(func() {
+		if err = ErrClosed; !s.registry.left {
+			sockets, err = s.registry.remove(names)
+		}
+	})
 	s.closeAll(slices.DeleteFunc(slices.Clone(sockets), (*socket.Socket).Any))
 	s.binding.Unlock()
 	s.closeAll(sockets) // what is left has no address that others wait for, and may take long
@@ -243,8 +247,9 @@ func (s *Server) counted() {
 }
 
 // Serve takes ln and answers calls on it until ctx is done. Calls under way may
-// finish within a second; when it returns, no goroutine of it is left. The error
-// is never nil; after a normal stop it is [ErrClosed]. It may be called once.
+// finish within a second; when it returns, no goroutine of it is left but those that the
+// kernel keeps from closing what clients have sent: they use nothing of the server's.
+// The error is never nil; after a normal stop it is [ErrClosed]. It may be called once.
 func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	defer ln.Close()
 	told := ctx

@@ -32,7 +32,8 @@ type session struct {
 	called bool // the first call is complete
 
 	patient atomic.Bool // the peer may take as long as it likes to read what it is sent
-	invited bool        // the next message may carry a descriptor
+	invited *invitation // of the next message to carry a descriptor, if any
+	taking  bool        // there has been an invitation
 	asked   *request    // the first call asks for it, and it is decided; nil: it is a new one
 }
 
@@ -58,8 +59,9 @@ func newSession(ctx context.Context, c client, f *os.File, already []byte) (*ses
 func (s *session) wake() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // interrupt is wake for a server that stops: a peer that may take as long as it likes
-// does not hold that up.
+// does not hold that up, and nobody sends any descriptors from now on.
 func (s *session) interrupt() {
+	s.passRights(0)
 	if s.patient.Load() {
 		_ = s.file.SetWriteDeadline(time.Unix(1, 0))
 	}
@@ -71,12 +73,20 @@ func (s *session) gone() bool { return hungUp(s.rc) }
 // run answers calls until the peer goes, or does what gets it disconnected. The
 // first has to be complete within limit, unless that is 0.
 func (s *session) run(limit time.Duration) {
-	defer s.conn.Discard()
+	defer s.letGoUnread()
 	defer s.endGrant()
 	if limit > 0 {
 		s.begin(limit)
 	}
 	s.part(s.answer())
+}
+
+// letGoUnread closes what came with calls that are not answered any more.
+func (s *session) letGoUnread() {
+	s.shut()
+	if s.taking { // without, there is nothing
+		s.letGo(s.conn.Discard)
+	}
 }
 
 // endGrant ends the grant that lasts as long as the connection, if there is one.
@@ -158,8 +168,11 @@ func (s *session) park(done func() bool) error {
 
 // call answers one call. An error ends the session.
 func (s *session) call(m protocol.Message) error {
-	defer scmrights.CloseAll(m.FDs)
+	defer s.letGoAll(m.FDs)
 	s.shut()
+	if !s.privileged() {
+		calm(m.FDs)
+	}
 	s.waited = false
 	c, err := protocol.DecodeCall(m.Bytes)
 	if err != nil {

@@ -44,7 +44,10 @@ func (s *Server) tryMissing() error {
 		missing = slices.SortedFunc(maps.Values(s.registry.pending), func(a, b *inUse) int {
 			return strings.Compare(a.spec.Name, b.spec.Name)
 		})
-		clear(s.registry.pending) // from here on it is too late to offer one
+		for _, u := range missing {
+			u.invited.end() // from here on it is too late to offer one
+		}
+		clear(s.registry.pending)
 	})
 	if len(missing) == 0 {
 		return nil
@@ -72,9 +75,11 @@ func (r *registry) await(all []*inUse) {
 
 // settle notes that a name is bound.
 func (r *registry) settle(name string) {
-	if r.pending[name] == nil {
+	u := r.pending[name]
+	if u == nil {
 		return
 	}
+	u.invited.end()
 	if delete(r.pending, name); len(r.pending) == 0 {
 		close(r.settled)
 	}

@@ -1,0 +1,110 @@
+//go:build linux
+
+package server_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// forEver is how many seconds a close lingers that nobody waits for the end of.
+const forEver = 3000
+
+// stops checks that a broker can be stopped.
+func (b *broker) stops(t *testing.T) {
+	t.Helper()
+	stopped := make(chan error, 1)
+	go func() { stopped <- b.stop() }()
+	select {
+	case err := <-stopped:
+		if !errors.Is(err, server.ErrClosed) {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it does not stop")
+	}
+}
+
+// A descriptor that is slow to close does not hold up the end of the broker.
+func TestStopWhileCloseBlocks(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{})
+	c := b.client(t)
+	fd := lingering(t, forEver)
+	p := protocol.PutParameters{Name: "x"}
+	if err := c.call(protocol.MethodPut, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.FileDescriptor = new(0)
+	m := encode(t, put(p))
+	if err := c.conn.Send(m[:1], fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close() // before the broker closes its own, which then is the last
+	c.raw(string(m[1:]))
+	if err := c.refused(); !errors.Is(err, protocol.ErrBindFailed) {
+		t.Errorf("got %v", err)
+	}
+	b.stops(t)
+}
+
+// Nor does one that the kernel closes, while the broker reads: it is to be had by nobody.
+func TestStopWhileReadBlocks(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startOn(t, server.Config{}, unguard, "a=127.0.0.1:0")
+	c := b.client(t)
+	// It does not read on before its replies are taken, of which but a few have room.
+	const calls = 60
+	describe := method(protocol.MethodGetInterfaceDescription, protocol.InterfaceParameters{Interface: protocol.InterfaceName})
+	c.send(slices.Repeat([]call{describe}, calls)...)
+	fd := lingering(t, forEver)
+	if err := c.conn.Send([]byte("{"), fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close()
+	for range calls - 6 { // the last ones may be read together with the descriptor
+		c.reply()
+	}
+	fdtest.Eventually(t, "it has been read", func() bool {
+		unread, err := c.conn.Unread()
+		return err == nil && !unread
+	})
+	b.stops(t)
+	if got := b.logs.lines("not waiting for clients"); len(got) != 1 {
+		t.Errorf("got %q", got)
+	}
+	if err := b.Bind(parse(t, "b=127.0.0.1:0")); !errors.Is(err, server.ErrClosed) {
+		t.Errorf("Bind: %v", err)
+	}
+}
+
+// What somebody without privilege leaves here is closed without waiting, but for what
+// may be in use.
+func TestCalm(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	conn := lingering(t, 1)
+	listener, _ := listening(t)
+	r, _ := pipe(t)
+	on := &unix.Linger{Onoff: 1, Linger: forEver}
+	_ = listener.Control(func(n uintptr) {
+		if err := unix.SetsockoptLinger(int(n), unix.SOL_SOCKET, unix.SO_LINGER, on); err != nil {
+			t.Error(err)
+		}
+	})
+	server.Calm([]*scmrights.FD{r, listener, conn})
+	for fd, want := range map[*scmrights.FD]int{listener: 1, conn: 0} {
+		_ = fd.Control(func(n uintptr) {
+			if got, err := unix.GetsockoptInt(int(n), unix.SOL_SOCKET, unix.SO_LINGER); err != nil || got != want {
+				t.Errorf("got %d, %v, want %d", got, err, want)
+			}
+		})
+	}
+}
