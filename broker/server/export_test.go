@@ -29,3 +29,9 @@ func (s *Server) Taking() (n int) {
 
 // Calm is calm.
 var Calm = calm
+
+// HoldLists makes lists for those without privilege wait until release is called.
+func (s *Server) HoldLists() (release func()) {
+	s.listing <- struct{}{}
+	return func() { <-s.listing }
+}

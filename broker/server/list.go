@@ -21,6 +21,25 @@ type snapshot struct {
 	ailment  string
 }
 
+// list answers List. Those of callers without privilege are done one after the other:
+// what they cost is for all names, and nobody else is to wait for a processor meanwhile.
+func (s *session) list(c protocol.Call) error {
+	if c.Oneway {
+		return nil
+	}
+	return s.encoded(func(b []byte) ([]byte, error) {
+		if !s.privileged() {
+			select {
+			case s.server.listing <- struct{}{}:
+				defer func() { <-s.server.listing }()
+			case <-s.ctx.Done():
+				return nil, errStopping
+			}
+		}
+		return protocol.AppendReply(b, s.server.list(s.privileged(), s.may), false)
+	})
+}
+
 // list describes the listeners that the caller may see, and their holders. Whoever
 // is not privileged sees what it may get.
 func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.ListReply {
@@ -38,10 +57,7 @@ func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.
 		}
 		holders = r.holders(privileged, seen)
 	})
-	listeners := make([]protocol.Listener, len(shots))
-	for i, shot := range shots {
-		listeners[i] = shot.describe()
-	}
+	listeners := describeAll(shots)
 	for i := range holders {
 		holders[i].Command = command(holders[i].PID)
 	}
@@ -60,11 +76,7 @@ func (s *Server) describe(names []string) []protocol.Listener {
 			}
 		}
 	})
-	listeners := make([]protocol.Listener, len(shots))
-	for i, shot := range shots {
-		listeners[i] = shot.describe()
-	}
-	return listeners
+	return describeAll(shots)
 }
 
 // Listeners describes all listeners, by name.
@@ -74,8 +86,22 @@ func (r *registry) snapshot(l *listener, waiting int) snapshot {
 	return snapshot{l.socket, l.blocking, len(l.holders), waiting, l.healed(), r.ward.ailmentOf(l)}
 }
 
-// describe reads from the socket what the kernel knows of it.
-func (s snapshot) describe() protocol.Listener {
+// describeAll reads from the sockets what the kernel knows of them, which may take long.
+func describeAll(shots []snapshot) []protocol.Listener {
+	sockets := make([]*socket.Socket, len(shots))
+	for i, shot := range shots {
+		sockets[i] = shot.socket
+	}
+	figures, errs := socket.FiguresOf(sockets)
+	listeners := make([]protocol.Listener, len(shots))
+	for i, shot := range shots {
+		listeners[i] = shot.describe(figures[i], errs[i])
+	}
+	return listeners
+}
+
+// describe describes a listener with what the kernel counts, if it does.
+func (s snapshot) describe(f socket.Figures, err error) protocol.Listener {
 	spec := s.socket.Spec()
 	l := protocol.Listener{
 		Name: spec.Name, Network: s.socket.Network(), Address: s.socket.Address(), Spec: spec.String(),
@@ -86,7 +112,7 @@ func (s snapshot) describe() protocol.Listener {
 		l.Blocking, l.Flipped = is, is != s.blocking
 	}
 	// Without figures the listener was unbound a moment ago, or the kernel has none.
-	if f, err := s.socket.Figures(); err == nil {
+	if err == nil {
 		l.Queue, l.Limit = new(int64(f.Queue)), new(int64(f.Limit))
 		if f.DropsKnown {
 			l.Drops = new(uint64(f.Drops))

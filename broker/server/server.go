@@ -39,6 +39,8 @@ type Server struct {
 
 	binding sync.Mutex // one Bind or Unbind at a time; taken before the registry's lock
 
+	listing chan struct{} // holds who makes a list without privilege: one at a time
+
 	closing       chan struct{} // closed by Close
 	stateName     string        // of the state in the store
 	control       *scmrights.FD // for who takes over; nil until KeepControl
@@ -70,8 +72,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		closing: make(chan struct{}),
-		cfg:     cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
+		closing: make(chan struct{}), listing: make(chan struct{}, 1),
+		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled:  cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		registry: newRegistry(l, st, cfg.Logger.GetLevel() <= zerolog.DebugLevel),
 		buffers:  sync.Pool{New: func() any { return new([]byte) }},

@@ -184,6 +184,8 @@ func (s *session) call(m protocol.Message) error {
 	switch c.Method {
 	case protocol.MethodGet:
 		return s.get(c)
+	case protocol.MethodList:
+		return s.list(c)
 	case protocol.MethodWatch:
 		return s.watch(c)
 	case protocol.MethodDrain:
@@ -209,8 +211,6 @@ func (s *session) dispatch(c protocol.Call, fds []*scmrights.FD) (any, error) {
 		return s.put(c, fds)
 	case protocol.MethodAttach:
 		return s.attach(c, fds)
-	case protocol.MethodList:
-		return s.server.list(s.privileged(), s.may), nil
 	case protocol.MethodBind:
 		return s.bind(c)
 	case protocol.MethodUnbind:

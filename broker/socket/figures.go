@@ -34,7 +34,31 @@ type Figures struct {
 // networks unix and unixpacket can only be read in the network namespace in
 // which the socket was opened. Those of [AdoptAny] have none, which is
 // [errors.ErrUnsupported].
-func (s *Socket) Figures() (f Figures, err error) {
+func (s *Socket) Figures() (Figures, error) { return s.figures(nil) }
+
+// FiguresOf returns what Figures returns for each of sockets. It asks the kernel once
+// for all that are of unix and unixpacket: to find one of them it looks through all that
+// there are.
+func FiguresOf(sockets []*Socket) ([]Figures, []error) {
+	figures, errs := make([]Figures, len(sockets)), make([]error, len(sockets))
+	n := 0
+	for _, s := range sockets {
+		if s.network().in(connNets &^ tcpNets) {
+			n++
+		}
+	}
+	var queues map[uint64]unixFigures
+	if n > 1 {
+		queues = unixQueues(n)
+	}
+	for i, s := range sockets {
+		figures[i], errs[i] = s.figures(queues)
+	}
+	return figures, errs
+}
+
+// figures is Figures with what is known already of Unix sockets, by cookie.
+func (s *Socket) figures(queues map[uint64]unixFigures) (f Figures, err error) {
 	n := s.network()
 	if n.in(anyNet) {
 		return f, errors.ErrUnsupported
@@ -48,7 +72,11 @@ func (s *Socket) Figures() (f Figures, err error) {
 		case n.in(unixgramNet):
 			f, err = packetFigures(fd)
 		default:
-			f.Queue, f.Limit, err = unixQueue(s.inode, s.cookie)
+			if q, known := queues[s.cookie]; known {
+				f.Queue, f.Limit = q.queue, q.limit
+			} else {
+				f.Queue, f.Limit, err = unixQueue(s.inode, s.cookie)
+			}
 		}
 		return err
 	})

@@ -54,6 +54,40 @@ func TestFiguresOfConnections(t *testing.T) {
 	}
 }
 
+// TestFiguresOfMany: those of many sockets at a time are the same.
+func TestFiguresOfMany(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	var all []*socket.Socket
+	for i, text := range []string{
+		"unix://" + filepath.Join(dir, "s"), "127.0.0.1:0", "unix://@fdbroker-test-many,backlog=5", "udp://127.0.0.1:0",
+		"unixpacket://" + filepath.Join(dir, "p") + ",backlog=7", "unixgram://" + filepath.Join(dir, "g"),
+	} {
+		sock := open(t, "a="+text)
+		for range i {
+			dial(t, sock.Network(), sock.Address())
+		}
+		all = append(all, sock)
+	}
+	fdtest.Eventually(t, "one waits", func() bool { return figures(t, all[1]).Queue == 1 })
+	for _, some := range [][]*socket.Socket{all, all[:2], nil} {
+		got, errs := socket.FiguresOf(some)
+		for i, sock := range some {
+			if want := figures(t, sock); errs[i] != nil || got[i] != want {
+				t.Errorf("%s: got %+v, %v, want %+v", sock.Network(), got[i], errs[i], want)
+			}
+		}
+	}
+	if got, _ := socket.FiguresOf(all); got[2].Queue != 2 || got[4].Queue != 4 || got[4].Limit != 7 {
+		t.Errorf("got %+v", got)
+	}
+	closed := open(t, "a=unix://"+filepath.Join(dir, "c"))
+	_ = closed.Close()
+	if _, errs := socket.FiguresOf([]*socket.Socket{all[0], closed, all[2]}); errs[0] != nil || errs[1] == nil || errs[2] != nil {
+		t.Errorf("got %v", errs)
+	}
+}
+
 // TestFiguresCountDrops lets one more connect than there is room for: backlog 1
 // is room for two (KERNEL §2).
 func TestFiguresCountDrops(t *testing.T) {

@@ -56,6 +56,26 @@ func unixQueue(inode uint32, cookie uint64) (queue, limit uint32, err error) {
 	return queue, limit, err
 }
 
+// unixFigures are how many connections wait at a listening socket, and how many may.
+type unixFigures struct{ queue, limit uint32 }
+
+// unixQueues returns those of all sockets that listen, by cookie; n says how many are to be
+// expected. Of an error nothing is said: what is missing can be asked for by itself.
+func unixQueues(n int) map[uint64]unixFigures {
+	all := make(map[uint64]unixFigures, n)
+	request := unixDiagRequest(0, ^uint64(0), unixShowQueue)
+	binary.NativeEndian.PutUint32(request[4:], 1<<tcpListen)
+	_ = diag(request, true, func(body []byte) {
+		if len(body) < unixDiagMsgSize {
+			return
+		}
+		if v := attribute(body[unixDiagMsgSize:], unixAttrQueue); len(v) >= 8 {
+			all[diagCookie(body[8:])] = unixFigures{binary.NativeEndian.Uint32(v), binary.NativeEndian.Uint32(v[4:])}
+		}
+	})
+	return all
+}
+
 // holdersOfUnix returns who has address, abstract or a path whose file is file
 // (or nil). Accepted sockets carry the name of the one that accepted them, so
 // only those that listen or receive packets count.

@@ -1,0 +1,74 @@
+//go:build linux
+
+package server_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// One list at a time is made for those without privilege: others go before them.
+func TestListsWithoutPrivilege(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0,allow=any")
+	w := b.spawn(t, alice, alice)
+	if err := w.call(get("a")); err != nil { // it is there
+		t.Fatal(err)
+	}
+	release := b.HoldLists()
+	w.ask(method(protocol.MethodList, nil))
+	c := b.client(t)
+	for range 20 {
+		c.send(get("a"))
+		c.got()
+		if got := c.list(); len(got.Listeners) != 1 {
+			t.Errorf("got %+v", got)
+		}
+	}
+	_ = w.out.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // it waits, so that no time is too short
+	if line, err := readLine(w.out); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it does not wait: %q, %v", line, err)
+	}
+	release()
+	var got protocol.ListReply
+	if r, _ := w.answer(); r.Err != nil || protocol.DecodeParameters(r.Parameters, &got) != nil || len(got.Listeners) != 1 {
+		t.Errorf("got %+v, %+v", got, r.Err)
+	}
+	defer b.HoldLists()() // does not hold up the end
+	w.ask(method(protocol.MethodList, nil))
+	b.stops(t)
+}
+
+// BenchmarkListeners is what List has to find out.
+func BenchmarkListeners(b *testing.B) {
+	dir := fdtest.SocketDir(b)
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": "unix://" + filepath.Join(dir, "s%d")} {
+		for _, n := range []int{1, 10, 200} {
+			b.Run(fmt.Sprintf("%s-%d", network, n), func(b *testing.B) {
+				var specs []string
+				for i := range n {
+					at := address
+					if network == "unix" {
+						at = fmt.Sprintf(address, i)
+					}
+					specs = append(specs, fmt.Sprintf("n%d=%s", i, at))
+				}
+				s := start(b, server.Config{}, specs...)
+				b.ReportAllocs()
+				for b.Loop() {
+					if got := s.Listeners(); len(got) != n {
+						b.Fatalf("got %d", len(got))
+					}
+				}
+			})
+		}
+	}
+}
