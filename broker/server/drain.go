@@ -163,7 +163,7 @@ func (s *session) drain(c protocol.Call) error {
 		s.refuse(c.Method, err)
 		return s.replyError(c, err)
 	}
-	l := s.server.log.Info().Strs("names", p.Names).Int("count", reply.Drained).Int("failed", reply.Failed)
+	l := s.info().Strs("names", p.Names).Int("count", reply.Drained).Int("failed", reply.Failed)
 	s.peer.addTo(l)
 	l.Msg("drained")
 	if d == nil {

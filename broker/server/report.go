@@ -29,7 +29,7 @@ func (s *Server) report(e event) {
 	case eventSick:
 		s.reportSick(e)
 	case eventUnasked:
-		l := s.log.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
+		l := s.sampled.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
 		e.grant.peer.addTo(l)
 		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
 	case "granted", "draining", "ended":
@@ -44,6 +44,15 @@ func (s *Server) report(e event) {
 		}
 		l.Msg(e.what)
 	}
+}
+
+// info begins a line about what a call of c has done. Who has no privilege may call as
+// often as it likes.
+func (c *client) info() *zerolog.Event {
+	if c.privileged() {
+		return c.server.log.Info()
+	}
+	return c.server.sampled.Info()
 }
 
 // refuse logs that a call, or a connection, was refused, and tells those who watch.
