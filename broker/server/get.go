@@ -44,7 +44,7 @@ func (s *session) answerGet(c protocol.Call, q *request) error {
 		return errStopping
 	}
 	if q.err != nil {
-		addCommands(q.err)
+		s.showHolders(q.err)
 		s.refuse(c.Method, q.err)
 		return s.replyError(c, q.err)
 	}

@@ -167,7 +167,7 @@ func (r *registry) stateOf(q *request) string {
 	return protocol.StateStandby
 }
 
-// holdersOf returns the holders of l, for an error; see addCommands.
+// holdersOf returns the holders of l, for an error; see showHolders.
 func holdersOf(l *listener) []protocol.Holder {
 	hs := make([]protocol.Holder, len(l.holders))
 	for i, g := range l.holders {
@@ -176,19 +176,45 @@ func holdersOf(l *listener) []protocol.Holder {
 	return hs
 }
 
-// addCommands adds their commands to the holders that err names. The registry's
-// lock must not be held: another process decides how long reading its command
-// takes, as that needs the lock of its memory.
-func addCommands(err error) {
-	var holders []protocol.Holder
+// showHolders makes the holders that err names what List would show to c: it adds their
+// commands, and leaves out names that c may not get. The registry's lock must not be held:
+// another process decides how long reading its command takes, as that needs the lock of
+// its memory.
+func (c *client) showHolders(err error) {
+	var holders *[]protocol.Holder
 	if e, ok := errors.AsType[*protocol.ConflictError](err); ok {
-		holders = e.Holders
+		holders = &e.Holders
 	} else if e, ok := errors.AsType[*protocol.FullError](err); ok {
-		holders = e.Holders
+		holders = &e.Holders
+	} else {
+		return
 	}
-	for i := range holders {
-		holders[i].Command = command(holders[i].PID)
+	*holders = c.seen(*holders)
+	for i, h := range *holders {
+		(*holders)[i].Command = command(h.PID)
 	}
+}
+
+// seen returns those of holders that c sees in a list, with the names that it sees. It
+// takes their names.
+func (c *client) seen(holders []protocol.Holder) []protocol.Holder {
+	if c.privileged() {
+		return holders
+	}
+	r := c.server.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	hidden := func(name string) bool {
+		l := r.listeners.get(name)
+		return l == nil || !c.may(l.socket.Spec().Options)
+	}
+	shown := []protocol.Holder{}
+	for _, h := range holders {
+		if h.Names = slices.DeleteFunc(h.Names, hidden); len(h.Names) > 0 {
+			shown = append(shown, h)
+		}
+	}
+	return shown
 }
 
 func (g *grant) holder() protocol.Holder {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,6 +46,39 @@ func TestListsWithoutPrivilege(t *testing.T) {
 	defer b.HoldLists()() // does not hold up the end
 	w.ask(method(protocol.MethodList, nil))
 	b.stops(t)
+}
+
+// Who gets no place is told of the holders as a list shows them.
+func TestHoldersInErrors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "one=127.0.0.1:0,max=1,allow=any", "many=127.0.0.1:0,allow=any", "secret=127.0.0.1:0")
+	holder := b.client(t)
+	holder.send(get("one", "many", "secret"))
+	if _, fds := holder.got(); len(fds) != 3 {
+		t.Fatal(len(fds))
+	}
+	root := b.client(t)
+	root.send(getMore(protocol.GetParameters{Names: []string{"one"}}))
+	full, ok := errors.AsType[*protocol.FullError](root.refused())
+	if !ok || len(full.Holders) != 1 || !slices.Equal(full.Holders[0].Names, []string{"one", "many", "secret"}) {
+		t.Errorf("root: got %+v", full)
+	}
+	w := b.spawn(t, alice, alice)
+	check := func(holders []protocol.Holder) {
+		t.Helper()
+		if len(holders) != 1 || !slices.Equal(holders[0].Names, []string{"one", "many"}) || holders[0].PID != os.Getpid() || holders[0].Command == "" {
+			t.Errorf("got %+v", holders)
+		}
+	}
+	if full, ok = errors.AsType[*protocol.FullError](w.call(get("one"))); !ok {
+		t.Fatal("it has got a place")
+	}
+	check(full.Holders)
+	conflict, ok := errors.AsType[*protocol.ConflictError](w.call(getOnce(protocol.GetParameters{Names: []string{"many"}, Blocking: new(true)})))
+	if !ok {
+		t.Fatal("there is no conflict")
+	}
+	check(conflict.Holders)
 }
 
 // BenchmarkListeners is what List has to find out.
