@@ -5,6 +5,7 @@ package server
 import (
 	"time"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
@@ -28,16 +29,44 @@ func (s *session) letGo(f func()) {
 		return
 	case <-s.ctx.Done():
 	}
+	await(done)
+}
+
+// await waits until done, which is closed when something has been, but not for long.
+func await(done <-chan struct{}) {
 	select {
 	case <-done:
 	case <-time.After(letGoTime):
 	}
 }
 
+// closeAtLast calls f, which closes sock for good. One that may be anything is not waited
+// for: who else has had it can make its close block.
+func closeAtLast(sock *socket.Socket, f func() error) error {
+	if !sock.Any() {
+		return f()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = f() // there is nothing that it could be told of
+	}()
+	await(done)
+	return nil
+}
+
 // letGoAll closes fds, which came with a call.
 func (s *session) letGoAll(fds []*scmrights.FD) {
 	if len(fds) > 0 {
 		s.letGo(func() { scmrights.CloseAll(fds) })
+	}
+}
+
+// letGoUnread closes what came with calls that are not answered any more.
+func (s *session) letGoUnread() {
+	s.shut()
+	if s.taking { // without, there is nothing
+		s.letGo(s.conn.Discard)
 	}
 }
 

@@ -22,7 +22,7 @@ const forEver = 3000
 func (b *broker) stops(t *testing.T) {
 	t.Helper()
 	stopped := make(chan error, 1)
-	go func() { stopped <- b.stop() }()
+	go func() { stopped <- errors.Join(b.stop(), b.Close()) }()
 	select {
 	case err := <-stopped:
 		if !errors.Is(err, server.ErrClosed) {
@@ -31,6 +31,18 @@ func (b *broker) stops(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("it does not stop")
 	}
+}
+
+// What is held for others is no exception, if it is a connection.
+func TestCloseWhatBlocks(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	fd := lingering(t, forEver)
+	if _, err := b.client(t).put(protocol.PutParameters{Name: "conn", Any: true}, fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close()
+	b.stops(t)
 }
 
 // A descriptor that is slow to close does not hold up the end of the broker.

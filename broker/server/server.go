@@ -119,9 +119,9 @@ func (s *Server) Close() error {
 	var errs []error
 	for _, sock := range sockets {
 		if s.cfg.Outlived {
-			errs = append(errs, sock.Release())
+			errs = append(errs, closeAtLast(sock, sock.Release))
 		} else {
-			errs = append(errs, sock.Close())
+			errs = append(errs, closeAtLast(sock, sock.Close))
 		}
 	}
 	for _, p := range s.orphans {

@@ -81,14 +81,6 @@ func (s *session) run(limit time.Duration) {
 	s.part(s.answer())
 }
 
-// letGoUnread closes what came with calls that are not answered any more.
-func (s *session) letGoUnread() {
-	s.shut()
-	if s.taking { // without, there is nothing
-		s.letGo(s.conn.Discard)
-	}
-}
-
 // endGrant ends the grant that lasts as long as the connection, if there is one.
 func (s *session) endGrant() {
 	if s.grant == nil { // nobody else sets it
