@@ -118,7 +118,7 @@ type DeployOptions struct {
 // Deploy makes the broker know this process as one that starts workers of the named
 // listeners, and returns nil once a newer deploy has replaced it: then its
 // workers are asked to leave, and it must not start others. Without names, only what its
-// workers hold counts.
+// workers hold counts: processes that say its generation and descend from this one.
 //
 // Errors: [ErrReplaced] where that has happened already, [ErrDenied], [ErrLost].
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
