@@ -155,20 +155,10 @@ func TestSecondBroker(t *testing.T) {
 // TestLockOfAnother: a lock file that another user has made, and has locked, is no
 // sign of another broker.
 func TestLockOfAnother(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to give files away")
-	}
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
-	lock, err := os.Create(path + ".lock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := errors.Join(lock.Chown(12345, 12345), unix.Flock(int(lock.Fd()), unix.LOCK_EX)); err != nil {
-		t.Fatal(err)
-	}
-	_, err = server.ListenControl(server.ControlConfig{Path: path})
+	fdtest.LockAs(t, path+".lock", 12345)
+	_, err := server.ListenControl(server.ControlConfig{Path: path})
 	if want := "its lock file " + path + ".lock belongs to uid 12345"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}

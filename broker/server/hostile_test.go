@@ -316,12 +316,25 @@ func hungUp(t testing.TB, uc *net.UnixConn) (is bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = rc.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(p, 0)
-		is = err == nil && n == 1
-	})
+	_ = rc.Control(func(fd uintptr) { is = hasHungUp(fd) })
 	return is
+}
+
+func hasHungUp(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 1
+}
+
+// hangsUp waits until the broker has closed its end, which is an event as data is, and
+// reads nothing. It reports false where that has not come in time.
+func hangsUp(uc *net.UnixConn) bool {
+	rc, err := uc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = uc.SetReadDeadline(time.Now().Add(patience))
+	return rc.Read(hasHungUp) == nil
 }
 
 // Who waits, and sends more than one message may have, is refused.

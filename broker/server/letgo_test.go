@@ -50,18 +50,7 @@ func TestStopWhileCloseBlocks(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
 	c := b.client(t)
-	fd := lingering(t, forEver)
-	p := protocol.PutParameters{Name: "x"}
-	if err := c.call(protocol.MethodPut, p, nil); err != nil {
-		t.Fatal(err)
-	}
-	p.FileDescriptor = new(0)
-	m := encode(t, put(p))
-	if err := c.conn.Send(m[:1], fd); err != nil {
-		t.Fatal(err)
-	}
-	_ = fd.Close() // before the broker closes its own, which then is the last
-	c.raw(string(m[1:]))
+	c.putLast("x", lingering(t, forEver))
 	if err := c.refused(); !errors.Is(err, protocol.ErrBindFailed) {
 		t.Errorf("got %v", err)
 	}

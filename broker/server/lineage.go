@@ -2,12 +2,7 @@
 
 package server
 
-import (
-	"bytes"
-	"fmt"
-	"os"
-	"strconv"
-)
+import "github.com/fdbroker/fdbroker/broker/socket"
 
 // mostGenerations bounds how far back a process's parents are looked at.
 const mostGenerations = 64
@@ -26,26 +21,9 @@ func (p peer) startedBy(starter peer) bool {
 		case pid == 1:
 			return false
 		}
-		pid = parentOf(pid)
+		pid = socket.Parent(pid)
 	}
 	return false
-}
-
-// parentOf returns the pid of the parent of a process, or 0.
-func parentOf(pid int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // proc_pid_stat(5): PID (COMMAND) STATE PPID
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, err := strconv.Atoi(string(fields[1]))
-	if err != nil {
-		return 0
-	}
-	return parent
 }
 
 // believe drops what q says of its generation where that is a deploy's of another user,

@@ -42,6 +42,23 @@ func lingering(t *testing.T, seconds int32) *scmrights.FD {
 	return fd
 }
 
+// putLast puts fd, which it takes: when the broker gets to close its own, that is the
+// last one.
+func (c *client) putLast(name string, fd *scmrights.FD) {
+	c.t.Helper()
+	p := protocol.PutParameters{Name: name}
+	if err := c.call(protocol.MethodPut, p, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	p.FileDescriptor = new(0)
+	m := encode(c.t, put(p))
+	if err := c.conn.Send(m[:1], fd); err != nil {
+		c.t.Fatal(err)
+	}
+	_ = fd.Close()
+	c.raw(string(m[1:]))
+}
+
 // A descriptor that is slow to close holds up those who brought it, and nobody else.
 func TestPutOfWhatBlocksInClose(t *testing.T) {
 	const seconds = 2
@@ -51,21 +68,10 @@ func TestPutOfWhatBlocksInClose(t *testing.T) {
 	begin := time.Now()
 
 	// Refused: it does not listen.
-	fd := lingering(t, seconds)
-	p := protocol.PutParameters{Name: "x"}
-	if err := refused.call(protocol.MethodPut, p, nil); err != nil {
-		t.Fatal(err)
-	}
-	p.FileDescriptor = new(0)
-	m := encode(t, put(p))
-	if err := refused.conn.Send(m[:1], fd); err != nil {
-		t.Fatal(err)
-	}
-	_ = fd.Close() // before the broker closes its own, which then is the last
-	refused.raw(string(m[1:]))
+	refused.putLast("x", lingering(t, seconds))
 
 	// Stored, and given up again.
-	fd = lingering(t, seconds)
+	fd := lingering(t, seconds)
 	if _, err := stored.put(protocol.PutParameters{Name: "conn", Any: true}, fd); err != nil {
 		t.Fatal(err)
 	}

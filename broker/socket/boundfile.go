@@ -96,8 +96,9 @@ func replaced(path string) error {
 
 // SetFile gives the file of a Unix socket of this user, bound to path, that group, if
 // it is not nil, and then that mode. It returns the device and the inode of the file,
-// by which it is known, also with an error where the socket's file is there. Nothing but the file of that very socket is ever changed: it
-// is an error if something else is at path. SetFile borrows fd.
+// by which it is known, also with an error where the socket's file is there. Nothing but
+// the file of that very socket is ever changed: it is an error if something else is at
+// path. SetFile borrows fd.
 func SetFile(fd *scmrights.FD, path string, mode os.FileMode, gid *int) (dev, inode uint64, err error) {
 	owner := fileOwner{&mode, -1, -1}
 	if gid != nil {

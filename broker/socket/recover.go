@@ -168,7 +168,7 @@ func take(at sighting) (*scmrights.FD, error) {
 func topmost(seen []sighting) []Process {
 	var all []Process
 	for _, at := range seen {
-		child := slices.ContainsFunc(seen, func(o sighting) bool { return o.pid == parent(at.pid) })
+		child := slices.ContainsFunc(seen, func(o sighting) bool { return o.pid == Parent(at.pid) })
 		known := slices.ContainsFunc(all, func(p Process) bool { return p.PID == at.pid })
 		if !child && !known {
 			all = append(all, Process{at.pid, command(at.pid)})
@@ -177,9 +177,9 @@ func topmost(seen []sighting) []Process {
 	return all
 }
 
-// parent returns the parent of a process, or 0: field 4 of /proc/PID/stat
+// Parent returns the parent of a process, or 0: field 4 of /proc/PID/stat
 // (proc_pid_stat(5)).
-func parent(pid int) int {
+func Parent(pid int) int {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0

@@ -266,19 +266,9 @@ func TestLock(t *testing.T) {
 // TestLockOfAnother: a lock file that another user has made is not waited for where it
 // is locked, and in nobody's way where it is not.
 func TestLockOfAnother(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to give files away")
-	}
 	fdtest.CheckLeaks(t)
 	path := fdtest.SocketDir(t) + "/s"
-	lock, err := os.Create(path + ".lock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := errors.Join(lock.Chown(12345, 12345), unix.Flock(int(lock.Fd()), unix.LOCK_EX)); err != nil {
-		t.Fatal(err)
-	}
+	unlock := fdtest.LockAs(t, path+".lock", 12345)
 	be := refused(t, "a=unix://"+path)
 	if want := "its lock file " + path + ".lock belongs to uid 12345"; !strings.Contains(be.Error(), want) {
 		t.Errorf("got %v, want %s", be, want)
@@ -286,7 +276,7 @@ func TestLockOfAnother(t *testing.T) {
 	if got := names(t, filepath.Dir(path)); got != "s.lock" {
 		t.Errorf("there are files: %s", got)
 	}
-	_ = lock.Close()
+	unlock()
 	if err := open(t, "a=unix://"+path).Close(); err != nil {
 		t.Error(err)
 	}

@@ -103,7 +103,9 @@ func (b *Brokered) Follow(ctx context.Context, each func(DeployEvent)) {
 		case ctx.Err() != nil:
 			return
 		case err == nil, errors.Is(err, broker.ErrReplaced):
-			each(DeployEvent{Replaced: true}) // again, or it had happened already
+			if err != nil { // it had happened already
+				each(DeployEvent{Replaced: true})
+			}
 			if !b.allAsked(ctx) {
 				b.Logger.Warn().Msg("the broker has not asked all workers to leave: they are asked from here")
 				each(DeployEvent{Unasked: true})
