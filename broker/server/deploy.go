@@ -49,7 +49,7 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 		d.generation = r.newID()
 	}
 	r.deploys[d] = struct{}{}
-	r.disbelieve(d)
+	r.revokeClaims(d)
 	return d, nil
 }
 
@@ -57,7 +57,7 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 // nil.
 func (r *registry) leftOf(d *deploy) *grant {
 	for _, g := range r.grants {
-		if d.generation != 0 && g.generation == d.generation && g.draining && g.peer.startedBy(d.client.peer) && d.sentFrom(g) {
+		if d.generation != 0 && g.generation == d.generation && g.draining && g.peer.belongsTo(d.client.peer) && d.sentFrom(g) {
 			return g
 		}
 	}
@@ -86,7 +86,7 @@ func (r *registry) replaceDeploys(c *client, names []string, limit int64, leavin
 			continue
 		}
 		own := slices.ContainsFunc(leaving, func(g *grant) bool {
-			return g.generation == d.generation && g.peer.startedBy(d.client.peer)
+			return g.generation == d.generation && g.peer.belongsTo(d.client.peer)
 		})
 		older := d.generation < limit &&
 			slices.ContainsFunc(names, func(name string) bool { return slices.Contains(d.names, name) })

@@ -27,7 +27,6 @@ type grant struct {
 	kept    bool // restored, for a connection that has not come yet: pidfd is of its process
 
 	generation int64       // what it belongs to: a deploy, or itself
-	sure       bool        // the deploy has been known, or an earlier broker has believed it
 	signal     unix.Signal // asks its process to leave; 0: nothing does
 	draining   bool        // it has been asked to leave
 	awaited    []*departure
@@ -164,7 +163,7 @@ func (r *registry) grant(q *request, own *grant, listeners []*listener) error {
 		if g.id == 0 {
 			g.id = r.newID()
 		}
-		if g.generation, g.sure = q.generation, q.sure; g.generation == 0 {
+		if g.generation = q.generation; g.generation == 0 {
 			g.generation = g.id
 		}
 		if q.process != nil {

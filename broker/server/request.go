@@ -19,7 +19,6 @@ type request struct {
 	blocking    *bool       // what the caller needs, if anything
 	drainSignal unix.Signal // what is to ask its process to leave; 0: nothing
 	generation  int64       // the deploy it belongs to; 0: none
-	sure        bool        // that is known of the deploy, too
 	resume      int64       // the grant of an earlier broker that it is to go on with; 0: none
 	since       time.Time
 	process     *process // nil: the grant is to last as long as the connection
@@ -71,7 +70,7 @@ func (q *request) age() int64 {
 // ask decides q, or puts it in the queue where it may wait and has to.
 func (r *registry) ask(q *request, wait bool) {
 	q.since = time.Now()
-	r.believe(q)
+	r.checkGeneration(q)
 	if r.resume(q) {
 		return
 	}
@@ -97,7 +96,7 @@ func (r *registry) ask(q *request, wait bool) {
 // getting to know its process; otherwise it changes nothing.
 func (r *registry) askNow(q *request) {
 	q.since = time.Now()
-	r.believe(q)
+	r.checkGeneration(q)
 	if r.resume(q) {
 		return
 	}

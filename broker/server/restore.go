@@ -266,7 +266,7 @@ func (s *Server) restoreGrant(v *savedGrant, at int, restored map[uint32]*listen
 	g := &grant{
 		id: v.id, peer: v.peer, since: time.UnixMicro(v.since), pidfd: proc.pidfd, process: v.process,
 		more: more, kept: !known, record: at,
-		generation: v.generation, sure: v.generation != v.id, signal: unix.Signal(v.signal), draining: v.flags&savedDraining != 0, found: v.flags&savedFound != 0,
+		generation: v.generation, signal: unix.Signal(v.signal), draining: v.flags&savedDraining != 0, found: v.flags&savedFound != 0,
 	}
 	if g.kept && g.draining {
 		g.event = protocol.EventDrain // its client may not have been told
