@@ -123,7 +123,7 @@ func (c *Conn) recv(b []byte, limit int) (n int, fds []*FD, err error) {
 	oobn, flags := 0, 0
 	var errno unix.Errno
 	err = c.rc.Read(func(fd uintptr) bool {
-		n, oobn, flags, errno = recvmsg(int(fd), b, oob)
+		n, oobn, flags, errno = recvmsg(int(fd), b, oob, 0)
 		return errno != unix.EAGAIN
 	})
 	if err != nil {

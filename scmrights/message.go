@@ -34,7 +34,7 @@ func sendmsg(fd int, b, oob []byte) (int, unix.Errno) {
 
 // recvmsg is recvmsg(2), with close-on-exec for what arrives. A signal in between
 // does not end it. The peer's address, which unix.Recvmsg asks for, is of no use.
-func recvmsg(fd int, b, oob []byte) (n, oobn, flags int, errno unix.Errno) {
+func recvmsg(fd int, b, oob []byte, flags int) (n, oobn, got int, errno unix.Errno) {
 	msg, iov := unix.Msghdr{}, unix.Iovec{Base: unsafe.SliceData(b)}
 	iov.SetLen(len(b))
 	msg.Iov = &iov
@@ -44,7 +44,7 @@ func recvmsg(fd int, b, oob []byte) (n, oobn, flags int, errno unix.Errno) {
 			msg.Control = unsafe.SliceData(oob)
 			msg.SetControllen(len(oob))
 		}
-		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_CMSG_CLOEXEC)
+		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), uintptr(unix.MSG_CMSG_CLOEXEC|flags))
 		if errno != unix.EINTR {
 			return int(r), int(msg.Controllen), int(msg.Flags), errno
 		}

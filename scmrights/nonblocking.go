@@ -5,6 +5,7 @@ package scmrights
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 
@@ -44,49 +45,94 @@ func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	return Nonblocking{FD: NewFD(int(n))}, int(n), nil
 }
 
-// Send is [Conn.Send], but where not all of b fits into the socket's buffer it
-// returns [ErrWouldBlock], and a part may have been sent.
-func (c Nonblocking) Send(b []byte, fds ...*FD) error {
+// Send is [Conn.Send] without waiting: it sends the first n bytes of b. If n is less than
+// len(b) the error says why; it is [ErrWouldBlock] if the socket's buffer is full. The
+// descriptors were sent if n > 0, and not otherwise.
+func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 	if len(b) == 0 {
-		return nothingToSend(fds)
+		return 0, nothingToSend(fds)
 	}
 	var few [fewFDs]int
 	nums, err := numbers(few[:0], fds)
 	defer func() { release(fds[:len(nums)]) }()
 	if err != nil {
-		return fmt.Errorf("send: %w", err)
+		return 0, fmt.Errorf("send: %w", err)
 	}
 	var space [64]byte
 	oob := appendRights(space[:0], nums)
 	fd, ok := c.FD.acquire()
 	if !ok {
-		return fmt.Errorf("send: %w", os.ErrClosed)
+		return 0, fmt.Errorf("send: %w", os.ErrClosed)
 	}
 	defer c.FD.release()
 	n, errno := sendmsg(fd, b, oob)
 	switch {
-	case errno == unix.EAGAIN || errno == 0 && n < len(b):
-		return ErrWouldBlock
+	case errno == unix.EAGAIN:
+		return 0, ErrWouldBlock
 	case errno != 0:
-		return os.NewSyscallError("sendmsg", errno)
+		return 0, os.NewSyscallError("sendmsg", errno)
+	case n < len(b):
+		return n, ErrWouldBlock
 	}
-	return nil
+	return n, nil
 }
 
-// Recv is [Conn.Recv] without descriptors, but where nothing has arrived it returns
-// [ErrWouldBlock].
+// Peek copies what has arrived into b, leaves it unread, and closes nothing. It reports
+// whether the last message that it copied bytes of carries descriptors (earlier ones carry
+// none); if b is full, that may also be any message behind it. If it reports false, a Recv
+// of just n bytes drops no descriptor. Its errors are Recv's.
+func (c Nonblocking) Peek(b []byte) (n int, descriptors bool, err error) {
+	n, _, flags, err := c.receive(b, nil, unix.MSG_PEEK)
+	if err == nil && n == 0 && len(b) > 0 {
+		err = io.EOF
+	}
+	return n, flags&unix.MSG_CTRUNC != 0, err
+}
+
+// Recv is [Conn.Recv] without descriptors. If nothing has arrived it returns
+// [ErrWouldBlock]. If descriptors come along, the kernel closes them, which may block.
 func (c Nonblocking) Recv(b []byte) (int, error) {
+	n, _, err := c.RecvFDs(b, 0)
+	return n, err
+}
+
+// RecvFDs is [Conn.Recv], but if nothing has arrived it returns [ErrWouldBlock]. It may
+// block if there are more than limit descriptors, because it closes them.
+func (c Nonblocking) RecvFDs(b []byte, limit int) (n int, fds []*FD, err error) {
+	var oob []byte
+	if limit > 0 {
+		oob = make([]byte, unix.CmsgSpace(4*limit))
+	}
+	n, oobn, flags, err := c.receive(b, oob, 0)
+	if err != nil {
+		return 0, nil, err
+	}
+	return received(n, oob[:oobn], flags, 0, len(b), limit)
+}
+
+// receive is recvmsg(2) with flags.
+func (c Nonblocking) receive(b, oob []byte, flags int) (n, oobn, got int, err error) {
 	fd, ok := c.FD.acquire()
 	if !ok {
-		return 0, os.ErrClosed
+		return 0, 0, 0, os.ErrClosed
 	}
 	defer c.FD.release()
-	n, _, flags, errno := recvmsg(fd, b, nil)
-	if errno == unix.EAGAIN {
-		return 0, ErrWouldBlock
+	n, oobn, got, errno := recvmsg(fd, b, oob, flags)
+	switch errno {
+	case 0:
+		return n, oobn, got, nil
+	case unix.EAGAIN:
+		return 0, 0, 0, ErrWouldBlock
+	default:
+		return 0, 0, 0, os.NewSyscallError("recvmsg", errno)
 	}
-	n, _, err := received(n, nil, flags, errno, len(b), 0)
-	return n, err
+}
+
+// ShutdownRead makes the peer's sends fail from now on. What has arrived before can still
+// be read; after it comes [io.EOF].
+func (c Nonblocking) ShutdownRead() (err error) {
+	cerr := c.FD.Control(func(fd uintptr) { err = os.NewSyscallError("shutdown", unix.Shutdown(int(fd), unix.SHUT_RD)) })
+	return errors.Join(cerr, err)
 }
 
 // Unread is [Conn.Unread].

@@ -143,7 +143,7 @@ func (s *Stream) recv(b []byte, limit int) (int, []*FD, error) {
 	}
 	defer s.fd.release()
 	for {
-		n, oobn, flags, errno := recvmsg(fd, b, oob)
+		n, oobn, flags, errno := recvmsg(fd, b, oob, 0)
 		if errno != unix.EAGAIN { // a time limit of the socket's ran out
 			return received(n, oob[:oobn], flags, errno, len(b), limit)
 		}

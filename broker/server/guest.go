@@ -141,7 +141,7 @@ func (g *guest) hand(q *request, b []byte) (stays bool) {
 		fds[i] = sock.FD()
 	}
 	g.desk.out = protocol.AppendGetReply(g.desk.out[:0], reply, q.more)
-	if err := g.conn.Send(g.desk.out, fds[:len(q.sockets)]...); err != nil {
+	if _, err := g.conn.Send(g.desk.out, fds[:len(q.sockets)]...); err != nil {
 		g.server.locked(func() { g.server.registry.cancel(q) })
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ETOOMANYREFS) {
 			return g.promote(b) // nothing was sent; what it can be told now is for a session to find out
@@ -179,7 +179,7 @@ func (g *guest) tell() {
 	g.waited = true
 	goesOn := event == protocol.EventDrain
 	reply := protocol.GetReply{Grant: g.held.id, Event: event}
-	if err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, goesOn)); err != nil {
+	if _, err := g.conn.Send(protocol.AppendGetReply(g.desk.out[:0], reply, goesOn)); err != nil {
 		g.leave(endDisconnected)
 		return
 	}
@@ -196,11 +196,12 @@ func (g *guest) tell() {
 
 // sendError tells the guest about err, if there is room for it.
 func (g *guest) sendError(err error) error {
-	b, eerr := protocol.AppendError(g.desk.out[:0], err)
-	if eerr != nil {
-		return eerr
+	b, err := protocol.AppendError(g.desk.out[:0], err)
+	if err != nil {
+		return err
 	}
-	return g.conn.Send(b)
+	_, err = g.conn.Send(b)
+	return err
 }
 
 func (g *guest) becomeCalled() {
