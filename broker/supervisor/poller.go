@@ -4,9 +4,7 @@ package supervisor
 
 import (
 	"os"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,11 +27,10 @@ type ready struct {
 // poller waits for the descriptors of all workers at once: an epoll instance that
 // the runtime's own poller watches, so that no thread is ever blocked in it.
 type poller struct {
-	file     *os.File
-	conn     syscall.RawConn
-	found    chan []ready  // what can be read
-	next     chan struct{} // who got that has read it
-	patience atomic.Int64  // how many nanoseconds pass until somebody looks
+	file  *os.File
+	conn  syscall.RawConn
+	found chan []ready  // what can be read
+	next  chan struct{} // who got that has read it
 }
 
 // newPoller returns a poller that runs; the caller must close it.
@@ -90,12 +87,7 @@ func (p *poller) run() {
 }
 
 func (p *poller) wait(events []unix.EpollEvent) (n int, err error) {
-	woken := false
 	cerr := p.conn.Read(func(fd uintptr) bool {
-		if woken { // before any system call, which would wake another thread of the runtime's
-			time.Sleep(time.Duration(p.patience.Load()))
-		}
-		woken = true
 		n, err = unix.EpollWait(int(fd), events, 0)
 		return n != 0 && err != unix.EINTR
 	})

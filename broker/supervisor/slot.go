@@ -148,19 +148,6 @@ func (s *supervisor) restart(w *worker, how string, now time.Time) {
 	e.Msg("worker ended")
 }
 
-// takeOver is how long one on standby is given to take the place of a worker that has
-// ended, before anything is done about that: the processors are for it, and for the
-// broker, both of which clients wait for.
-const takeOver = 5 * time.Millisecond
-
-// patience is how long nothing need be done about a worker that ends now.
-func (s *supervisor) patience() time.Duration {
-	if !s.ending && s.usableCount() > s.config.Workers {
-		return takeOver
-	}
-	return 0
-}
-
 // goodRun reports whether w was good for something, so that the next one may start
 // at once.
 func (s *supervisor) goodRun(w *worker, now time.Time) bool {

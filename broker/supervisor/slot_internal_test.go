@@ -28,28 +28,3 @@ func TestDelay(t *testing.T) {
 		t.Errorf("after many failures: %v", d)
 	}
 }
-
-// TestPatience: where enough are left without it, the end of a worker can wait.
-func TestPatience(t *testing.T) {
-	for _, c := range []struct {
-		workers int
-		steps   []step
-		want    time.Duration
-	}{
-		{1, []step{stepReady}, 0},
-		{1, []step{stepReady, stepReady}, takeOver},
-		{1, []step{stepReady, stepStandby}, takeOver},
-		{1, []step{stepReady, stepRunning}, 0},
-		{2, []step{stepReady, stepReady}, 0},
-		{2, []step{stepReady, stepStandby, stepStarting}, 0},
-		{2, []step{stepReady, stepReady, stepStandby}, takeOver},
-	} {
-		s := &supervisor{config: Config{Workers: c.workers}, slots: []*slot{{}}}
-		for _, step := range c.steps {
-			s.slots = append(s.slots, &slot{current: &worker{step: step}})
-		}
-		if got := s.patience(); got != c.want {
-			t.Errorf("%d wanted, %v: %v, want %v", c.workers, c.steps, got, c.want)
-		}
-	}
-}

@@ -119,7 +119,6 @@ func (s *supervisor) settle(now time.Time) {
 	}
 	s.advance(now)
 	s.fill(now)
-	s.poller.patience.Store(int64(s.patience()))
 	s.report(now)
 	s.prime(now)
 	s.arm(now)

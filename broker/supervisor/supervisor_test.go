@@ -45,35 +45,6 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestStandbyFirst: where one on standby takes over, what has ended is looked after
-// later.
-func TestStandbyFirst(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	h := newHub(t, "")
-	seen := make(chan time.Time, 8)
-	log := zerolog.New(nil).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
-		if message == "worker ended" {
-			seen <- time.Now()
-		}
-	}))
-	r := h.keep(supervisor.Config{Workers: 1, Standby: 1, RestartDelay: time.Millisecond, Logger: log})
-	r.hears("2 of 2 workers ready")
-	h.wait(2)
-	var early []time.Duration // where the supervisor was about to look after something else
-	for range 9 {
-		old := h.pids()[:1]
-		killed := time.Now()
-		_ = syscall.Kill(old[0], syscall.SIGKILL)
-		if took := (<-seen).Sub(killed); took < 5*time.Millisecond {
-			early = append(early, took)
-		}
-		h.replaced(2, old)
-	}
-	if len(early) > 4 {
-		t.Errorf("it was looked after %v later", early)
-	}
-}
-
 // TestRestartDelay: what ends too soon is started again at once the first time, and
 // not the second time.
 func TestRestartDelay(t *testing.T) {
