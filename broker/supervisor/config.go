@@ -73,8 +73,8 @@ type Command struct {
 	// Reports says that Path is a program that gets the worker's socket, reports
 	// to StatusEnv how far it has come, and becomes the worker then.
 	Reports bool
-	// Prime, of a Command that reports, has one of them started ahead; see [StartEnv].
-	Prime bool
+	// Prestart, of a Command that reports, starts one ahead of its need; see [StartEnv].
+	Prestart bool
 }
 
 func (c Config) withDefaults() (Config, error) {

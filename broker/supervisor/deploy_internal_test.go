@@ -9,8 +9,8 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestReplacedFirst: where a deploy has been replaced, and a worker has ended, none is
-// started in its place, whichever was first.
+// TestReplacedFirst: if a deploy was replaced, and one of its workers has exited, no other
+// worker is started, whichever happened first.
 func TestReplacedFirst(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, replaced := range []bool{false, true} {
@@ -18,18 +18,18 @@ func TestReplacedFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := endedWorker(t, 1)
+		w := exitedWorker(t, 1)
 		w.step = stepReady
 		w.slot = &slot{current: w}
-		s := &supervisor{
-			config: c, command: c.Command, poller: new(poller), timer: time.NewTimer(time.Hour),
-			open: true, lastID: w.id, workers: map[int32]*worker{w.id: w}, slots: []*slot{w.slot},
-		}
+		s := &supervisor{timer: time.NewTimer(time.Hour), pool: pool{
+			config: c, command: c.Command, poller: new(poller),
+			open: true, lastID: w.id, workers: map[int64]*worker{w.id: w}, slots: []*slot{w.slot},
+		}}
 		events := make(chan DeployEvent, 1)
 		if replaced {
 			events <- DeployEvent{Replaced: true}
 		}
-		s.found([]ready{{w.id, fromProcess}}, events, time.Now())
+		s.handle([]ready{{w.id, fromProcess}}, events, time.Now())
 		s.timer.Stop()
 		if tried := s.lastID > w.id; tried == replaced {
 			t.Errorf("replaced: %v, and another one was started: %v", replaced, tried)

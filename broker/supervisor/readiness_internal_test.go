@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fdbroker/fdbroker/internal/closer"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"golang.org/x/sys/unix"
 )
 
-// sender returns a function that sends r a datagram, with a descriptor if there is one,
-// and says whether there was room.
+// sender returns a function that sends r a datagram with descriptors, and reports whether
+// r's queue had room for it.
 func sender(t *testing.T, r *readiness) func(text string, fds ...int) bool {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -34,6 +35,7 @@ func sender(t *testing.T, r *readiness) func(text string, fds ...int) bool {
 	}
 }
 
+// watched returns a socket that a poller watches.
 func watched(t *testing.T) *readiness {
 	t.Helper()
 	p, err := newPoller()
@@ -41,52 +43,54 @@ func watched(t *testing.T) *readiness {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.close)
-	r, err := newReadiness(10 * time.Millisecond)
+	r, err := newReadiness(new(closer.Closer), 10*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.watch(p, ready{1, fromNotify}); err != nil {
 		t.Fatal(err)
 	}
-	_ = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1) // as if the kernel were older
+	_ = r.fd.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1) // as before Linux 6.16
+	})
 	return r
 }
 
-// TestReadBound: a flood is not read to its end, until there is one.
+// TestReadBound: a read of a flood ends, and a socket that was shut down is read to its end.
 func TestReadBound(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := watched(t)
 	send := sender(t, r)
-	for range readAtOnce {
+	for range maxDatagrams {
 		if !send("x") {
-			t.Skip("the kernel's net.unix.max_dgram_qlen is less than is read at once")
+			t.Skip("the kernel's net.unix.max_dgram_qlen is less than one read takes")
 		}
 	}
 	if !send("READY=1") {
-		t.Skip("the kernel's net.unix.max_dgram_qlen is less than is read at once")
+		t.Skip("the kernel's net.unix.max_dgram_qlen is less than one read takes")
 	}
 	if r.read(os.Getpid()) {
-		t.Error("more was read than is to be read at once")
+		t.Error("one read took too much")
 	}
 	if !r.read(os.Getpid()) {
 		t.Error("the rest was not read")
 	}
-	for range readAtOnce {
+	for range maxDatagrams {
 		send("x")
 	}
 	send("READY=1")
 	r.shutdown()
 	if send("x") {
-		t.Error("something can be sent to a socket that was shut")
+		t.Error("something can be sent to a socket that was shut down")
 	}
 	if !r.read(os.Getpid()) {
-		t.Error("what had come when the socket was shut was not read")
+		t.Error("what had come when the socket was shut down was not read")
 	}
 	r.close()
 }
 
-// TestReadWithDescriptors: a datagram with descriptors counts as well, they are closed,
-// and the poller tells of what comes next.
+// TestReadWithDescriptors: a datagram with descriptors counts, its descriptors are closed,
+// and the poller reports the next datagram.
 func TestReadWithDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for name, end := range map[string]func(r *readiness, send func(string, ...int) bool){
@@ -94,16 +98,16 @@ func TestReadWithDescriptors(t *testing.T) {
 			if !r.read(os.Getpid()) {
 				t.Error("READY=1 was not read")
 			}
-			fdtest.Eventually(t, "it is dropped", func() bool { return !r.taken() })
+			fdtest.Eventually(t, "it is dropped", func() bool { return !r.closer.Busy(r) })
 			send("x")
 			select {
-			case batch := <-r.poller.found:
+			case batch := <-r.poller.batches:
 				if len(batch) != 1 || batch[0] != r.what {
-					t.Errorf("the poller tells of %v", batch)
+					t.Errorf("the poller reports %v", batch)
 				}
 				r.poller.next <- struct{}{}
 			case <-time.After(20 * time.Second):
-				t.Error("the poller does not tell of what has come")
+				t.Error("the poller does not report what has come")
 			}
 			r.close()
 		},

@@ -8,170 +8,137 @@ import (
 	"time"
 )
 
-// roll replaces all workers: for each the new one comes first, and the old one is
-// stopped once that is ready. It goes no further once one of the new ones has failed,
-// be that after it was ready.
+// roll replaces the workers of all slots. For each it starts a new worker, and asks the old
+// one to leave once the new one is usable. It stops at the first new worker that fails,
+// even if that was ready before.
 type roll struct {
-	pending []*slot // not begun
+	id      int
+	pending []*slot // that have no new worker yet
 	done    int
 	total   int
-	again   bool // another was asked for meanwhile
-	failed  bool
-	// owed is how many places the workers that were stopped have left for those on
-	// standby, who do not serve yet; it is forgotten when due.
+	again   bool   // another roll was asked for meanwhile
+	err     string // why it has failed; empty: it has not
+	// owed is how many places the workers that have left owe to workers on standby, which do
+	// not serve yet. At due they are written off, because other workers have taken them.
 	owed int
 	due  time.Time
 }
 
-// beginRoll begins a roll, or makes the one under way be followed by another.
-func (s *supervisor) beginRoll(now time.Time) {
-	switch {
-	case s.ending || !s.open:
-		return
-	case s.roll != nil:
-		s.roll.again = true
-		s.log.Info().Msg("another roll follows this one")
-		return
+// newRoll returns a roll of all slots. Those of workers on standby come first; else an old
+// worker might get the place that a new one frees.
+func newRoll(id int, slots []*slot) *roll {
+	r := &roll{id: id, total: len(slots)}
+	onStandby := func(sl *slot) bool { return sl.current != nil && sl.current.step == stepStandby }
+	for _, first := range []bool{true, false} {
+		for _, sl := range slots {
+			if onStandby(sl) == first {
+				r.pending = append(r.pending, sl)
+			}
+		}
 	}
-	s.rollErr = ""
-	s.roll = &roll{pending: slices.Clone(s.slots), total: len(s.slots)}
-	// Who waits for a place first: else an old one might get it in between.
-	slices.SortStableFunc(s.roll.pending, func(a, b *slot) int { return standbyLast(a) - standbyLast(b) })
-	s.log.Info().Int("count", s.roll.total).Msg("replacing the workers")
-	s.config.Tell(reloading())
-	s.advance(now)
+	return r
 }
 
-func standbyLast(sl *slot) int {
-	if sl.current != nil && sl.current.step == stepStandby {
-		return 0
-	}
-	return 1
-}
-
-// advance takes the roll as far as it can go now.
-func (s *supervisor) advance(now time.Time) {
-	r := s.roll
-	if r == nil || s.ending {
-		return
-	}
+// advance takes the roll as far as it can go now, and returns whether it is over.
+func (r *roll) advance(p *pool, now time.Time) (over bool) {
 	if !r.due.IsZero() && !r.due.After(now) {
-		r.owed, r.due = 0, time.Time{} // somebody else has got the place
+		r.owed, r.due = 0, time.Time{}
 	}
 	busy := false
-	for _, sl := range s.slots {
-		s.handOver(r, sl, now)
-		busy = busy || sl.next != nil || sl.current != nil && sl.current.rolling
+	for _, sl := range p.slots {
+		r.handOver(p, sl, now)
+		busy = busy || sl.next != nil || sl.current != nil && sl.current.replacing
 	}
-	for !r.failed && len(r.pending) > 0 && s.alive() < len(s.slots)+s.config.Surge {
+	for r.err == "" && len(r.pending) > 0 && p.alive() < len(p.slots)+p.config.Surge {
 		sl := r.pending[0]
 		r.pending = r.pending[1:]
-		if !slices.Contains(s.slots, sl) {
-			continue // one less, meanwhile
+		if !slices.Contains(p.slots, sl) {
+			continue // removed meanwhile
 		}
-		sl.failures = 0
-		w := s.start(sl, now)
-		if w == nil {
-			s.rollFailed(r, "a new worker could not be started", now)
+		if !r.startNext(p, sl, now) {
 			break
 		}
-		w.roll, w.rolling = r, true
-		if sl.next = w; w.due.IsZero() && w.step < stepRunning {
-			w.due = now.Add(s.config.ReadyTimeout)
-		}
 		busy = true
-		s.handOver(r, sl, now) // where it is ready at once
 	}
-	for _, w := range s.workers {
-		busy = busy || w.slot == nil && !w.ahead // an old one that has not left
+	for _, w := range p.workers {
+		busy = busy || w.slot == nil && !w.prestarted // an old worker that has not exited
 	}
-	if !busy && (r.failed || len(r.pending) == 0) && r.owed == 0 && !s.ending {
-		s.endRoll(now)
-	}
+	return !busy && (r.err != "" || len(r.pending) == 0) && r.owed == 0 && p.fatal == nil
 }
 
-// alive is how many workers there are, those included that are to leave.
-func (s *supervisor) alive() int {
-	n := 0
-	for _, w := range s.workers {
-		if !w.ahead {
-			n++
-		}
+// startNext starts the worker that is to replace sl's, and reports whether that worked.
+func (r *roll) startNext(p *pool, sl *slot, now time.Time) bool {
+	sl.failures = 0
+	w := p.start(sl, now)
+	if w == nil {
+		r.fail(p, "a new worker could not be started", now)
+		return false
 	}
-	return n
+	w.roll, w.replacing = r.id, true
+	if sl.next = w; w.due.IsZero() && w.step < stepRunning {
+		w.due = now.Add(p.config.ReadyTimeout)
+	}
+	r.handOver(p, sl, now) // it may be ready at once
+	return true
 }
 
-// handOver makes the new worker of a slot, once it is ready, take the old one's
-// place. One that has no place yet waits for those before it to serve first, and no old
-// one goes while a new one is missing.
-func (s *supervisor) handOver(r *roll, sl *slot, now time.Time) {
+// handOver gives a slot to its new worker once that is usable. A new worker on standby
+// waits until those before it have their places, and no old worker leaves while one of the
+// new workers is missing.
+func (r *roll) handOver(p *pool, sl *slot, now time.Time) {
 	next, old := sl.next, sl.current
-	if old != nil && old.rolling && old.usable() { // what it was to replace has ended by itself
-		old.rolling = false
+	if old != nil && old.replacing && old.usable() { // the worker that it was to replace has exited by itself
+		old.replacing = false
 		r.done++
 	}
 	if !next.usable() || next.step == stepStandby && r.owed > 0 {
 		return
 	}
-	if old != nil && (next.gone() || !s.steady(r)) {
-		return // what is to come of that calls for the next try
+	if old != nil && (next.exited() || !r.steady(p)) {
+		return // the exit is about to be handled, and calls advance again
 	}
-	next.rolling = false
+	next.replacing = false
 	if next.step == stepStandby && old != nil && old.step >= stepRunning {
 		r.owed++
-		r.due = now.Add(s.config.Grace + s.config.ReadyTimeout)
+		r.due = now.Add(p.config.Grace + p.config.ReadyTimeout)
 	}
 	sl.current, sl.next = next, nil
 	r.done++
 	if old != nil {
-		s.leave(old, now)
+		p.leave(old, now)
 	}
 }
 
-// steady reports whether all workers that r has put in place are there, and ready.
-func (s *supervisor) steady(r *roll) bool {
-	for _, sl := range s.slots {
-		if w := sl.current; w != nil && w.roll == r && (!w.usable() || w.gone()) {
+// steady reports whether all workers that r has put in place are still usable.
+func (r *roll) steady(p *pool) bool {
+	for _, sl := range p.slots {
+		if w := sl.current; w != nil && w.roll == r.id && (!w.usable() || w.exited()) {
 			return false
 		}
 	}
 	return true
 }
 
-// repay notes that a worker that was on standby serves now.
-func (s *supervisor) repay(w *worker) {
-	if r := s.roll; r != nil && w.stood && r.owed > 0 {
+// served notes that a worker that was on standby has got a place.
+func (r *roll) served() {
+	if r.owed > 0 {
 		if r.owed--; r.owed == 0 {
 			r.due = time.Time{}
 		}
 	}
 }
 
-// rollFailed ends r, if that is the roll under way: what old workers there are stay,
-// and those that were to replace them leave.
-func (s *supervisor) rollFailed(r *roll, why string, now time.Time) {
-	if r == nil || r != s.roll || r.failed {
+// fail stops r: the old workers stay, and those that were to replace them leave.
+func (r *roll) fail(p *pool, why string, now time.Time) {
+	if r.err != "" || p.fatal != nil {
 		return
 	}
-	r.failed = true
-	s.rollErr = fmt.Sprintf("the last replacement stopped after %d of %d: %s", r.done, r.total, why)
-	s.log.Error().Int("done", r.done).Int("count", r.total).Str("why", why).Msg("replacing stopped: the old workers go on")
-	for _, sl := range s.slots {
+	r.err = fmt.Sprintf("the last replacement stopped after %d of %d: %s", r.done, r.total, why)
+	p.log.Error().Int("done", r.done).Int("count", r.total).Str("why", why).Msg("replacing stopped: the old workers go on")
+	for _, sl := range p.slots {
 		if w := sl.next; w != nil && sl.current != nil {
 			sl.next = nil
-			s.leave(w, now)
+			p.leave(w, now)
 		}
-	}
-}
-
-func (s *supervisor) endRoll(now time.Time) {
-	r := s.roll
-	s.roll = nil
-	if !r.failed {
-		s.log.Info().Int("count", r.done).Msg("workers replaced")
-	}
-	s.status = "" // the manager is to hear that the roll is over
-	if r.again {
-		s.beginRoll(now)
 	}
 }

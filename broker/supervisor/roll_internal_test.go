@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endedWorker returns a worker that has ended, and that nobody has reaped. The test's
-// end does that.
-func endedWorker(t *testing.T, id int32) *worker {
+// exitedWorker returns a worker that has exited and was not reaped. The end of the test
+// reaps it.
+func exitedWorker(t *testing.T, id int64) *worker {
 	t.Helper()
 	c := Command{Path: "/bin/sh", Argv: []string{"sh", "-c", "exit 1"}, Env: os.Environ()}
 	w, err := c.start(id, startOptions{})
@@ -21,43 +21,42 @@ func endedWorker(t *testing.T, id int32) *worker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if w.pidfd >= 0 {
+		if w.pidfd.Control(func(uintptr) {}) == nil { // else the supervisor has reaped it
 			_, _ = unix.Wait4(w.pid, nil, 0, nil)
 			w.close()
 		}
 	})
-	fdtest.Eventually(t, "it has ended", w.gone)
+	fdtest.Eventually(t, "it has exited", w.exited)
 	return w
 }
 
-// TestHandOver: an old worker is stopped once its new one is ready, if those that the
-// roll has put in place before are ready too, and there.
+// TestHandOver: an old worker is stopped once its new one is ready, if the workers that the
+// roll has put in place before are still ready.
 func TestHandOver(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	ended := endedWorker(t, 1)
-	ended.step = stepReady
-	r, before := new(roll), new(roll)
+	exited := exitedWorker(t, 1)
+	exited.step = stepReady
+	r, before := &roll{id: 2}, &roll{id: 1}
 	for _, c := range []struct {
 		name   string
 		placed *worker // in the other slot
 		next   *worker
 		want   bool
 	}{
-		{"ready", &worker{pidfd: -1, roll: r, step: stepReady}, &worker{pidfd: -1, step: stepReady}, true},
-		{"on standby", &worker{pidfd: -1, roll: r, step: stepStandby}, &worker{pidfd: -1, step: stepStandby}, true},
-		{"of another roll", &worker{pidfd: -1, roll: before, step: stepRunning}, &worker{pidfd: -1, step: stepReady}, true},
-		{"not begun", nil, &worker{pidfd: -1, step: stepReady}, true},
-		{"next is not ready", nil, &worker{pidfd: -1, step: stepRunning}, false},
-		{"next has ended", nil, ended, false},
-		{"not ready any more", &worker{pidfd: -1, roll: r, step: stepRunning}, &worker{pidfd: -1, step: stepReady}, false},
-		{"ended", ended, &worker{pidfd: -1, step: stepReady}, false},
+		{"ready", &worker{roll: r.id, step: stepReady}, &worker{step: stepReady}, true},
+		{"on standby", &worker{roll: r.id, step: stepStandby}, &worker{step: stepStandby}, true},
+		{"of another roll", &worker{roll: before.id, step: stepRunning}, &worker{step: stepReady}, true},
+		{"not begun", nil, &worker{step: stepReady}, true},
+		{"next is not ready", nil, &worker{step: stepRunning}, false},
+		{"next has exited", nil, exited, false},
+		{"not ready any more", &worker{roll: r.id, step: stepRunning}, &worker{step: stepReady}, false},
+		{"exited", exited, &worker{step: stepReady}, false},
 	} {
-		ended.roll = r
-		old := &worker{pidfd: -1, step: stepReady, ran: time.Now()}
+		exited.roll = r.id
+		old := &worker{step: stepReady, ran: time.Now()}
 		sl := &slot{current: old, next: c.next}
 		old.slot = sl
-		s := &supervisor{slots: []*slot{{current: c.placed}, sl}, roll: r}
-		s.handOver(r, sl, time.Now())
+		r.handOver(&pool{slots: []*slot{{current: c.placed}, sl}}, sl, time.Now())
 		if got := old.slot == nil; got != c.want || got != (sl.current == c.next) {
 			t.Errorf("%s: it is replaced: %v, want %v", c.name, got, c.want)
 		}

@@ -3,86 +3,58 @@
 package supervisor
 
 import (
-	"bytes"
-	"strconv"
+	"fmt"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/fdbroker/fdbroker/internal/notify"
 )
 
-// StatusEnv names, in the environment of a [Command] that reports, the descriptor
-// that it reports to: the end of a pipe, which must be close-on-exec before the
-// command becomes the worker: its end tells that it has. Each report is a line.
-const StatusEnv = "FDCLIENT_STATUS_FD"
-
-// What is reported.
-const (
-	ReportWaiting  = "waiting"  // there is no broker, or no such name
-	ReportStandby  = "standby"  // all places are taken
-	ReportReplaced = "replaced" // its deploy has been replaced by a newer one
-	ReportFailed   = "failed"   // with an exit status and the reason behind it
-)
-
-// maxReport bounds what is kept of a line.
-const maxReport = 4096
-
-// reports is the end of a pipe that a worker reports to, and the line that has begun.
-type reports struct {
-	fd   int // -1: closed
-	line []byte
-}
-
-// read returns the reports that have come, and whether there will be no more.
-func (r *reports) read() (lines []string, ended bool) {
-	if r.fd < 0 {
-		return nil, true
+// report tells the service manager how the workers are, if that has changed, and the deploy
+// once all workers are ready for the first time.
+func (s *supervisor) report(now time.Time) {
+	usable := s.usable()
+	var states []string
+	if !s.complete && !s.ending && usable >= s.config.Workers {
+		s.complete = true
+		s.log.Info().Int("count", usable).Msg("ready")
+		if s.config.Deploy != nil {
+			s.config.Deploy.Ready()
+		}
 	}
-	var buf [512]byte
-	for {
-		n, err := unix.Read(r.fd, buf[:])
+	if text := s.text(usable); text != s.status {
+		s.status = text
 		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			return lines, false
-		case err != nil || n == 0:
-			return lines, true
+		case s.ending:
+			states = append(states, notify.Stopping)
+		case s.complete && s.roll == nil:
+			states = append(states, notify.Ready)
 		}
-		rest := buf[:n]
-		for {
-			part, after, complete := bytes.Cut(rest, []byte("\n"))
-			if len(r.line)+len(part) <= maxReport {
-				r.line = append(r.line, part...)
-			}
-			if !complete {
-				break
-			}
-			lines = append(lines, string(r.line))
-			r.line, rest = r.line[:0], after
-		}
+		states = append(states, notify.Status(text))
+	}
+	if d := s.config.Watchdog; d > 0 && now.Sub(s.fedWatchdog) >= d/2 {
+		s.fedWatchdog = now
+		states = append(states, notify.Alive)
+	}
+	if len(states) > 0 {
+		s.config.Tell(states...)
 	}
 }
 
-func (r *reports) close() {
-	if r.fd >= 0 {
-		_ = unix.Close(r.fd)
+// text describes the workers in one line.
+func (s *supervisor) text(usable int) string {
+	switch {
+	case s.ending:
+		return fmt.Sprintf("%s: %d workers left", s.why, s.alive())
+	case !s.open:
+		return "waiting for the broker"
 	}
-	r.fd, r.line = -1, nil
-}
-
-// failure returns what a report of that kind says.
-func failure(text string) *StartError {
-	status, reason, _ := bytes.Cut([]byte(text), []byte(" "))
-	n, err := strconv.Atoi(string(status))
-	if err != nil {
-		n = 125
+	text, failed := fmt.Sprintf("%d of %d workers ready", usable, len(s.slots)), s.rollErr
+	if r := s.roll; r != nil {
+		text += fmt.Sprintf(", %d of %d replaced", r.done, r.total)
+		failed = r.err
 	}
-	return &StartError{Status: n, Reason: string(reason)}
+	if failed != "" {
+		text += "; " + failed
+	}
+	return text
 }
-
-// StartError says that the command could not be executed.
-type StartError struct {
-	Status int // the exit status for it
-	Reason string
-}
-
-func (e *StartError) Error() string { return e.Reason }

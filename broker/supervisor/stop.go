@@ -9,31 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const killSignal = unix.SIGKILL
+
 // signalled does what a signal asks for.
 func (s *supervisor) signalled(sig os.Signal, now time.Time) {
 	switch sig {
 	case unix.SIGHUP:
-		s.beginRoll(now)
+		s.beginRoll()
 	case unix.SIGTTIN:
-		s.more()
+		s.addSlot()
 	case unix.SIGTTOU:
-		s.less(now)
-	case unix.SIGINT:
+		s.removeSlot(now)
+	case unix.SIGINT, unix.SIGTERM:
 		if s.stopping() {
 			s.kill()
 			return
 		}
-		s.stopAll(now, foreground())
-	case unix.SIGTERM:
-		if s.stopping() {
-			s.kill()
-			return
-		}
-		s.stop(now)
+		s.stop(now, sig == unix.SIGINT && foreground())
 	}
 }
 
-// stopping reports whether all workers have been asked to end.
+// stopping reports whether all workers were asked to leave.
 func (s *supervisor) stopping() bool {
 	if !s.ending {
 		return false
@@ -46,12 +42,9 @@ func (s *supervisor) stopping() bool {
 	return true
 }
 
-// stop asks all workers to end.
-func (s *supervisor) stop(now time.Time) { s.stopAll(now, false) }
-
-// stopAll asks all workers to end. Where they have had a signal of the terminal's,
-// which a second one might not make more polite, they get half of the time before.
-func (s *supervisor) stopAll(now time.Time, interrupted bool) {
+// stop asks all workers to leave. If a terminal has interrupted them already, many would
+// take a second signal as an order to end at once, so they first get half of the grace.
+func (s *supervisor) stop(now time.Time, interrupted bool) {
 	s.end("stopping")
 	s.log.Info().Int("count", s.alive()).Msg("stopping")
 	for _, w := range s.workers {
@@ -66,30 +59,18 @@ func (s *supervisor) stopAll(now time.Time, interrupted bool) {
 	}
 }
 
-// end makes the supervisor start nothing any more. It is over when no worker is left.
+// end makes the supervisor start no worker any more. Run returns when all have exited.
 func (s *supervisor) end(why string) {
 	s.ending, s.why, s.roll = true, why, nil
-	s.dropPrimed()
+	s.dropPrestarted()
 }
 
-// fail ends it all, as the command cannot be executed.
+// fail stops everything, because the command cannot be executed.
 func (s *supervisor) fail(err *StartError) {
-	if s.ending {
-		return
+	if !s.ending {
+		s.err = err
+		s.stop(time.Now(), false)
 	}
-	s.err = err
-	s.stop(time.Now())
-}
-
-// leave asks w to end, and forgets its slot.
-func (s *supervisor) leave(w *worker, now time.Time) {
-	w.slot, w.told, w.rolling = nil, true, false
-	w.due = now.Add(s.config.Grace)
-	if w.ran.IsZero() {
-		w.signal(unix.SIGTERM) // what waits for the sockets knows no other
-		return
-	}
-	w.signal(s.config.StopSignal)
 }
 
 // kill ends all workers at once.
@@ -101,45 +82,7 @@ func (s *supervisor) kill() {
 	}
 }
 
-// more makes the workers one more.
-func (s *supervisor) more() {
-	if s.ending {
-		return
-	}
-	s.config.Workers++
-	s.slots = append(s.slots, new(slot))
-	s.log.Info().Int("count", s.config.Workers).Msg("one worker more")
-}
-
-// less makes the workers one less: the last of those that are not ready, if there are
-// any, else the last of all. A single one stays.
-func (s *supervisor) less(now time.Time) {
-	if s.ending {
-		return
-	}
-	if s.config.Workers == 1 {
-		s.log.Warn().Msg("the last worker stays")
-		return
-	}
-	s.config.Workers--
-	at := len(s.slots) - 1
-	for i, sl := range s.slots {
-		if !sl.current.usable() {
-			at = i
-		}
-	}
-	sl := s.slots[at]
-	s.slots = append(s.slots[:at], s.slots[at+1:]...)
-	for _, w := range []*worker{sl.current, sl.next} {
-		if w != nil {
-			s.leave(w, now)
-		}
-	}
-	s.log.Info().Int("count", s.config.Workers).Msg("one worker less")
-}
-
-// foreground reports whether this process's group is the one that a terminal sends
-// signals to.
+// foreground reports whether a terminal sends its signals to this process's group.
 func foreground() bool {
 	tty, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {

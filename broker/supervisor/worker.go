@@ -6,57 +6,81 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/fdbroker/fdbroker/internal/closer"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
+
+// StartEnv names, in the environment of a [Command] that is started ahead, the number of a
+// descriptor: a pipe. The command reads it before it asks for its sockets. A byte means
+// that it may go on, the end of the pipe that it should exit.
+const StartEnv = "FDCLIENT_START_FD"
 
 // step is how far a worker has come.
 type step int
 
 const (
-	stepStarting step = iota // it has asked for its socket
+	stepStarting step = iota // it asks for its sockets
 	stepWaiting              // there is no broker, or no such name
 	stepStandby              // all places are taken
 	stepRunning              // it runs the command
 	stepReady
 )
 
-// worker is a process from its start until it has been reaped. Its descriptors are
-// the supervisor's.
+// worker is a process from its start until it was reaped.
 type worker struct {
-	id      int32
-	slot    *slot // nil: it has been asked to leave
-	pid     int
-	pidfd   int
-	ahead   bool // it was started ahead, and waits for its start
-	gate    int  // what it waits at; else -1
-	reports reports
-	notify  *readiness // nil: none
+	id         int64
+	slot       *slot // nil: it was asked to leave, or is the prestarted worker
+	pid        int
+	pidfd      *scmrights.FD
+	startPipe  *scmrights.FD // the end that we write to; nil: it need not wait
+	reports    reports
+	readiness  *readiness // nil: none
+	prestarted bool       // it waits at startPipe
 
-	step    step
-	roll    *roll     // what has started it to replace another one; nil: nothing
-	rolling bool      // it has not done so yet, as it is not ready
-	stood   bool      // it was on standby
-	ran     time.Time // when it became the command; zero before
-	due     time.Time // when its step, or its stop, must be over; zero: never
-	told    bool      // it has got, or will have got, the stop signal
-	failed  *StartError
+	step       step
+	roll       int       // id of the roll that started it; 0: none
+	replacing  bool      // it is to replace another worker once it is ready
+	wasStandby bool      // it has been on standby
+	ran        time.Time // when it became the command; zero: not yet
+	due        time.Time // when its step, or its stop, must be over; zero: never
+	asked      bool      // it has got, or will get, the stop signal
+	failed     *StartError
 }
+
+// slot is a place for a worker that is kept alive.
+type slot struct {
+	current  *worker   // nil: none
+	next     *worker   // is to replace current; nil: none
+	late     *worker   // was not ready in time, and has to exit first; nil: none
+	failures int       // in a row
+	again    time.Time // when to start the next worker
+}
+
+// vacant reports whether a worker should be started in sl, now or later.
+func (sl *slot) vacant() bool { return sl.current == nil && sl.next == nil && sl.late == nil }
 
 // usable reports whether w serves, or is as far as it can come without a place.
 func (w *worker) usable() bool {
 	return w != nil && (w.step == stepReady || w.step == stepStandby)
 }
 
-// gone reports whether w has ended, be it that nobody has dealt with that yet.
-func (w *worker) gone() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.pidfd), Events: unix.POLLIN}}, 0)
-	return n > 0 && err == nil
+// exited reports whether w has exited, even if the supervisor has not reaped it yet.
+func (w *worker) exited() (exited bool) {
+	if w.pidfd != nil {
+		_ = w.pidfd.Control(func(fd uintptr) {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			exited = n > 0 && err == nil
+		})
+	}
+	return exited
 }
 
-// The descriptors that a worker finds besides the standard streams, if it has both.
+// The descriptors that a worker gets after the standard streams, if it gets both.
 const (
 	statusFD = 3
 	startFD  = 4
@@ -64,106 +88,111 @@ const (
 
 // startOptions says how to start a worker.
 type startOptions struct {
-	notify bool          // it says when it is ready
-	nudge  time.Duration // see Config
-	ahead  bool          // it waits for its start
+	closer   *closer.Closer
+	notify   bool          // it says READY=1
+	nudge    time.Duration // see Config
+	prestart bool          // it waits until it may go on
 }
 
-// start starts a worker. The error is a *StartError where the command itself is at
-// fault.
-func (c *Command) start(id int32, o startOptions) (_ *worker, err error) {
-	w := &worker{id: id, pidfd: -1, ahead: o.ahead, gate: -1, reports: reports{fd: -1}}
+// start starts a worker. The error is a *StartError if the command itself is at fault.
+func (c *Command) start(id int64, o startOptions) (_ *worker, err error) {
+	w := &worker{id: id, prestarted: o.prestart}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
-	address := ""
+	env := append(make([]string, 0, len(c.Env)+3), c.Env...)
 	if o.notify {
-		if w.notify, err = newReadiness(o.nudge); err != nil {
+		if w.readiness, err = newReadiness(o.closer, o.nudge); err != nil {
 			return nil, err
 		}
-		address = w.notify.address
+		env = append(env, "NOTIFY_SOCKET="+w.readiness.address)
 	}
 	files := []uintptr{0, 1, 2}
 	if c.Reports {
-		end, err := pipe(&w.reports.fd, unix.O_NONBLOCK, true)
+		reader, writer, err := pipe(unix.O_NONBLOCK)
 		if err != nil {
 			return nil, err
 		}
-		defer unix.Close(end)
-		files = append(files, uintptr(end))
+		defer unix.Close(writer)
+		w.reports.fd = scmrights.NewFD(reader)
+		files, env = append(files, uintptr(writer)), append(env, StatusEnv+"="+strconv.Itoa(statusFD))
 	}
-	if o.ahead {
-		end, err := pipe(&w.gate, 0, false)
+	if o.prestart {
+		reader, writer, err := pipe(0)
 		if err != nil {
 			return nil, err
 		}
-		defer unix.Close(end)
-		files = append(files, uintptr(end))
+		defer unix.Close(reader)
+		w.startPipe = scmrights.NewFD(writer)
+		files, env = append(files, uintptr(reader)), append(env, StartEnv+"="+strconv.Itoa(startFD))
 	}
-	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{
-		Env:   environ(c.Env, len(files), address),
-		Files: files,
-		Sys:   &syscall.SysProcAttr{PidFD: &w.pidfd},
-	})
+	pidfd := -1
+	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{PidFD: &pidfd}})
 	if err != nil {
 		return nil, startError(c.Path, err)
 	}
-	if w.pidfd < 0 {
+	if pidfd < 0 {
 		_ = unix.Kill(w.pid, unix.SIGKILL)
 		_, _ = unix.Wait4(w.pid, nil, 0, nil)
 		return nil, errors.New("this kernel has no pidfds: Linux 5.4 is needed")
 	}
+	w.pidfd = scmrights.NewFD(pidfd)
 	return w, nil
 }
 
-// pipe makes a pipe. Its reading end, or else its writing end, becomes ours, and the other
-// one is returned; the caller must close both.
-func pipe(ours *int, flags int, read bool) (theirs int, err error) {
+// pipe returns the ends of a pipe, which the caller must close.
+func pipe(flags int) (reader, writer int, err error) {
 	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|flags); err != nil {
-		return -1, os.NewSyscallError("pipe2", err)
-	}
-	if read {
-		*ours, theirs = ends[0], ends[1]
-	} else {
-		theirs, *ours = ends[0], ends[1]
-	}
-	return theirs, nil
+	err = unix.Pipe2(ends[:], unix.O_CLOEXEC|flags)
+	return ends[0], ends[1], os.NewSyscallError("pipe2", err)
 }
 
 // startError returns what it means that path could not be started.
 func startError(path string, err error) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("start a worker: %w", err) // passes
+		return fmt.Errorf("start a worker: %w", err) // a later attempt may succeed
 	case errors.Is(err, unix.ENOENT):
 		return &StartError{Status: 127, Reason: fmt.Sprintf("cannot run %s: %v", path, err)}
 	}
 	return &StartError{Status: 126, Reason: fmt.Sprintf("cannot run %s: %v", path, err)}
 }
 
-// watch makes p tell of w.
+// watch makes p report w. If that fails it kills w.
 func (w *worker) watch(p *poller) error {
-	err := p.add(w.pidfd, ready{w.id, fromProcess})
-	if err == nil && w.reports.fd >= 0 {
-		err = p.add(w.reports.fd, ready{w.id, fromStatus})
+	err := p.Add(w.pidfd, unix.EPOLLIN, ready{w.id, fromProcess}.id())
+	if err == nil && w.reports.fd != nil {
+		err = p.Add(w.reports.fd, unix.EPOLLIN, ready{w.id, fromReports}.id())
 	}
-	if err == nil && w.notify != nil {
-		err = w.notify.watch(p, ready{w.id, fromNotify})
+	if err == nil && w.readiness != nil {
+		err = w.readiness.watch(p, ready{w.id, fromNotify})
+	}
+	if err != nil { // out of memory, or of watches
+		w.signal(unix.SIGKILL)
+		w.close()
+		go func() { _, _ = unix.Wait4(w.pid, nil, 0, nil) }()
 	}
 	return err
 }
 
-// signal sends w a signal. It cannot reach another process, and one that has ended
-// needs none.
+// signal sends w a signal. A pidfd cannot mean another process; if w has exited, nothing happens.
 func (w *worker) signal(sig unix.Signal) {
-	_ = unix.PidfdSendSignal(w.pidfd, sig, nil, 0)
+	if w.pidfd != nil {
+		_ = w.pidfd.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	}
 }
 
-// reap returns how w has ended, and whether it has.
-func (w *worker) reap() (how unix.WaitStatus, ended bool) {
+// letStart makes a prestarted worker go on.
+func (w *worker) letStart() {
+	w.prestarted = false
+	_ = w.startPipe.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), []byte{1}) }) // fails if w has exited
+	_ = w.startPipe.Close()
+}
+
+// reap returns how w has exited, and whether it has.
+func (w *worker) reap() (how unix.WaitStatus, exited bool) {
 	for {
 		pid, err := unix.Wait4(w.pid, &how, unix.WNOHANG, nil)
 		if err != unix.EINTR {
@@ -173,18 +202,18 @@ func (w *worker) reap() (how unix.WaitStatus, ended bool) {
 }
 
 func (w *worker) close() {
-	w.closeGate()
 	w.reports.close()
-	if w.notify != nil {
-		w.notify.close()
+	if w.readiness != nil {
+		w.readiness.close()
 	}
-	if w.pidfd >= 0 {
-		_ = unix.Close(w.pidfd)
+	for _, fd := range []*scmrights.FD{w.startPipe, w.pidfd} {
+		if fd != nil {
+			_ = fd.Close()
+		}
 	}
-	w.pidfd = -1
 }
 
-// describe says how a process has ended.
+// describe says how a process has exited.
 func describe(how unix.WaitStatus) string {
 	if how.Signaled() {
 		return "killed by " + unix.SignalName(how.Signal())

@@ -190,7 +190,7 @@ func (f *runFlags) command(c command) (supervisor.Command, error) {
 	}
 	argv = append(argv, f.launch.words()...)
 	argv = append(append(append(argv, c.args...), "--"), c.dashed...)
-	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prime: true}, nil
+	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prestart: true}, nil
 }
 
 // runSignals returns the signals that run acts on, and what ends that. Those that
