@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/deploy"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/launch"
@@ -144,7 +145,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	if f.config.Command, err = f.command(c); err != nil {
 		return err
 	}
-	f.config.Deploy = supervisor.NewBrokered(supervisor.BrokeredConfig{
+	f.config.Deploy = deploy.New(deploy.Config{
 		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, SocketOf: socketOf, Logger: log,
 	})
 	signals, stop := runSignals()

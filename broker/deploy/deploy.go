@@ -1,0 +1,167 @@
+//go:build linux
+
+// Package deploy makes the workers of a supervisor a deploy that a broker knows: it asks
+// for a generation, replaces older deploys, says when a newer one has replaced it, and hands
+// the workers' sockets back to a broker that has lost them.
+//
+// It may only call the broker and report to the supervisor. It never starts, signals or
+// waits for a worker, and a broker that does not answer never delays the supervisor.
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/backoff"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"github.com/rs/zerolog"
+)
+
+// Config says what a deploy is to a broker.
+type Config struct {
+	Socket  string   // path of the control socket; "": the default
+	Names   []string // of the listeners; none: those that the workers get by themselves
+	Replace bool     // asks the workers of older deploys to leave, once all of this one are ready
+	Standby bool     // some of the workers are to wait for a place
+	// SocketOf returns a duplicate of the socket that a process has open at an address,
+	// which the Deploy closes; nil: no worker's socket is handed back.
+	SocketOf func(pid int, network, address string) (*scmrights.FD, error)
+	Logger   zerolog.Logger
+}
+
+// Deploy is a [supervisor.Deploy] that a broker knows.
+type Deploy struct {
+	config     Config
+	client     broker.Client
+	generation atomic.Int64
+	ready      chan struct{}
+
+	mu      sync.Mutex
+	workers map[int]struct{} // by pid
+}
+
+var _ supervisor.Deploy = (*Deploy)(nil)
+
+// New returns a deploy that begins with Follow.
+func New(c Config) *Deploy {
+	return &Deploy{config: c, client: broker.Client{Socket: c.Socket}, ready: make(chan struct{}, 1), workers: make(map[int]struct{})}
+}
+
+// Ready implements [supervisor.Deploy].
+func (d *Deploy) Ready() {
+	select {
+	case d.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Works implements [supervisor.Deploy].
+func (d *Deploy) Works(pid int, works bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if works {
+		d.workers[pid] = struct{}{}
+	} else {
+		delete(d.workers, pid)
+	}
+}
+
+// Follow implements [supervisor.Deploy]. As long as there is no broker it waits for one. It
+// may be called once.
+func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) {
+	ctx, cancel := context.WithCancel(ctx)
+	var replacing sync.WaitGroup
+	replacing.Go(func() { d.replaceOlder(ctx) })
+	defer func() {
+		cancel()
+		replacing.Wait()
+		_ = d.client.Close()
+	}()
+	var retry backoff.Backoff
+	for missed := false; ; {
+		err := d.client.Deploy(ctx, broker.DeployOptions{
+			Generation: d.generation.Load(),
+			Joined: func(generation int64) {
+				if missed {
+					d.config.Logger.Info().Msg("the broker answers")
+					d.handBack(ctx)
+				}
+				retry.Last, missed = 0, false
+				d.joined(ctx, generation, each)
+			},
+			Replaced: func() { each(supervisor.DeployEvent{Replaced: true}) },
+		}, d.config.Names...)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil, errors.Is(err, broker.ErrReplaced):
+			d.replaced(ctx, err != nil, each)
+			return
+		case isAway(err):
+		case d.generation.Load() != 0 && isInvalid(err):
+			d.generation.Store(0) // this broker knows nothing of the one before
+			continue
+		case d.generation.Load() == 0:
+			each(supervisor.DeployEvent{Err: err})
+			return
+		}
+		if !missed {
+			missed = true
+			d.config.Logger.Warn().Err(err).Msg("waiting for the broker")
+		}
+		_ = retry.Wait(ctx)
+	}
+}
+
+// isAway reports whether err means that there is no broker for now.
+func isAway(err error) bool {
+	return errors.Is(err, broker.ErrNoBroker) || errors.Is(err, broker.ErrLost)
+}
+
+func isInvalid(err error) bool {
+	_, ok := errors.AsType[*protocol.InvalidParameterError](err)
+	return ok
+}
+
+// joined reports the deploy's generation, or why it cannot work.
+func (d *Deploy) joined(ctx context.Context, generation int64, each func(supervisor.DeployEvent)) {
+	if d.generation.Load() == 0 && d.config.Standby && len(d.config.Names) > 0 {
+		if err := d.checkPlaces(ctx); err != nil {
+			each(supervisor.DeployEvent{Err: err})
+			return
+		}
+	}
+	if d.generation.Swap(generation) != generation {
+		each(supervisor.DeployEvent{Generation: generation})
+	}
+}
+
+// checkPlaces returns an error if no worker could ever be on standby.
+func (d *Deploy) checkPlaces(ctx context.Context) error {
+	list, err := d.client.List(ctx)
+	if err != nil {
+		return nil // the next call returns it
+	}
+	bound := 0
+	for _, l := range list.Listeners {
+		if !slices.Contains(d.config.Names, l.Name) {
+			continue
+		}
+		if l.Max > 0 {
+			return nil
+		}
+		bound++
+	}
+	if bound < len(d.config.Names) {
+		return nil // a listener that is not bound yet may have a maximum
+	}
+	name := d.config.Names[0]
+	return fmt.Errorf("--standby: %q has places for any number of workers, so none would ever wait: bind it with max=N, as in --bind %s=ADDRESS,max=1", name, name)
+}
