@@ -27,7 +27,7 @@ import (
 func (l *Listener) Accept() (net.Conn, error) {
 	l.link.attend()
 	for {
-		ln, past := l.next()
+		ln, past := l.current()
 		if past != nil {
 			c, err := acceptNow(past)
 			if err == nil || exhausted(err) {

@@ -144,7 +144,6 @@ func (r *resumption) pause(ctx context.Context, err error) time.Duration {
 	switch {
 	case errors.Is(err, ErrUnknownName) && !r.offered:
 		r.offer(ctx)
-		r.each(member.abandon)
 		_, names := r.open()
 		r.offered, r.waits = true, len(names) == 1
 		return 0

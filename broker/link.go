@@ -41,8 +41,6 @@ type member interface {
 	dialed() (name string, open bool)
 	// drain closes the socket, as the broker asks.
 	drain()
-	// abandon closes the socket where it is spent, and stands in the way of the next.
-	abandon()
 	// renew takes what the broker hands out by the name now.
 	renew(s Socket)
 	// dup returns a duplicate of the socket, which the caller must close.

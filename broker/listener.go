@@ -26,8 +26,6 @@ type Listener struct {
 	mu   sync.Mutex
 	ln   net.Listener
 	past []net.Listener // that the broker had before, until nothing is queued there
-	none bool           // ln is one of the past, and there is no other yet
-	cond sync.Cond      // of none and end.closed
 
 	accepted  atomic.Bool // anything
 	drainedAt time.Time
@@ -40,7 +38,6 @@ func newListener(l *link, s Socket) (*Listener, error) {
 		return nil, err
 	}
 	listener := &Listener{name: s.Name, end: end{link: l}, ln: ln}
-	listener.cond.L = &listener.mu
 	l.join(listener)
 	return listener, nil
 }
@@ -78,13 +75,8 @@ type socketOf struct{ l *Listener }
 func (s socketOf) Close() error {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	s.l.cond.Broadcast()
 	for _, past := range s.l.past {
 		_ = past.Close()
-	}
-	if s.l.none {
-		_ = s.l.ln.Close() // again, as a rule
-		return nil
 	}
 	return s.l.ln.Close()
 }

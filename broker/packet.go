@@ -182,8 +182,6 @@ func (c *PacketConn) drain() {
 	c.shut(connsOf{c})
 }
 
-func (c *PacketConn) abandon() {} // there is no need: datagrams are not accepted
-
 // renew takes s. Where that is another socket than c has, ReadFrom goes on with s, after
 // what is queued at the old one.
 func (c *PacketConn) renew(s Socket) {

@@ -7,8 +7,6 @@ import (
 	"net"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // current returns the socket to accept on and, where there is one, an older one that is
@@ -22,21 +20,11 @@ func (l *Listener) current() (ln, past net.Listener) {
 	return l.ln, past
 }
 
-// next is current, once there is a socket.
-func (l *Listener) next() (ln, past net.Listener) {
-	l.mu.Lock()
-	for l.none && len(l.past) == 0 && !l.closed.Load() {
-		l.cond.Wait()
-	}
-	l.mu.Unlock()
-	return l.current()
-}
-
 // uses reports whether l goes on with ln.
 func (l *Listener) uses(ln net.Listener) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ln == ln && !l.none
+	return l.ln == ln
 }
 
 // pastTime is how long Accept looks for a connection at an old socket: some time, as none
@@ -81,39 +69,8 @@ func (l *Listener) renew(s Socket) {
 		_ = next.Close()
 		return
 	}
-	l.leave(ln)
-	l.ln, l.none = next, false
-}
-
-// leave makes ln one of the past. The lock is held.
-func (l *Listener) leave(ln net.Listener) {
-	defer l.cond.Broadcast()
-	if l.none {
-		return // it is already
-	}
-	l.past = append(l.past, ln)
+	l.ln, l.past = next, append(l.past, ln)
 	if d, ok := ln.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = d.SetDeadline(time.Unix(1, 0)) // Accept looks around
-	}
-}
-
-// abandon closes a Unix socket that was shut down, once nothing is queued there. Nothing
-// heals it, and as long as it is open nobody can have its address, if that is abstract.
-func (l *Listener) abandon() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.ln.(*net.UnixListener); !ok || l.none || l.closed.Load() {
-		return
-	}
-	var revents int16
-	err := control(l.ln, func(fd int) error {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		_, err := unix.Poll(p, 0)
-		revents = p[0].Revents
-		return err
-	})
-	if err == nil && revents&(unix.POLLRDHUP|unix.POLLHUP) != 0 {
-		l.leave(l.ln)
-		l.none = true
 	}
 }
