@@ -9,50 +9,49 @@ import (
 	"sync"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Client asks a broker things and tells it things. It connects when it is first
-// used, and again after the connection was lost. The zero Client is ready to use.
-// Its methods may be called concurrently; one call is made at a time, so a Get that
-// waits holds up the others.
+// Client calls a broker. It connects at its first call, and again after the connection was
+// lost. The zero Client is ready to use. Its methods may be called concurrently; it makes
+// one call at a time, so a Get that waits holds up the others.
 //
-// In the sense of [errors.Is], the error of each method is [ErrNoBroker], [ErrLost]
-// or [ErrMalformed] where there is no answer or none that makes sense, ctx's where
-// that ended first, [net.ErrClosed] after Close, and otherwise one of those that
-// the method names. After ErrLost the broker may have done what it was asked.
+// In the sense of [errors.Is], the error of each method is [ErrNoBroker], [ErrLost] or
+// [ErrMalformed] if there is no valid answer, ctx's if that ended first, [net.ErrClosed]
+// after Close, and otherwise one of those that the method names. After ErrLost the broker
+// may have done what it was asked.
 type Client struct {
-	// Socket is the path of the control socket; "" means the default, see the
-	// package's comment. It must not be changed once the Client is used.
+	// Socket is the path of the control socket; "" means the default, see the package's
+	// comment. It must not change once the Client is used.
 	Socket string
 
 	mu     sync.Mutex
-	turn   chan struct{}      // see turnLocked
+	turn   chan struct{}      // see turns
 	cancel context.CancelFunc // of the call under way
 	closed bool
 
-	exchange *exchange // belongs to whoever has the turn
+	exchange *exchange // of the call that has its turn
 }
 
-// GetOptions says what Get is to do. The zero GetOptions fails rather than waits,
-// and takes O_NONBLOCK as it is.
+// GetOptions changes what Get does. The zero GetOptions fails instead of waiting, and
+// accepts O_NONBLOCK as it is.
 type GetOptions struct {
-	// Wait for a broker that is not up, names that are not bound, and free places.
+	// Wait makes Get wait for a broker that is not up, a name that is not bound, and a free
+	// place.
 	Wait bool
-	// Blocking says what O_NONBLOCK must be for the caller; nil: no need.
+	// Blocking says whether the sockets must block; nil: either is fine.
 	Blocking *bool
-	// DrainSignal is what this process gets when it is asked to leave, without "SIG",
-	// such as "TERM"; "": nothing.
+	// DrainSignal is the signal that asks this process to leave, without "SIG", such as
+	// "TERM"; "": none.
 	DrainSignal string
-	// Generation is the deploy that this process belongs to; 0: what [GenerationEnv]
-	// says, if anything.
+	// Generation is the deploy that this process belongs to; 0: the one that [GenerationEnv]
+	// says, if any.
 	Generation int64
 }
 
-// Get returns the sockets of the named listeners, all or none, in that order; the
-// caller must close their FDs. The grant lasts as long as this process, whatever
-// it executes and whatever becomes of the FDs and the Client: Get is for programs
-// that become a worker by exec. Others want a [Dialer].
+// Get returns the sockets of the named listeners, all or none, in that order; the caller
+// must close their FDs. The grant lasts as long as this process, even if it executes
+// another program or closes the FDs and the Client. Get is for programs that become a worker
+// by exec; others use a [Dialer].
 //
 // Errors: [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced].
 func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (sockets []Socket, err error) {
@@ -74,13 +73,13 @@ func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (socket
 	return sockets, ask()
 }
 
-// List returns what there is and who holds it, as far as this user may see it.
+// List returns the listeners and their holders, as far as this user may see them.
 func (c *Client) List(ctx context.Context) (list protocol.ListReply, err error) {
 	return list, c.call(ctx, protocol.MethodList, nil, &list)
 }
 
-// Bind binds listeners from their specs (NAME=ADDRESS[,OPTION[=VALUE]]...), all or
-// none, and returns them as they are now.
+// Bind binds listeners by their specs (NAME=ADDRESS[,OPTION[=VALUE]]...), all or none, and
+// returns them as they are now.
 //
 // Errors: [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
 func (c *Client) Bind(ctx context.Context, specs ...string) ([]protocol.Listener, error) {
@@ -89,16 +88,16 @@ func (c *Client) Bind(ctx context.Context, specs ...string) ([]protocol.Listener
 	return reply.Listeners, err
 }
 
-// Unbind closes the broker's sockets of the named listeners, all or none. Who
-// holds one goes on accepting on it.
+// Unbind closes the broker's sockets of the named listeners, all or none. Their holders go on
+// accepting.
 //
 // Errors: [ErrUnknownName], [ErrDenied].
 func (c *Client) Unbind(ctx context.Context, names ...string) error {
 	return c.call(ctx, protocol.MethodUnbind, protocol.UnbindParameters{Names: names}, nil)
 }
 
-// Reload makes the broker read its configuration again, and returns the names of
-// the listeners for which that changed something. On an error nothing has changed.
+// Reload makes the broker read its configuration again, and returns the names of the
+// listeners that this has changed. On an error nothing has changed.
 //
 // Errors: [ErrReloadFailed], [ErrBindFailed], [ErrNameInUse], [ErrDenied],
 // [ErrLimitReached].
@@ -106,80 +105,54 @@ func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err 
 	return changes, c.call(ctx, protocol.MethodReload, nil, &changes)
 }
 
-// Upgrade makes the program that is now where the broker was started from take over. It
-// returns once that is certain to begin; who calls next is answered by the new broker. On
-// an error the old one goes on.
+// Upgrade makes the program that is now at the broker's path take over. It returns once that
+// is certain to begin; the new broker answers later calls. On an error the old one goes on.
 //
 // Errors: [ErrUpgradeFailed], [ErrDenied].
 func (c *Client) Upgrade(ctx context.Context) error {
 	return c.call(ctx, protocol.MethodUpgrade, nil, nil)
 }
 
-// Info returns who answers.
+// Info returns which broker answers.
 func (c *Client) Info(ctx context.Context) (info protocol.Info, err error) {
 	return info, c.call(ctx, protocol.MethodGetInfo, nil, &info)
 }
 
-// Close closes the connection. Calls under way and later ones fail with
-// [net.ErrClosed]. Closing again does nothing.
+// Close closes the connection. Calls under way and later ones fail with [net.ErrClosed].
+// Closing again does nothing.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	if c.cancel != nil {
 		c.cancel()
 	}
-	turn := c.turnLocked()
 	c.mu.Unlock()
-	turn <- struct{}{} // the call under way ends now
-	defer func() { <-turn }()
-	return c.drop()
+	turns := c.turns()
+	turns <- struct{}{} // the call under way ends now
+	defer func() { <-turns }()
+	return c.disconnect()
 }
 
-// turnLocked returns the channel that holds a value while a call is under way.
-func (c *Client) turnLocked() chan struct{} {
+// turns returns the channel that holds a value while a call is under way.
+func (c *Client) turns() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.turn == nil {
 		c.turn = make(chan struct{}, 1)
 	}
 	return c.turn
 }
 
-// begin waits until no other call is under way. Close ends the context that it
-// returns, and end must be called when the call is done.
-func (c *Client) begin(ctx context.Context) (_ context.Context, end func(), err error) {
-	c.mu.Lock()
-	turn := c.turnLocked()
-	c.mu.Unlock()
-	select {
-	case turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	ctx, cancel := context.WithCancel(ctx)
+// onClose makes Close call cancel, which may be nil. It reports whether c is open.
+func (c *Client) onClose(cancel context.CancelFunc) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		cancel()
-		<-turn
-		return nil, nil, net.ErrClosed
-	}
 	c.cancel = cancel
-	return ctx, func() {
-		c.mu.Lock()
-		c.cancel = nil
-		c.mu.Unlock()
-		cancel()
-		<-turn
-	}, nil
+	return !c.closed
 }
 
-func (c *Client) isClosed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closed
-}
-
-// drop closes the connection. It is for whoever has the turn.
-func (c *Client) drop() error {
+// disconnect closes the connection. It is for the call that has its turn.
+func (c *Client) disconnect() error {
 	if c.exchange == nil {
 		return nil
 	}
@@ -188,41 +161,38 @@ func (c *Client) drop() error {
 	return err
 }
 
-// call makes a call with a plain reply.
+// call makes a call whose reply comes without descriptors.
 func (c *Client) call(ctx context.Context, method string, parameters, reply any) error {
 	return c.do(ctx, func(ctx context.Context, x *exchange) error {
-		raw, fds, err := x.call(ctx, protocol.Call{Method: method}, parameters)
-		if err != nil {
-			return err
-		}
-		if len(fds) > 0 {
-			scmrights.CloseAll(fds)
-			return malformedf("reply: %d descriptors that nobody asked for", len(fds))
-		}
-		if reply == nil {
-			return nil
-		}
-		return decode(raw, reply)
+		return x.call(ctx, method, parameters, reply)
 	})
 }
 
-// do calls f with the connection, when it is its turn.
+// do calls f with the connection, once no other call is under way.
 func (c *Client) do(ctx context.Context, f func(context.Context, *exchange) error) error {
-	ctx, end, err := c.begin(ctx)
-	if err != nil {
-		return err
+	turns := c.turns()
+	select {
+	case turns <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	defer end()
-	if err = c.try(ctx, f); err != nil && c.isClosed() {
+	defer func() { <-turns }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !c.onClose(cancel) {
+		return net.ErrClosed
+	}
+	err := c.try(ctx, f)
+	if !c.onClose(nil) && err != nil {
 		return net.ErrClosed
 	}
 	return err
 }
 
-// try calls f with the connection: one more time, with a new one, where that turns
-// out to have been dead already, as after a restart of the broker. A call that the
-// broker may have seen is not made again. Only an error of the broker's own
-// leaves a connection fit for use.
+// try calls f with the connection. If the connection turns out to have been dead already, as
+// after a restart of the broker, it calls f once more with a new one. It does not repeat a
+// call that the broker may have seen. After an error that is not the broker's answer, the
+// connection is of no more use.
 func (c *Client) try(ctx context.Context, f func(context.Context, *exchange) error) (err error) {
 	for {
 		used := c.exchange != nil
@@ -233,7 +203,7 @@ func (c *Client) try(ctx context.Context, f func(context.Context, *exchange) err
 		}
 		err = f(ctx, c.exchange)
 		if err != nil && !protocol.IsReply(err) {
-			_ = c.drop()
+			_ = c.disconnect()
 		}
 		if !used || !unseen(err) {
 			return err

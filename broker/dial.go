@@ -12,35 +12,34 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// Dial returns the listener of that name, from the broker at the default control
-// socket; the caller must close it. For more choice, use a [Dialer].
+// Dial returns the listener of that name, from the broker at the default control socket; the
+// caller must close it. A [Dialer] has more options.
 func Dial(name string) (*Listener, error) {
 	return new(Dialer).Dial(context.Background(), name)
 }
 
-// DialPacket is [Dial] for datagram sockets.
+// DialPacket is like [Dial], for datagram sockets.
 func DialPacket(name string) (*PacketConn, error) {
 	return new(Dialer).DialPacket(context.Background(), name)
 }
 
-// Dialer gets listeners from a broker. The zero Dialer is ready to use; its
-// methods may be called concurrently.
+// Dialer gets listeners from a broker. The zero Dialer is ready to use; its methods may be
+// called concurrently.
 type Dialer struct {
-	// Socket is the path of the control socket; "" means the default, see the
-	// package's comment.
+	// Socket is the path of the control socket; "" means the default, see the package's
+	// comment.
 	Socket string
-	// Wait makes dialing wait, as long as its context allows, for a broker that is
-	// not up, a name that is not bound, and a place on a listener that has none
-	// free, instead of failing.
+	// Wait makes dialing wait, until its context is done, for a broker that is not up, a name
+	// that is not bound, and a free place, instead of failing.
 	Wait bool
 }
 
-// Dial returns the listener of that name, which the caller must close. The grant
-// lasts until then, or until this process ends.
+// Dial returns the listener of that name, which the caller must close. The grant lasts until
+// then, or until this process exits.
 //
 // The error is, in the sense of [errors.Is], one of [ErrNoBroker], [ErrLost],
-// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict],
-// [ErrReplaced] and [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
+// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced] and
+// [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
 func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 	all, err := d.DialAll(ctx, name)
 	if err != nil {
@@ -49,9 +48,9 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 	return all[0], nil
 }
 
-// DialAll returns the listeners of those names, in that order, or an error and
-// none. It asks the broker once. The caller must close each of them; the grant,
-// which is one for all, lasts until the last is closed.
+// DialAll returns the listeners of those names, in that order, or an error and none. It asks
+// the broker once. The caller must close each of them. They share one grant, which lasts
+// until the last is closed.
 func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
 	l, sockets, err := d.get(ctx, names)
 	if err != nil {
@@ -60,8 +59,7 @@ func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, err
 	return open(l, sockets, newListener)
 }
 
-// DialPacket returns the datagram socket of that name, which the caller must
-// close. For the rest it is like Dial.
+// DialPacket is like Dial, for datagram sockets.
 func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, error) {
 	all, err := d.DialPackets(ctx, name)
 	if err != nil {
@@ -70,7 +68,7 @@ func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, erro
 	return all[0], nil
 }
 
-// DialPackets is DialAll for datagram sockets.
+// DialPackets is like DialAll, for datagram sockets.
 func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketConn, error) {
 	l, sockets, err := d.get(ctx, names)
 	if err != nil {
@@ -79,17 +77,16 @@ func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketCon
 	return open(l, sockets, newPacketConn)
 }
 
-// get asks for the sockets of names in a grant that lasts as long as the link.
+// get returns the sockets of names, and the link that their grant lasts as long as.
 func (d *Dialer) get(ctx context.Context, names []string) (l *link, sockets []Socket, err error) {
 	ask := func() error {
 		l, sockets, err = d.getOnce(ctx, names)
 		return err
 	}
 	if d.Wait {
-		err = retry(ctx, ask)
-	} else {
-		err = ask()
+		return l, sockets, retry(ctx, ask)
 	}
+	err = ask()
 	return l, sockets, err
 }
 
@@ -113,7 +110,7 @@ func (d *Dialer) getOnce(ctx context.Context, names []string) (*link, []Socket, 
 	return l, sockets, nil
 }
 
-// open makes of each socket, which it takes, what the caller wants.
+// open calls make for each socket, which it takes. If one fails it closes all.
 func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*link, Socket) (T, error)) ([]T, error) {
 	var all []T
 	for i, s := range sockets {
@@ -133,7 +130,7 @@ func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*li
 	return all, nil
 }
 
-// isPacket reports whether a network is one of datagrams.
+// isPacket reports whether a network has datagram sockets.
 func isPacket(network string) bool {
 	switch network {
 	case "udp", "udp4", "udp6", "unixgram":
@@ -142,9 +139,8 @@ func isPacket(network string) bool {
 	return false
 }
 
-// file takes the descriptor of s and calls use with it as a file. The net package
-// makes duplicates of its own of what it is given, without touching O_NONBLOCK
-// of a socket that has it set.
+// file takes the descriptor of s and calls use with it as a file. The net package duplicates
+// it, and does not touch O_NONBLOCK if that is set.
 func (s Socket) file(use func(*os.File) error) error {
 	f, err := s.FD.File(s.Name)
 	if err != nil {

@@ -9,20 +9,19 @@ import (
 	"net"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// GenerationEnv is the environment variable that says which deploy a process belongs
-// to; see [Client.Deploy]. Dialer and Client.Get tell the broker.
+// GenerationEnv is the environment variable that says which deploy a process belongs to; see
+// [Client.Deploy]. Dialer and Client.Get tell the broker.
 const GenerationEnv = protocol.GenerationEnv
 
-// ErrDrained is what Accept and ReadFrom return once the broker has asked this process
-// to leave: it is time to finish what was accepted, and to end. Such an error is
+// ErrDrained is what Accept and ReadFrom return once the broker has asked this process to
+// leave: it is time to finish what was accepted, and to exit. Such an error is
 // [net.ErrClosed] as well.
 var ErrDrained = errors.New("asked to leave by the broker")
 
-// ErrUnasked says that Drain could not ask all: processes that the broker may not send
-// their signal. It is a *[UnaskedError].
+// ErrUnasked says that the broker could not signal all processes that Drain should have
+// asked. It is a *[UnaskedError].
 var ErrUnasked = errors.New("not all were asked to leave")
 
 // UnaskedError says how many processes Drain could not ask to leave.
@@ -44,28 +43,27 @@ func (e *drainedError) Error() string {
 
 func (e *drainedError) Is(target error) bool { return target == ErrDrained || target == net.ErrClosed }
 
-// DrainOptions says whom Drain asks to leave. The zero DrainOptions are all.
+// DrainOptions limits which holders Drain asks. The zero DrainOptions asks all.
 type DrainOptions struct {
-	// Before limits it to grants whose generation is less; 0: no limit.
+	// Before limits it to grants with a lower generation; 0: no limit.
 	Before int64
-	// Progress, where it is not nil, makes Drain wait until all have left, and is
-	// called with how many have not: at first, and whenever one has left.
+	// Progress, if it is not nil, makes Drain wait until all have left. It is called with how
+	// many have not: at first, and whenever one has left.
 	Progress func(left int)
 }
 
-// Drain asks the holders of the named listeners to stop accepting, to finish what
-// they have, and to leave, and returns how many have been asked, now or earlier, and
-// had not left. What is queued stays with the listeners, for those who come next.
+// Drain asks the holders of the named listeners to stop accepting, to finish what they have,
+// and to leave. It returns how many were asked, now or earlier, and have not left. Queued
+// connections stay with the listeners, for later holders.
 //
 // A [Listener] returns [ErrDrained] from Accept; a process that became a worker by
-// [Client.Get] gets the signal it has named. Users other than root and the broker's
-// own ask grants of their own only.
+// [Client.Get] gets the signal that it has named. Users other than root and the broker's own
+// reach their own grants only.
 //
-// After [ErrLost] it may be called again, with a Before that spares who has come since:
-// who was asked is not asked again, but counts.
+// After [ErrLost], Drain may be called again, with a Before that spares new holders. A
+// holder that was asked is not asked again, but counts.
 //
-// Errors: [ErrUnknownName], [ErrDenied], and [ErrUnasked], with which drained is what it
-// is without.
+// Errors: [ErrUnknownName], [ErrDenied], and [ErrUnasked], with which drained is valid too.
 func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (drained int, err error) {
 	p := protocol.DrainParameters{Names: names}
 	if o.Before != 0 {
@@ -75,7 +73,14 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 	if o.Progress == nil {
 		err = c.call(ctx, protocol.MethodDrain, p, &reply)
 	} else {
-		err = c.seeOff(ctx, p, &reply, o.Progress)
+		err = stream(ctx, c, protocol.MethodDrain, p, func(r *protocol.DrainReply) (more bool, err error) {
+			if r.Left == nil {
+				return false, malformedf("reply: not how many are left")
+			}
+			reply = *r
+			o.Progress(*r.Left)
+			return *r.Left > 0, nil
+		})
 	}
 	if err == nil && reply.Failed > 0 {
 		err = &UnaskedError{reply.Failed}
@@ -83,55 +88,27 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 	return reply.Drained, err
 }
 
-// seeOff makes the call until all have left, and tells progress how many have not.
-func (c *Client) seeOff(ctx context.Context, p protocol.DrainParameters, reply *protocol.DrainReply, progress func(int)) error {
-	return c.stream(ctx, protocol.MethodDrain, p, func(m protocol.Message) (bool, error) {
-		raw, err := parametersOf(m)
-		if err != nil {
-			return false, err
-		}
-		*reply = protocol.DrainReply{}
-		if err := decode(raw, reply); err != nil {
-			return false, err
-		}
-		if reply.Left == nil {
-			return false, malformedf("reply: not how many are left")
-		}
-		progress(*reply.Left)
-		return *reply.Left > 0, nil
-	})
-}
-
-// DeployOptions say what a deploy is, and who is told of it.
+// DeployOptions says what a deploy is, and which functions to call.
 type DeployOptions struct {
-	// Generation is 0, or that of a deploy which goes on after the broker was lost.
+	// Generation is 0, or that of a deploy that goes on after the broker was lost.
 	Generation int64
-	// Joined is called with the deploy's generation, which its workers have to be told
-	// as [GenerationEnv].
+	// Joined is called with the deploy's generation. Its workers must have it as
+	// [GenerationEnv].
 	Joined func(generation int64)
-	// Replaced, where it is not nil, is called when a newer deploy has replaced this
-	// one. The workers are not asked to leave until it has returned, but for a tenth
-	// of a second at most.
+	// Replaced, if it is not nil, is called when a newer deploy has replaced this one. The
+	// broker asks the workers to leave once it has returned, or after a tenth of a second.
 	Replaced func()
 }
 
-// Deploy makes the broker know this process as one that starts workers of the named
-// listeners, and returns nil once a newer deploy has replaced it: then its
-// workers are asked to leave, and it must not start others. Without names, only what its
-// workers hold counts: processes that say its generation and descend from this one.
+// Deploy tells the broker that this process starts workers of the named listeners. It
+// returns nil once a newer deploy has replaced this one: then the broker asks its workers to
+// leave, and it must not start others. Without names, the listeners are those that its
+// workers hold: processes that have its generation and descend from this one.
 //
-// Errors: [ErrReplaced] where that has happened already, [ErrDenied], [ErrLost].
+// Errors: [ErrReplaced] if that has happened already, [ErrDenied], [ErrLost].
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
 	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: o.Generation}
-	return c.stream(ctx, protocol.MethodDeploy, p, func(m protocol.Message) (bool, error) {
-		raw, err := parametersOf(m)
-		if err != nil {
-			return false, err
-		}
-		var reply protocol.DeployReply
-		if err := decode(raw, &reply); err != nil {
-			return false, err
-		}
+	return stream(ctx, c, protocol.MethodDeploy, p, func(reply *protocol.DeployReply) (more bool, err error) {
 		if reply.Event == protocol.EventDrain {
 			if o.Replaced != nil {
 				o.Replaced()
@@ -143,44 +120,18 @@ func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) e
 	})
 }
 
-// stream makes a call with more than one reply over a connection of its own, and calls
-// each with the replies until it returns false.
-func (c *Client) stream(ctx context.Context, method string, parameters any, each func(protocol.Message) (bool, error)) error {
-	x, err := newExchange(ctx, c.Socket)
-	if err != nil {
-		return err
-	}
-	defer x.close()
-	call, err := protocol.AppendCall(nil, protocol.Call{Method: method, More: true}, parameters)
-	if err != nil {
-		return err
-	}
-	m, err := x.ask(ctx, call)
-	for more := true; more; {
-		if err != nil {
-			return err
-		}
-		scmrights.CloseAll(m.FDs) // there should be none
-		m.FDs = nil
-		if more, err = each(m); more && err == nil {
-			m, err = x.next(ctx)
-		}
-	}
-	return err
-}
-
-// Replace asks all who held the listener before this process to leave: it is for a
-// new version that is ready. It returns how many have been asked, now or earlier,
-// and had not left. Whoever belongs to the same deploy, or to a newer one, stays.
+// Replace asks all older holders of the listener to leave; it is for a new version that is
+// ready. It returns how many were asked, now or earlier, and have not left. Processes of the
+// same deploy, or of a newer one, stay.
 //
 // Errors: [ErrNoBroker], [ErrLost], [ErrUnknownName], [ErrDenied].
 func (l *Listener) Replace(ctx context.Context) (drained int, err error) {
-	return l.link.replace(ctx, l.name)
+	return l.handle.link.replace(ctx, l.handle.name)
 }
 
 // Replace is like [Listener.Replace].
 func (c *PacketConn) Replace(ctx context.Context) (drained int, err error) {
-	return c.link.replace(ctx, c.name)
+	return c.handle.link.replace(ctx, c.handle.name)
 }
 
 func (l *link) replace(ctx context.Context, name string) (int, error) {

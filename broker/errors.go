@@ -9,14 +9,14 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// What a caller branches on, with [errors.Is]. Those that have data are types of
-// the package protocol too, such as *protocol.ConflictError.
+// Errors to test for with [errors.Is]. Those with data are types of the package protocol
+// too, such as *protocol.ConflictError.
 var (
 	// ErrUnknownName says that no listener has that name.
 	ErrUnknownName = protocol.ErrUnknownName
-	// ErrDenied says that the listener is not for this user, or the method is not.
+	// ErrDenied says that this user may not have the listener, or call the method.
 	ErrDenied = protocol.ErrDenied
-	// ErrConflict says that others hold the socket with O_NONBLOCK the other way.
+	// ErrConflict says that others hold the socket with the opposite O_NONBLOCK.
 	ErrConflict = protocol.ErrConflict
 	// ErrFull says that the listener has as many holders as it may have.
 	ErrFull = protocol.ErrFull
@@ -26,35 +26,34 @@ var (
 	ErrBindFailed = protocol.ErrBindFailed
 	// ErrReloadFailed says that the configuration has errors, or that there is none.
 	ErrReloadFailed = protocol.ErrReloadFailed
-	// ErrReplaced says that a newer deploy has replaced the one that this process
-	// belongs to.
+	// ErrReplaced says that a newer deploy has replaced this process's.
 	ErrReplaced = protocol.ErrReplaced
-	// ErrUpgradeFailed says that the new program does not accept what the broker was
-	// started with, or that there is none.
+	// ErrUpgradeFailed says that the new program does not accept the broker's arguments, or
+	// that there is none.
 	ErrUpgradeFailed = protocol.ErrUpgradeFailed
 	// ErrLimitReached says that one of the broker's limits is reached.
 	ErrLimitReached = protocol.ErrLimitReached
 
-	// ErrNoBroker says that no broker answers at the control socket. The error is
-	// a *[NoBrokerError]; where the context ended first it is the context's error too.
+	// ErrNoBroker says that no broker answers at the control socket. The error is a
+	// *[NoBrokerError]; if the context ended first it is the context's error too.
 	ErrNoBroker = errors.New("no broker answers")
 	// ErrLost says that the connection to the broker ended before its answer came.
 	ErrLost = errors.New("the broker has closed the connection")
-	// ErrMalformed says that the answer makes no sense: who answers is no broker,
-	// or one that is broken. What came with it has been closed.
+	// ErrMalformed says that the answer is invalid: the program that answers is no broker, or
+	// a broken one. The descriptors that came with it have been closed.
 	ErrMalformed = protocol.ErrMalformed
 )
 
-// NoBrokerError says where a broker was looked for, and what was met there.
+// NoBrokerError says where the client looked for a broker, and what it met there.
 type NoBrokerError struct {
-	Paths []string // of control sockets, as they were tried
+	Paths []string // of control sockets, in the order of the attempts
 	Errs  []error  // for each of Paths
 }
 
 // Is reports whether target is [ErrNoBroker].
 func (e *NoBrokerError) Is(target error) bool { return target == ErrNoBroker }
 
-// Unwrap returns what was met at each path.
+// Unwrap returns the error of each path.
 func (e *NoBrokerError) Unwrap() []error { return e.Errs }
 
 func (e *NoBrokerError) Error() string {

@@ -4,33 +4,24 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"slices"
-	"time"
 
+	"github.com/fdbroker/fdbroker/internal/backoff"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
-// How often a caller that waits for a broker looks again whether there is one.
-// No event tells: what counts is not that the path appears, but that somebody
-// listens.
-const (
-	retryMin = 10 * time.Millisecond
-	retryMax = 250 * time.Millisecond
-)
-
 // maxPath is how long the path of a Unix socket can be (unix(7)).
 const maxPath = 107
 
-// connect connects to the control socket: the first that exists, where there is
-// more than one place for it.
+// connect connects to the control socket: to the first that exists, if there is more than
+// one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 	if path == "" {
 		path = os.Getenv(protocol.SocketEnv)
@@ -54,7 +45,7 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		}
 		errs = append(errs, err)
 		if !errors.Is(err, fs.ErrNotExist) {
-			break // one that is down or closed to us is not replaced by another
+			break // a socket that is down, or not for this user, is still the one to use
 		}
 	}
 	return nil, &NoBrokerError{Paths: slices.Clone(paths[:len(errs)]), Errs: errs}
@@ -66,28 +57,29 @@ func isOther(path string) bool {
 	return err == nil && info.Mode()&fs.ModeSocket == 0
 }
 
-// isAbsence reports whether err of connecting to a path says something about who
-// is there, rather than about the path or this process.
+// isAbsence reports whether an error of connecting to a path says something about the broker
+// there, rather than about the path or this process.
 func isAbsence(err error) bool {
 	_, ok := errors.AsType[*os.PathError](err)
 	return ok && !errors.Is(err, unix.EINVAL) // a path that is too long, or empty
 }
 
-// retry calls f until it succeeds, fails for good, or ctx is done: as long as what
-// it misses is a broker.
+// isAway reports whether err means that there is no broker for now.
+func isAway(err error) bool { return errors.Is(err, ErrNoBroker) || errors.Is(err, ErrLost) }
+
+// retry calls f until it succeeds, fails for another reason than a missing broker, or ctx is
+// done. No event says that a broker listens.
 func retry(ctx context.Context, f func() error) error {
 	var missed error
-	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+	for wait := new(backoff.Backoff); ; {
 		err := f()
-		if !errors.Is(err, ErrNoBroker) && !errors.Is(err, ErrLost) {
+		if !isAway(err) {
 			return err
 		}
 		if missed == nil || ctx.Err() == nil { // else it only says that time is up
 			missed = err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if wait.Wait(ctx) != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), missed)
 		}
 	}
@@ -118,49 +110,62 @@ func (x *exchange) close() error {
 	return x.stream.Close()
 }
 
-// call makes a call and returns the parameters of its first reply. The caller must
-// close the descriptors. When ctx ends first, the connection is of no more use.
-func (x *exchange) call(ctx context.Context, c protocol.Call, parameters any) (json.RawMessage, []*scmrights.FD, error) {
-	b, err := protocol.AppendCall(make([]byte, 0, 256), c, parameters)
+// call makes a call with descriptors, which it borrows, and decodes the parameters of its
+// reply into reply, unless that is nil. If ctx ends first, the connection is of no more use.
+func (x *exchange) call(ctx context.Context, method string, parameters, reply any, fds ...*scmrights.FD) error {
+	b, err := protocol.AppendCall(make([]byte, 0, 256), protocol.Call{Method: method}, parameters)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	m, err := x.ask(ctx, b)
+	m, err := x.ask(ctx, b, fds...)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	p, err := parametersOf(m)
-	return p, m.FDs, err
+	scmrights.CloseAll(m.FDs)
+	if err = decode(m, reply); err == nil && len(m.FDs) > 0 {
+		err = malformedf("reply: %d descriptors that nobody asked for", len(m.FDs))
+	}
+	return err
 }
 
-// parametersOf returns the parameters of a reply, or closes its descriptors and
-// returns the error that it is.
-func parametersOf(m protocol.Message) (json.RawMessage, error) {
+// decode decodes the parameters of a reply into v, unless that is nil, or returns the error
+// that the reply is.
+func decode(m protocol.Message, v any) error {
 	r, err := protocol.DecodeReply(m.Bytes)
 	if err == nil {
 		err = r.Err
 	}
-	if err != nil {
-		scmrights.CloseAll(m.FDs)
-		return nil, err
+	if err != nil || v == nil {
+		return err
 	}
-	return r.Parameters, nil
+	err = protocol.DecodeParameters(r.Parameters, v)
+	if invalid, ok := errors.AsType[*protocol.InvalidParameterError](err); ok {
+		return malformedf("reply: %s is of another type", invalid.Parameter)
+	}
+	return err
 }
 
-// ask sends an encoded call and waits for its first reply. The caller must close
-// the descriptors. When ctx ends first, the connection is of no more use.
-func (x *exchange) ask(ctx context.Context, call []byte) (protocol.Message, error) {
-	return x.within(ctx, func() (protocol.Message, error) { return x.roundTrip(call) })
+// ask sends an encoded call with descriptors, which it borrows, and waits for its first
+// reply. The caller must close the reply's descriptors. If ctx ends first, the connection is
+// of no more use.
+func (x *exchange) ask(ctx context.Context, call []byte, fds ...*scmrights.FD) (protocol.Message, error) {
+	return x.within(ctx, func() (protocol.Message, error) {
+		// A broker that turns this client away says why before it closes the connection. So
+		// the error of a failed send counts only if there is no reply.
+		serr := x.conn.Send(call, fds...)
+		m, err := x.conn.Receive()
+		if err != nil && serr != nil {
+			err = serr
+		}
+		return m, lost(err)
+	})
 }
 
 // next waits for another reply to the same call; see ask.
 func (x *exchange) next(ctx context.Context) (protocol.Message, error) {
 	return x.within(ctx, func() (protocol.Message, error) {
 		m, err := x.conn.Receive()
-		if err != nil {
-			err = lost(err)
-		}
-		return m, err
+		return m, lost(err)
 	})
 }
 
@@ -171,8 +176,8 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 	}
 	stop := context.AfterFunc(ctx, x.stream.Interrupt)
 	m, err := f()
-	// Not ctx.Err: what counts is whether the connection is, or is about to be,
-	// interrupted, also where the reply had come before that.
+	// Not ctx.Err: it matters whether the connection is interrupted, now or in a moment,
+	// even if the reply has come.
 	if !stop() {
 		scmrights.CloseAll(m.FDs)
 		return protocol.Message{}, ctx.Err()
@@ -180,36 +185,11 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 	return m, err
 }
 
-// roundTrip sends an encoded call with descriptors, which it borrows, and waits for
-// its first reply.
-func (x *exchange) roundTrip(call []byte, fds ...*scmrights.FD) (protocol.Message, error) {
-	// A broker that turns this client away has said why before it closed the
-	// connection: a failed send is the answer only where there is no other.
-	serr := x.conn.Send(call, fds...)
-	m, err := x.conn.Receive()
-	if err != nil {
-		if serr != nil {
-			err = serr
-		}
-		return protocol.Message{}, lost(err)
-	}
-	return m, nil
-}
-
-// decode decodes the parameters of a reply into v.
-func decode(raw json.RawMessage, v any) error {
-	err := protocol.DecodeParameters(raw, v)
-	if invalid, ok := errors.AsType[*protocol.InvalidParameterError](err); ok {
-		return malformedf("reply: %s is of another type", invalid.Parameter)
-	}
-	return err
-}
-
 func malformedf(format string, args ...any) error {
 	return &protocol.MalformedError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// lost marks the errors that mean that the broker has gone.
+// lost marks an error that means that the broker has gone. It may be given nil.
 func lost(err error) error {
 	if errors.Is(err, io.EOF) || unseen(err) {
 		return fmt.Errorf("%w (%w)", ErrLost, err)
@@ -217,6 +197,6 @@ func lost(err error) error {
 	return err
 }
 
-// unseen reports whether err means that the broker was gone before it could have
-// read the call: sending it failed, or it was among what was never read.
+// unseen reports whether err means that the broker was gone before it could read the call:
+// sending failed, or the call was among the bytes that were never read.
 func unseen(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }

@@ -9,11 +9,11 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Socket is a socket that the broker has handed out. Who got it must close FD.
+// Socket is a socket that the broker has handed out. Its receiver must close FD.
 type Socket struct {
 	Name    string
 	Network string // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram
-	Address string // what was really bound
+	Address string // that was bound: for port 0, the real one
 	FD      *scmrights.FD
 }
 

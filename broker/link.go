@@ -4,7 +4,6 @@ package broker
 
 import (
 	"context"
-	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -13,35 +12,34 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// link is the connection that a grant lasts as long as. The last of those who use
-// it closes it. Once somebody accepts, a goroutine attends to it: it hears what the
-// broker has to say, and when the broker is lost it takes the grant up again with
-// the next one. Nobody who accepts notices that.
+// link is the connection that a grant lasts as long as. The last of the sockets that use it
+// closes it. From the first Accept on a goroutine maintains it: it reads the broker's
+// events, and if the broker is lost it reclaims the grant from the next one.
 type link struct {
 	path  string // of the control socket, as the Dialer has it
 	grant atomic.Int64
-	first int64 // what grant was at first: how old the link is
+	first int64 // the first grant, which says how old the link is
 
-	attending sync.Once
-	attended  sync.WaitGroup
+	maintaining sync.Once
+	maintained  sync.WaitGroup
 
 	mu       sync.Mutex
-	exchange *exchange          // until somebody attends
-	file     *os.File           // the same connection, then
-	cancel   context.CancelFunc // of attend
+	exchange *exchange          // until the link is maintained
+	file     *os.File           // the same connection, from then on
+	cancel   context.CancelFunc // of maintain
 	users    int
 	members  []member
-	room     [1]member // of members: nearly every link has one
+	room     [1]member // for members: nearly every link has one
 	closed   bool
 }
 
-// member is a socket that uses a link.
+// member is a socket that uses a link: a [handle].
 type member interface {
-	// dialed returns the name, or false once the socket is closed.
+	// dialed returns the name, and false once the socket is closed.
 	dialed() (name string, open bool)
-	// drain closes the socket, as the broker asks.
+	// drain closes the socket because the broker asks for it.
 	drain()
-	// renew takes what the broker hands out by the name now.
+	// renew takes the socket that the broker hands out by the name now.
 	renew(s Socket)
 	// dup returns a duplicate of the socket, which the caller must close.
 	dup() (*scmrights.FD, error)
@@ -66,8 +64,8 @@ func (l *link) each(f func(member)) {
 	}
 }
 
-// release is called by each user of the link when it is done. The last one ends the
-// grant, and waits until nobody attends any more.
+// release is called once by each user of the link. The last call ends the grant, and waits
+// for the goroutine that maintains the link.
 func (l *link) release() {
 	l.mu.Lock()
 	l.users--
@@ -75,11 +73,11 @@ func (l *link) release() {
 	l.mu.Unlock()
 	if last {
 		l.close()
-		l.attended.Wait()
+		l.maintained.Wait()
 	}
 }
 
-// close ends the grant. The broker sees that; there is nobody else to tell.
+// close closes the connection, which ends the grant.
 func (l *link) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,38 +94,10 @@ func (l *link) close() {
 	}
 }
 
-// generation returns what the link's grant belongs to.
+// generation returns the generation of the link's grant.
 func (l *link) generation() int64 {
 	if n := protocol.GenerationOf(os.Getenv); n != 0 {
 		return n
 	}
 	return l.first
-}
-
-// end is how the use of a link by one socket ends.
-type end struct {
-	link    *link
-	leaving sync.Once
-	closing sync.Once
-	err     error
-	closed  atomic.Bool
-	drained atomic.Bool
-}
-
-// close closes c, the socket that uses the link, and then gives the link back: so
-// whoever gets the place next does not find two holders. Closing again returns
-// what the first close did.
-func (e *end) close(c io.Closer) error {
-	e.leaving.Do(func() {
-		e.shut(c)
-		e.link.release()
-	})
-	return e.err
-}
-
-func (e *end) shut(c io.Closer) {
-	e.closing.Do(func() {
-		e.closed.Store(true)
-		e.err = c.Close()
-	})
 }

@@ -3,53 +3,59 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/fdbroker/fdbroker/scmrights"
+	"github.com/fdbroker/fdbroker/internal/backoff"
+	"golang.org/x/sys/unix"
 )
 
-// Listener is a [net.Listener] on a socket that the broker owns and others may
-// accept on too. Its methods may be called concurrently.
+// Listener is a [net.Listener] on a socket that the broker owns and others may accept on
+// too. Its methods may be called concurrently.
 //
-// Losing the broker does not disturb it: it goes on accepting, and takes its grant up
-// again as soon as there is a broker.
+// Losing the broker does not disturb it: it goes on accepting, and reclaims its grant from
+// the next broker.
 type Listener struct {
-	name string
-	end
-
-	mu   sync.Mutex
-	ln   net.Listener
-	past []net.Listener // that the broker had before, until nothing is queued there
-
-	accepted  atomic.Bool // anything
-	drainedAt time.Time
+	handle   handle[netListener]
+	accepted atomic.Bool // any connection
 }
 
-// newListener takes s and makes a Listener of it, which uses l.
+// netListener is a *[net.TCPListener] or a *[net.UnixListener].
+type netListener interface {
+	net.Listener
+	syscall.Conn
+	SetDeadline(time.Time) error
+}
+
+// newListener takes s and returns a Listener on it that uses l.
 func newListener(l *link, s Socket) (*Listener, error) {
-	ln, err := listenerOf(s)
+	ln, err := openListener(s)
 	if err != nil {
 		return nil, err
 	}
-	listener := &Listener{name: s.Name, end: end{link: l}, ln: ln}
-	l.join(listener)
+	listener := &Listener{handle: handle[netListener]{
+		name: s.Name, link: l, socket: ln, open: openListener, deadline: netListener.SetDeadline,
+	}}
+	l.join(&listener.handle)
 	return listener, nil
 }
 
-// listenerOf takes s and returns it as a listener.
-func listenerOf(s Socket) (ln net.Listener, err error) {
+// openListener takes s and returns it as a listener.
+func openListener(s Socket) (ln netListener, err error) {
 	if isPacket(s.Network) {
 		_ = s.FD.Close()
 		return nil, errPacket
 	}
-	err = s.file(func(f *os.File) (err error) {
-		ln, err = net.FileListener(f)
+	err = s.file(func(f *os.File) error {
+		l, err := net.FileListener(f)
+		if err == nil {
+			ln = l.(netListener)
+		}
 		return err
 	})
 	if err != nil {
@@ -64,58 +70,101 @@ func listenerOf(s Socket) (ln net.Listener, err error) {
 	return ln, nil
 }
 
-// Close makes Accept return, closes this process's descriptor and gives the grant
-// back. Neither the other holders nor the connections that are queued notice. The
-// path of a Unix socket stays. Closing again returns what the first Close did.
-func (l *Listener) Close() error { return l.close(socketOf{l}) }
-
-// socketOf closes the sockets that a Listener has at the time.
-type socketOf struct{ l *Listener }
-
-func (s socketOf) Close() error {
-	s.l.mu.Lock()
-	defer s.l.mu.Unlock()
-	for _, past := range s.l.past {
-		_ = past.Close()
+// Accept waits for the next connection and returns it. After Close the error is
+// [net.ErrClosed], in the sense of [errors.Is]. Once the broker has asked this process to
+// leave, it is [ErrDrained] as well: the socket is closed, the grant has ended, queued
+// connections go to other holders, and it is time to finish those that were accepted:
+//
+//	err := srv.Serve(ln)
+//	srv.Shutdown(ctx)
+//
+// If anything was accepted, that error comes a quarter of a second late, because Shutdown
+// drops the request of a connection that was accepted and not read yet.
+//
+// If the broker binds another socket by the name, Accept returns what is queued at the old
+// one, closes that and goes on with the new one. If another holder has shut the socket
+// down, Accept waits a few seconds for the broker to repair it.
+func (l *Listener) Accept() (net.Conn, error) {
+	h := &l.handle
+	h.link.maintain()
+	for {
+		ln, old := h.next()
+		c, err := ln.Accept()
+		switch {
+		case err == nil:
+			if !l.accepted.Load() {
+				l.accepted.Store(true)
+			}
+			return c, nil
+		case old && !isExhausted(err):
+			h.forget(ln)
+		case old:
+			return nil, err
+		case h.drained.Load():
+			l.linger()
+			return nil, &drainedError{"accept " + h.name}
+		case h.closed.Load():
+			return nil, err
+		case ln == h.current() && (!errors.Is(err, unix.EINVAL) || !l.repaired(ln)):
+			return nil, err
+		}
 	}
-	return s.l.ln.Close()
 }
+
+// isExhausted reports whether err of an accept passes by itself.
+func isExhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
+}
+
+// lingerTime is how long after a drain Accept returns: time to read from the connections
+// that were accepted last, of several round trips because of TLS handshakes.
+const lingerTime = 250 * time.Millisecond
+
+// linger waits until lingerTime after the drain, if anything was accepted.
+func (l *Listener) linger() {
+	if l.accepted.Load() {
+		l.handle.mu.Lock()
+		since := l.handle.drainedAt
+		l.handle.mu.Unlock()
+		time.Sleep(lingerTime - time.Since(since))
+	}
+}
+
+// repairTime is how long Accept waits for the repair of a socket that was shut down.
+const repairTime = 5 * time.Second
+
+// repaired waits until ln, which was shut down, listens again or is replaced. It has to look
+// again and again, because no event tells a holder.
+func (l *Listener) repaired(ln netListener) bool {
+	retry := backoff.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}
+	for deadline := time.Now().Add(repairTime); time.Now().Before(deadline); _ = retry.Wait(context.Background()) {
+		listens := 0
+		err := control(ln, func(fd int) (err error) {
+			listens, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+			return err
+		})
+		if l.handle.closed.Load() || ln != l.handle.current() || err == nil && listens != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Close makes Accept return, closes this process's descriptors and ends the grant. Neither
+// the other holders nor queued connections notice. The path of a Unix socket stays. Closing
+// again returns what the first Close did.
+func (l *Listener) Close() error { return l.handle.Close() }
 
 // Addr returns the address that the socket is bound to.
-func (l *Listener) Addr() net.Addr {
-	ln, _ := l.current()
-	return ln.Addr()
-}
+func (l *Listener) Addr() net.Addr { return l.handle.current().Addr() }
 
 // Name returns the name that was dialed.
-func (l *Listener) Name() string { return l.name }
+func (l *Listener) Name() string { return l.handle.name }
 
-// Grant returns the id of the grant, as "fdclient list" shows it. Listeners that
-// were dialed together have the same.
-func (l *Listener) Grant() int64 { return l.link.grant.Load() }
+// Grant returns the id of the grant, as "fdclient list" shows it. Listeners that were
+// dialed together have the same grant.
+func (l *Listener) Grant() int64 { return l.handle.link.grant.Load() }
 
-// SyscallConn returns the raw socket, to look at. What is changed there is changed
-// for all holders: O_NONBLOCK, the backlog, every socket option.
-func (l *Listener) SyscallConn() (syscall.RawConn, error) {
-	ln, _ := l.current()
-	c, ok := ln.(syscall.Conn)
-	if !ok {
-		return nil, errors.ErrUnsupported
-	}
-	return c.SyscallConn()
-}
-
-func (l *Listener) dialed() (string, bool) { return l.name, !l.closed.Load() }
-
-func (l *Listener) drain() {
-	l.mu.Lock()
-	l.drainedAt = time.Now()
-	l.mu.Unlock()
-	l.drained.Store(true)
-	l.shut(socketOf{l})
-}
-
-func (l *Listener) dup() (*scmrights.FD, error) {
-	ln, _ := l.current()
-	return dup(ln)
-}
+// SyscallConn returns the raw socket, to look at. A change is one for all holders:
+// O_NONBLOCK, the backlog, every socket option.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) { return l.handle.current().SyscallConn() }

@@ -1,0 +1,207 @@
+//go:build linux
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/fdbroker/fdbroker/internal/backoff"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// The longest delays between attempts to reclaim a grant.
+const (
+	absentMax  = time.Second      // if there is no broker
+	refusedMax = 30 * time.Second // if the broker has refused
+)
+
+// maintain makes a goroutine maintain the link, the first time that it is called.
+func (l *link) maintain() {
+	l.maintaining.Do(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.closed {
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		x := l.exchange
+		l.cancel, l.exchange = cancel, nil
+		l.maintained.Go(func() {
+			defer cancel()
+			l.run(ctx, x)
+		})
+	})
+}
+
+// run maintains the link until it is closed or drained. It takes x.
+func (l *link) run(ctx context.Context, x *exchange) {
+	r := reclaim{link: l}
+	for x != nil {
+		begun := time.Now()
+		event, _ := l.readEvent(x)
+		if ctx.Err() != nil {
+			return
+		}
+		if event == protocol.EventDrain {
+			l.drained()
+			return
+		}
+		// If all names were unbound, accepting goes on too. Should one be bound again, it goes
+		// on with that socket.
+		if event != "" || time.Since(begun) > absentMax {
+			r.retry.Last = 0
+		}
+		x = r.run(ctx)
+	}
+}
+
+// drained closes the link after its sockets, so that the holder that gets the place never
+// finds two.
+func (l *link) drained() {
+	l.each(member.drain)
+	l.close()
+}
+
+// readEvent waits for an event. It takes x, and waits in the runtime's poller, because that
+// needs no thread.
+func (l *link) readEvent(x *exchange) (event string, err error) {
+	x.conn.Discard() // it is empty: a reply with descriptors comes alone
+	f, err := x.stream.File()
+	if err != nil {
+		return "", err
+	}
+	l.mu.Lock()
+	l.file = f
+	closed := l.closed
+	l.mu.Unlock()
+	defer f.Close()
+	if closed {
+		return "", os.ErrClosed
+	}
+	conn, err := protocol.NewConn(f, protocol.MaxReply, 0)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Discard()
+	for {
+		m, err := conn.Receive()
+		if err != nil {
+			return "", err
+		}
+		reply, err := protocol.ParseGetReply(m.Bytes)
+		if err != nil || reply.Event != "" {
+			return reply.Event, err
+		}
+	}
+}
+
+// reclaim is the attempts to reclaim the grant of a link after its connection was lost.
+type reclaim struct {
+	*link
+	retry      backoff.Backoff
+	waits      bool            // at the broker, for a name or a place
+	handedBack bool            // the sockets were offered to this broker
+	without    map[string]bool // names that this broker does not have, while it has others
+}
+
+// run reclaims the grant from the next broker, however long that takes to come. It returns
+// the connection that the grant lasts as long as now, or nil once the link is closed or
+// drained.
+func (r *reclaim) run(ctx context.Context) *exchange {
+	*r = reclaim{link: r.link, retry: r.retry}
+	for wait := r.retry.Last; ; { // 0, except if the connection before has not lasted
+		if backoff.Sleep(ctx, wait) != nil {
+			return nil
+		}
+		x, err := r.try(ctx)
+		switch {
+		case err == nil:
+			r.delay(absentMax)
+			return x
+		case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
+			return nil
+		case errors.Is(err, ErrReplaced): // meanwhile
+			r.drained()
+			return nil
+		}
+		wait = r.refused(ctx, err)
+	}
+}
+
+// delay returns the next delay, at most limit.
+func (r *reclaim) delay(limit time.Duration) time.Duration {
+	r.retry.Max = limit
+	return r.retry.Next()
+}
+
+// refused decides by the error of an attempt what the next one does, and returns how long to
+// wait until then.
+func (r *reclaim) refused(ctx context.Context, err error) time.Duration {
+	unknown, isUnknown := errors.AsType[*protocol.UnknownNameError](err)
+	switch {
+	case isAway(err):
+		*r = reclaim{link: r.link, retry: r.retry} // the next one is another broker
+		return r.delay(absentMax)
+	case errors.Is(err, ErrUnknownName) && !r.handedBack:
+		r.handBack(ctx)
+		_, names := r.open()
+		r.handedBack, r.waits = true, len(names) == 1
+		return 0
+	case isUnknown && !r.waits && r.dropName(unknown.Name):
+		return 0
+	case !r.waits && (errors.Is(err, ErrUnknownName) || errors.Is(err, ErrFull)):
+		r.waits = true
+		return 0
+	}
+	return r.delay(refusedMax)
+}
+
+// dropName makes r go on without a name, if it has others.
+func (r *reclaim) dropName(name string) bool {
+	if _, names := r.open(); len(names) < 2 {
+		return false
+	}
+	if r.without == nil {
+		r.without = make(map[string]bool)
+	}
+	r.without[name] = true
+	return true
+}
+
+// open returns the sockets to reclaim, and their names.
+func (r *reclaim) open() (members []member, names []string) {
+	r.each(func(m member) {
+		if name, isOpen := m.dialed(); isOpen && !r.without[name] {
+			members = append(members, m)
+			names = append(names, name)
+		}
+	})
+	return members, names
+}
+
+// try asks the broker once for the sockets of the link.
+func (r *reclaim) try(ctx context.Context) (*exchange, error) {
+	members, names := r.open()
+	if len(names) == 0 {
+		return nil, os.ErrClosed
+	}
+	x, err := newExchange(ctx, r.path)
+	if err != nil {
+		return nil, err
+	}
+	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
+		Names: names, Wait: r.waits, Blocking: new(false), Generation: r.generation(), Resume: r.grant.Load(),
+	})
+	if err != nil {
+		_ = x.close()
+		return nil, err
+	}
+	for i, s := range sockets {
+		members[i].renew(s)
+	}
+	r.grant.Store(grant)
+	return x, nil
+}

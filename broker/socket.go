@@ -1,0 +1,163 @@
+//go:build linux
+
+package broker
+
+import (
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// netSocket is a socket of the net package.
+type netSocket interface {
+	comparable
+	io.Closer
+	syscall.Conn
+}
+
+// handle is what a Listener and a PacketConn have in common: the socket that the broker
+// handed out by a name and, until nothing is queued there, the sockets that it handed out
+// before.
+type handle[C netSocket] struct {
+	name     string
+	link     *link
+	open     func(Socket) (C, error)  // takes the Socket
+	deadline func(C, time.Time) error // of accepting, or reading
+	replaced func(next C)             // called with the lock held; nil: nothing to do
+	leaving  sync.Once
+	closing  sync.Once
+	closeErr error
+	closed   atomic.Bool
+	drained  atomic.Bool
+
+	mu        sync.Mutex
+	socket    C
+	old       []C
+	drainedAt time.Time
+}
+
+// next returns the socket to receive from: an old one first, and that only for a moment.
+func (h *handle[C]) next() (socket C, old bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.old) == 0 {
+		return h.socket, false
+	}
+	// Some time, because with none the net package does not look at all.
+	_ = h.deadline(h.old[0], time.Now().Add(5*time.Millisecond))
+	return h.old[0], true
+}
+
+func (h *handle[C]) current() C {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.socket
+}
+
+// forget closes an old socket.
+func (h *handle[C]) forget(old C) {
+	_ = old.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.old = slices.DeleteFunc(h.old, func(c C) bool { return c == old })
+}
+
+// renew implements member: if s is another socket than h has, h goes on with s after what is
+// queued at its own.
+func (h *handle[C]) renew(s Socket) {
+	socket := h.current()
+	if same(socket, s.FD) {
+		_ = s.FD.Close()
+		return
+	}
+	next, err := h.open(s)
+	if err != nil {
+		return // it goes on with what it has
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed.Load() { // Close may not see the new one
+		_ = next.Close()
+		return
+	}
+	if h.replaced != nil {
+		h.replaced(next)
+	}
+	h.socket, h.old = next, append(h.old, socket)
+	_ = h.deadline(socket, time.Unix(1, 0)) // makes a blocked call return
+}
+
+// Close closes the sockets, and then leaves the link, so that the holder that gets the place
+// never finds two. Closing again returns what the first Close did.
+func (h *handle[C]) Close() error {
+	h.leaving.Do(func() {
+		h.shut()
+		h.link.release()
+	})
+	return h.closeErr
+}
+
+func (h *handle[C]) shut() {
+	h.closing.Do(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.closed.Store(true)
+		for _, old := range h.old {
+			_ = old.Close()
+		}
+		h.closeErr = h.socket.Close()
+	})
+}
+
+// drain implements member.
+func (h *handle[C]) drain() {
+	h.mu.Lock()
+	h.drainedAt = time.Now()
+	h.mu.Unlock()
+	h.drained.Store(true)
+	h.shut()
+}
+
+// dialed implements member.
+func (h *handle[C]) dialed() (string, bool) { return h.name, !h.closed.Load() }
+
+// dup implements member.
+func (h *handle[C]) dup() (d *scmrights.FD, err error) {
+	err = control(h.current(), func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		d = scmrights.NewFD(n)
+		return os.NewSyscallError("fcntl", err)
+	})
+	return d, err
+}
+
+// control calls use with the descriptor of c.
+func control(c syscall.Conn, use func(fd int) error) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var uerr error
+	err = rc.Control(func(fd uintptr) { uerr = use(int(fd)) })
+	return errors.Join(err, uerr)
+}
+
+// same reports whether fd is the socket of c.
+func same(c syscall.Conn, fd *scmrights.FD) bool {
+	var is, was uint64
+	err := control(c, func(n int) (err error) {
+		was, err = unix.GetsockoptUint64(n, unix.SOL_SOCKET, unix.SO_COOKIE)
+		return err
+	})
+	var ferr error
+	cerr := fd.Control(func(n uintptr) { is, ferr = unix.GetsockoptUint64(int(n), unix.SOL_SOCKET, unix.SO_COOKIE) })
+	return errors.Join(err, ferr, cerr) == nil && is == was
+}
