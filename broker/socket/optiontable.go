@@ -3,7 +3,6 @@
 package socket
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -190,11 +189,8 @@ func parseOptions(n *network, text string) (*Options, error) {
 
 // findOption returns the place in optionTable of n's option of that name.
 func findOption(n *network, name string) (int, error) {
-	switch name {
-	case "":
+	if name == "" {
 		return 0, fmt.Errorf("there is nothing between two commas or after the last; %s has %s", n.name, optionNames(n))
-	case "shards":
-		return 0, errors.New("option shards is not supported yet")
 	}
 	for i := range optionTable {
 		if optionTable[i].name != name {
