@@ -37,8 +37,6 @@ type Config struct {
 	// ReadyTime is how long a broker may take to be ready once another program goes on in
 	// its place; 0: 30 seconds.
 	ReadyTime time.Duration
-	// Settle is called each time a broker is ready: nothing more is to be done for long.
-	Settle func()
 	// Logger gets an event for each broker that has to be started again.
 	Logger zerolog.Logger
 }
@@ -200,9 +198,6 @@ func (k *keeper) note(m message) {
 	if m.says("READY=1") {
 		k.child.ready, k.child.begins, k.everMore, k.since = true, false, true, time.Now()
 		k.overdue = nil
-		if k.Settle != nil {
-			k.Settle()
-		}
 		for _, s := range k.early {
 			k.child.signal(s)
 		}

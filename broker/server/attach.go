@@ -51,7 +51,7 @@ func (s *Server) awaited(name string) (socket.Spec, error) {
 	if u := r.pending[name]; u != nil {
 		return u.spec, nil
 	}
-	if l := r.listeners.get(name); l != nil {
+	if l := r.listeners[name]; l != nil {
 		return l.socket.Spec(), &protocol.NameInUseError{Name: name, Spec: l.socket.Spec().String()}
 	}
 	return socket.Spec{}, &protocol.UnknownNameError{Name: name}
@@ -72,7 +72,7 @@ func (s *Server) giveBack(spec socket.Spec, fd *scmrights.FD) error {
 	s.keepSockets([]*socket.Socket{sock})
 	s.locked(func() {
 		s.registry.insert([]*socket.Socket{sock})
-		l := s.registry.listeners.get(spec.Name)
+		l := s.registry.listeners[spec.Name]
 		l.configured = true
 		s.registry.saveListener(l)
 	})

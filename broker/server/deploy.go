@@ -33,7 +33,7 @@ func (r *registry) enroll(c *client, l link, p protocol.DeployParameters) (*depl
 		d.generation = 0 // it begins anew
 	}
 	for _, name := range d.names {
-		l := r.listeners.get(name)
+		l := r.listeners[name]
 		switch {
 		case l == nil: // may come yet
 		case !c.may(l.socket.Spec().Options):

@@ -58,7 +58,7 @@ func (r *registry) askAll(grants []*grant) (asked []*grant, failed int) {
 func (r *registry) listenersFor(c *client, names []string) ([]*listener, error) {
 	listeners := make([]*listener, len(names))
 	for i, name := range names {
-		l := r.listeners.get(name)
+		l := r.listeners[name]
 		if l == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(c.may)}
 		}

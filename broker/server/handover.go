@@ -127,7 +127,7 @@ func (s *Server) Descriptors() []Passed {
 	if s.control != nil {
 		all = append(all, Passed{storedControl, s.control})
 	}
-	for _, l := range r.listeners {
+	for _, l := range r.byName() {
 		all = append(all, Passed{storedSocket(l.socket.Token), l.socket.FD()})
 	}
 	return slices.Clip(all)

@@ -29,13 +29,13 @@ func (s *Server) found(pid int, name string, drain unix.Signal, holds func(*sock
 		}
 	}()
 	r.mu.Lock()
-	l := r.listeners.get(name)
+	l := r.listeners[name]
 	r.mu.Unlock()
 	if l == nil || !holds(l.socket) || exited(proc.pidfd) { // it is the process that was looked at
 		return false
 	}
 	s.locked(func() {
-		if r.listeners.get(name) != l {
+		if r.listeners[name] != l {
 			err = os.ErrClosed
 		} else if own := r.grantOf(q); !own.holds(l) {
 			err = r.grant(q, own, []*listener{l})

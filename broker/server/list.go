@@ -49,7 +49,7 @@ func (s *Server) list(privileged bool, may func(*socket.Options) bool) protocol.
 	s.locked(func() {
 		waiting := r.waitingFor()
 		seen := make(map[string]bool)
-		for _, l := range r.listeners {
+		for _, l := range r.byName() {
 			if spec := l.socket.Spec(); privileged || may(spec.Options) {
 				seen[spec.Name] = true
 				shots = append(shots, r.snapshot(l, waiting[spec.Name]))
@@ -71,7 +71,7 @@ func (s *Server) describe(names []string) []protocol.Listener {
 	s.locked(func() {
 		waiting := s.registry.waitingFor()
 		for _, name := range names {
-			if l := s.registry.listeners.get(name); l != nil {
+			if l := s.registry.listeners[name]; l != nil {
 				shots = append(shots, s.registry.snapshot(l, waiting[name]))
 			}
 		}
@@ -160,7 +160,7 @@ func (r *registry) holders(all bool, seen map[string]bool) []protocol.Holder {
 // stateOf returns what q waits for: a place, if that is all.
 func (r *registry) stateOf(q *request) string {
 	for _, name := range q.names {
-		if r.listeners.get(name) == nil {
+		if r.listeners[name] == nil {
 			return protocol.StateWaiting
 		}
 	}
@@ -205,7 +205,7 @@ func (c *client) seen(holders []protocol.Holder) []protocol.Holder {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	hidden := func(name string) bool {
-		l := r.listeners.get(name)
+		l := r.listeners[name]
 		return l == nil || !c.may(l.socket.Spec().Options)
 	}
 	shown := []protocol.Holder{}

@@ -82,7 +82,7 @@ func (s *Server) mayPut(name string, sock *socket.Socket) error {
 	if r.over() {
 		return ErrClosed
 	}
-	if l := r.listeners.get(name); l != nil {
+	if l := r.listeners[name]; l != nil {
 		is := l.socket.Spec()
 		if sock != nil && sock.Cookie() != 0 && sock.Cookie() == l.socket.Cookie() && is.Equal(sock.Spec()) {
 			return errPutAgain

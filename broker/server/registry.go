@@ -3,7 +3,9 @@
 package server
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -19,9 +21,9 @@ type registry struct {
 	lifetimes *lifetimes
 
 	mu        sync.Mutex
-	listeners index
-	pending   map[string]*inUse // to be given back; see Settle
-	settled   chan struct{}     // closed when none is pending any more; nil where none ever was
+	listeners map[string]*listener // by name
+	pending   map[string]*inUse    // to be given back; see Settle
+	settled   chan struct{}        // closed when none is pending any more; nil where none ever was
 	grants    map[int64]*grant
 	processes map[processID]*grant // those of grants that follow a process
 	pids      map[int]*grant       // the same, by pid
@@ -42,7 +44,7 @@ type registry struct {
 	ward ward
 }
 
-// listener is a name with its socket. There may be thousands: it has 64 bytes.
+// listener is a name with its socket.
 type listener struct {
 	socket     *socket.Socket
 	holders    []*grant // none twice
@@ -69,6 +71,7 @@ type event struct {
 func newRegistry(l *lifetimes, st *state, verbose bool) *registry {
 	return &registry{
 		state:     st,
+		listeners: make(map[string]*listener),
 		verbose:   verbose,
 		lifetimes: l,
 		grants:    make(map[int64]*grant),
@@ -120,8 +123,6 @@ func (r *registry) noteGrant(what string, g *grant, why ending, names func() []s
 
 // insert adds listeners, whose names are free. It takes the sockets.
 func (r *registry) insert(sockets []*socket.Socket) {
-	r.events = slices.Grow(r.events, len(sockets)) // once: what grows leaves gaps
-	all := make([]*listener, 0, len(sockets))
 	for _, s := range sockets {
 		spec := s.Spec()
 		l := &listener{socket: s, blocking: spec.Options.Blocking}
@@ -129,12 +130,11 @@ func (r *registry) insert(sockets []*socket.Socket) {
 			l.blocking = is // of one that others hold, as they need it
 		}
 		r.saveListener(l)
-		all = append(all, l)
+		r.listeners[spec.Name] = l
 		r.ward.admit(l)
 		r.settle(spec.Name)
 		r.note(event{what: "bound", name: spec.Name, socket: s})
 	}
-	r.listeners.add(all)
 	r.freed = true
 }
 
@@ -142,18 +142,18 @@ func (r *registry) insert(sockets []*socket.Socket) {
 // caller must close.
 func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
-		if r.listeners.get(name) == nil && r.ward.lost[name] == nil {
+		if r.listeners[name] == nil && r.ward.lost[name] == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everybody)}
 		}
 	}
 	var sockets []*socket.Socket
 	for _, name := range names {
-		l := r.listeners.get(name)
+		l := r.listeners[name]
 		if l == nil {
 			delete(r.ward.lost, name)
 			continue // or it is named twice
 		}
-		r.listeners.remove(name)
+		delete(r.listeners, name)
 		r.ward.discharge(l)
 		l.unbound = true
 		r.state.drop(int(l.record))
@@ -164,6 +164,13 @@ func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 		r.note(event{what: "unbound", name: name, socket: l.socket})
 	}
 	return sockets, nil
+}
+
+// byName returns the listeners, sorted by name.
+func (r *registry) byName() []*listener {
+	return slices.SortedFunc(maps.Values(r.listeners), func(a, b *listener) int {
+		return strings.Compare(a.socket.Name(), b.socket.Name())
+	})
 }
 
 // drop takes l from g, which ends with its last listener.
@@ -189,7 +196,7 @@ func everybody(*socket.Options) bool { return true }
 // room for them.
 func (r *registry) visibleTo(may func(*socket.Options) bool) []string {
 	var names []string
-	for _, l := range r.listeners {
+	for _, l := range r.byName() {
 		if may(l.socket.Spec().Options) {
 			names = append(names, l.socket.Name())
 		}
@@ -225,10 +232,10 @@ func (r *registry) clear() []*socket.Socket {
 	for _, g := range r.grants {
 		r.end(g, endStop)
 	}
-	for _, l := range r.listeners {
+	for _, l := range r.byName() {
 		sockets = append(sockets, l.socket)
 	}
-	r.listeners = nil
+	clear(r.listeners)
 	return sockets
 }
 

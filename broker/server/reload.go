@@ -132,7 +132,7 @@ func (t *transition) plan(specs []socket.Spec, n int) error {
 			return &protocol.NameInUseError{Name: spec.Name, Spec: specs[twin].String()}
 		}
 		seen[spec.Name] = i
-		if err := t.compare(r.listeners.get(spec.Name), spec); err != nil {
+		if err := t.compare(r.listeners[spec.Name], spec); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (t *transition) plan(specs []socket.Spec, n int) error {
 	for _, spec := range specs[:n] {
 		t.configured = append(t.configured, spec.Name)
 	}
-	for _, l := range r.listeners {
+	for _, l := range r.byName() {
 		name := l.socket.Spec().Name
 		if _, stays := seen[name]; l.configured && !stays {
 			t.gone = append(t.gone, name)
@@ -201,7 +201,6 @@ func (t *transition) make() error {
 		t.settled(false)
 		return &t.failed
 	}
-	socket.Gather(t.opened)
 	t.server.keepSockets(t.opened)
 	t.server.locked(t.commit)
 	t.settled(true)
@@ -260,7 +259,7 @@ func (t *transition) commit() {
 	_, _ = r.remove(slices.Concat(t.replaced, t.gone)) // they are there
 	r.insert(t.opened)
 	for _, name := range t.configured {
-		if l := r.listeners.get(name); l != nil && !l.configured { // else it is pending
+		if l := r.listeners[name]; l != nil && !l.configured { // else it is pending
 			l.configured = true
 			r.saveListener(l)
 		}

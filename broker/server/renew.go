@@ -88,7 +88,7 @@ func (r *registry) exchange(l *listener, next *socket.Socket, what string) []*so
 	name, pids := next.Spec().Name, l.pids()
 	old, _ := r.remove([]string{name}) // it is there
 	r.insert([]*socket.Socket{next})
-	r.succeed(l, r.listeners.get(name), what, pids)
+	r.succeed(l, r.listeners[name], what, pids)
 	return old
 }
 
@@ -128,7 +128,7 @@ func (h *healer) findLost() {
 	r.mu.Lock()
 	for name, lost := range r.ward.lost {
 		switch {
-		case r.listeners.get(name) != nil:
+		case r.listeners[name] != nil:
 			delete(r.ward.lost, name) // somebody has bound it
 		case !time.Now().Before(lost.next):
 			lost.again()
@@ -146,7 +146,7 @@ func (h *healer) findLost() {
 			name := sock.Spec().Name
 			delete(r.ward.lost, name)
 			r.insert([]*socket.Socket{sock})
-			r.succeed(lost.listener, r.listeners.get(name), lost.what, nil)
+			r.succeed(lost.listener, r.listeners[name], lost.what, nil)
 		})
 	}
 }

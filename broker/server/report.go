@@ -94,7 +94,7 @@ func (s *Server) reportSick(e event) {
 	s.registry.ward.healer.running.Go(func() {
 		who := e.socket.WhoHas()
 		s.locked(func() {
-			if sick := s.registry.ward.sick[s.registry.listeners.get(e.name)]; sick != nil {
+			if sick := s.registry.ward.sick[s.registry.listeners[e.name]]; sick != nil {
 				sick.why = who
 			}
 		})

@@ -75,7 +75,7 @@ func (r *registry) ask(q *request, wait bool) {
 		return
 	}
 	for _, name := range q.names {
-		if l := r.listeners.get(name); l != nil && l.full() {
+		if l := r.listeners[name]; l != nil && l.full() {
 			r.reap(l)
 		}
 	}
@@ -104,7 +104,7 @@ func (r *registry) askNow(q *request) {
 		return // the grant that the process was known by has ended
 	}
 	for _, name := range q.names {
-		if l := r.listeners.get(name); l == nil || l.full() {
+		if l := r.listeners[name]; l == nil || l.full() {
 			return
 		}
 	}
@@ -169,7 +169,7 @@ func (r *registry) try(q *request) (err error, final bool) {
 	own := r.grantOf(q)
 	listeners := make([]*listener, len(q.names))
 	for i, name := range q.names {
-		l := r.listeners.get(name)
+		l := r.listeners[name]
 		if l == nil {
 			return r.missing(q, i)
 		}
@@ -224,7 +224,7 @@ func (r *registry) replaced(q *request, l *listener) bool {
 // of no use: where it never can be, or q has been sent away from one that comes after it.
 func (r *registry) missing(q *request, i int) (err error, final bool) {
 	for _, name := range q.names[i+1:] {
-		if l := r.listeners.get(name); l != nil && r.replaced(q, l) {
+		if l := r.listeners[name]; l != nil && r.replaced(q, l) {
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
 	}

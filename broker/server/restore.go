@@ -216,7 +216,7 @@ func (s *Server) restoreListener(v *savedListener, at int, fd *scmrights.FD) *li
 	_ = sock.SetBlocking(l.blocking) // systemd sets what it passes as NonBlocking= says
 	s.locked(func() {
 		sock.Token = v.token
-		r.listeners.put(l)
+		r.listeners[name] = l
 		r.ward.admit(l)
 		if at == 0 {
 			r.saveListener(l)

@@ -171,7 +171,7 @@ func (s *Server) unbound(specs []socket.Spec) ([]socket.Spec, error) {
 	var fresh []socket.Spec
 	for _, spec := range specs {
 		is, taken := seen[spec.Name]
-		if l := s.registry.listeners.get(spec.Name); l != nil {
+		if l := s.registry.listeners[spec.Name]; l != nil {
 			is, taken = l.socket.Spec(), true
 		}
 		switch {

@@ -67,7 +67,8 @@ func adoptAny(name, options string, fd *scmrights.FD) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock.describe(Spec{name, anyName, kind, o}, kind)
+	sock.address = kind
+	sock.setSpec(Spec{name, anyName, kind, o})
 	return sock, nil
 }
 

@@ -70,14 +70,10 @@ func networkOf(name string) *network {
 
 // network returns the network of s's own spec.
 func (s *Socket) network() *network {
-	spec := s.spec.Load()
-	switch {
-	case spec == nil:
-		return &networks[s.plain]
-	case spec.Network == anyName:
-		return anyNetwork()
+	if network := s.spec.Load().Network; network != anyName {
+		return networkOf(network)
 	}
-	return networkOf(spec.Network)
+	return anyNetwork()
 }
 
 // in reports whether n is one of set.

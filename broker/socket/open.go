@@ -96,8 +96,8 @@ func listen(n *network, s Spec, fd int) (int, error) {
 
 // newSocketOf takes fd, bound and listening, and its file, nil where it has none.
 func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *socketFile) (*Socket, error) {
-	sock := &Socket{fd: fd, file: file}
-	sock.describe(s, address)
+	sock := &Socket{address: address, fd: fd, file: file}
+	sock.setSpec(s)
 	sock.backlog.Store(int32(backlog))
 	var st unix.Stat_t
 	err := control(fd, func(n int) (err error) {

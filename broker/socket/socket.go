@@ -5,8 +5,6 @@ package socket
 import (
 	"errors"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,8 +16,8 @@ import (
 // Socket is one bound socket, which it owns. Its methods may be called
 // concurrently; after Close those that ask the kernel return [os.ErrClosed].
 type Socket struct {
-	spec    atomic.Pointer[Spec] // nil: that of head and plain, without options
-	head    string               // NAME=ADDRESS, as was really bound: one text, as there may be thousands
+	spec    atomic.Pointer[Spec] // its options are never nil
+	address string               // as was really bound
 	fd      *scmrights.FD
 	cookie  uint64
 	file    *socketFile // nil without a path
@@ -33,49 +31,16 @@ type Socket struct {
 	Token uint32
 
 	closed  bool
-	adopted bool  // somebody else has opened it
-	plain   uint8 // the place of its network in networks, where spec is nil
+	adopted bool // somebody else has opened it
 }
 
 // Spec returns what the socket was opened by, or has become.
-func (s *Socket) Spec() Spec {
-	if spec := s.spec.Load(); spec != nil {
-		return *spec
-	}
-	name, address, _ := strings.Cut(s.head, "=")
-	return Spec{name, networks[s.plain].name, address, &defaults}
-}
+func (s *Socket) Spec() Spec { return *s.spec.Load() }
 
-// describe says that s, which is new, has that spec and is bound to that address.
-func (s *Socket) describe(spec Spec, address string) {
-	s.head = spec.Name + "=" + address
-	plain := slices.IndexFunc(networks[:], func(n network) bool { return n.name == spec.Network })
-	if spec.options() == &defaults && spec.Address == address && plain >= 0 {
-		s.plain = uint8(plain)
-		return
-	}
-	keep := spec
-	keep.Options = spec.options()
-	s.spec.Store(&keep)
-}
-
-// Gather makes one text of those that sockets have, which nobody may be using yet: there
-// may be thousands, and what was needed to open them leaves gaps between. It lasts as
-// long as any of them.
-func Gather(sockets []*Socket) {
-	size := 0
-	for _, s := range sockets {
-		size += len(s.head)
-	}
-	var all strings.Builder
-	all.Grow(size)
-	for _, s := range sockets {
-		all.WriteString(s.head)
-	}
-	for rest := all.String(); len(sockets) > 0; sockets = sockets[1:] {
-		n := len(sockets[0].head)
-		sockets[0].head, rest = rest[:n], rest[n:]
-	}
+// setSpec makes spec what s was opened by.
+func (s *Socket) setSpec(spec Spec) {
+	spec.Options = spec.options()
+	s.spec.Store(&spec)
 }
 
 // Adopted reports whether the socket came from [Adopt].
@@ -85,17 +50,11 @@ func (s *Socket) Adopted() bool { return s.adopted }
 func (s *Socket) Network() string { return s.Spec().Network }
 
 // Name returns the name of the spec, which stays the same.
-func (s *Socket) Name() string {
-	name, _, _ := strings.Cut(s.head, "=")
-	return name
-}
+func (s *Socket) Name() string { return s.spec.Load().Name }
 
 // Address returns what was really bound: "[::]:9000", "127.0.0.1:9000", "/path"
 // or "@abstract". Port 0 has become a number, a host's name an address.
-func (s *Socket) Address() string {
-	_, address, _ := strings.Cut(s.head, "=")
-	return address
-}
+func (s *Socket) Address() string { return s.address }
 
 // Packet reports whether the socket receives packets and accepts no connections.
 func (s *Socket) Packet() bool { return s.network().in(udpNets | unixgramNet) }

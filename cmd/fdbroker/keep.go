@@ -79,7 +79,7 @@ func keep(s self) int {
 	}
 	c := keeper.Config{
 		Program: ownProgram, Args: os.Args, Env: s.env, StoreEnv: activation.StoreEnv,
-		Signals: signals, Logger: log, Renewed: s.renew, Settle: settle,
+		Signals: signals, Logger: log, Renewed: s.renew,
 		Relay: func(text string) error { return manager.Tell(text) },
 	}
 	if manager.Watchdog() == 0 {

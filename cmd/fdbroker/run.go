@@ -22,8 +22,8 @@ const (
 	exitUsage  = 2
 )
 
-// manyListeners is how many listeners make it worth a second collection at the
-// start, which takes a quarter of a megabyte itself.
+// manyListeners is how many listeners make the start wait until their log lines are
+// written, so that no memory is kept for them.
 const manyListeners = 1000
 
 // inputs is what reaches the command besides its arguments.

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -154,9 +152,7 @@ func (b *running) configure(took server.Takeover) error {
 	b.listeners, b.took = nil, took.Listeners > 0
 	if many {
 		b.lines.Wait(logWait) // one for each listener
-		runtime.GC()          // what is in pools survives the first collection
 	}
-	debug.FreeOSMemory() // what thousands of specs took to parse is never needed again
 	if err != nil && b.took {
 		b.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
 		b.manager.tell(notify.Status(b.manager.serving() + "; configuration not loaded: " + err.Error()))
