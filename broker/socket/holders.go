@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fdbroker/fdbroker/internal/procfs"
 )
 
 const (
@@ -89,7 +91,7 @@ func holdersOf(socks []diagSocket) holders {
 			h.more = true
 			break
 		}
-		h.seen = append(h.seen, Process{pid, command(pid)})
+		h.seen = append(h.seen, Process{pid, procfs.Name(pid)})
 	}
 	h.late = time.Now().After(deadline)
 	slices.SortFunc(h.seen, func(a, b Process) int { return cmp.Compare(a.PID, b.PID) })
@@ -159,12 +161,4 @@ func eachSocket(pid int, deadline time.Time, use func(number int, link string)) 
 			return
 		}
 	}
-}
-
-func command(pid int) string {
-	name, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-	if err != nil {
-		return "gone since"
-	}
-	return strings.TrimSpace(string(name))
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -27,7 +28,7 @@ func FromProcess(pid int, address string) (*scmrights.FD, error) {
 	if err != nil {
 		return nil, err
 	}
-	who := fmt.Sprintf("pid %d (%s)", pid, command(pid))
+	who := fmt.Sprintf("pid %d (%s)", pid, procfs.Name(pid))
 	open, err := listeningOf(pid)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", who, err)

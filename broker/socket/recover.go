@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -125,7 +125,7 @@ func occupant(s Spec) (d diagSocket, why string) {
 func (l *lost) takeBack(isBroker func(pid int) bool) {
 	for _, at := range l.seen {
 		if isBroker(at.pid) {
-			l.result.Why = fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.pid, command(at.pid))
+			l.result.Why = fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.pid, procfs.Name(at.pid))
 			return
 		}
 	}
@@ -133,7 +133,7 @@ func (l *lost) takeBack(isBroker func(pid int) bool) {
 	for _, at := range l.seen {
 		fd, err := take(at)
 		if err != nil {
-			l.result.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %v; that needs its user's or root's right to trace it", at.pid, command(at.pid), reason(err))
+			l.result.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %v; that needs its user's or root's right to trace it", at.pid, procfs.Name(at.pid), reason(err))
 			continue
 		}
 		sock, err := retake(l.spec, fd, l.diag.cookie)
@@ -168,27 +168,11 @@ func take(at sighting) (*scmrights.FD, error) {
 func topmost(seen []sighting) []Process {
 	var all []Process
 	for _, at := range seen {
-		child := slices.ContainsFunc(seen, func(o sighting) bool { return o.pid == Parent(at.pid) })
+		child := slices.ContainsFunc(seen, func(o sighting) bool { return o.pid == procfs.Parent(at.pid) })
 		known := slices.ContainsFunc(all, func(p Process) bool { return p.PID == at.pid })
 		if !child && !known {
-			all = append(all, Process{at.pid, command(at.pid)})
+			all = append(all, Process{at.pid, procfs.Name(at.pid)})
 		}
 	}
 	return all
-}
-
-// Parent returns the parent of a process, or 0: field 4 of /proc/PID/stat
-// (proc_pid_stat(5)).
-func Parent(pid int) int {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	text := string(b)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:]) // from field 3 on
-	if len(fields) < 2 {
-		return 0
-	}
-	ppid, _ := strconv.Atoi(fields[1])
-	return ppid
 }

@@ -110,7 +110,7 @@ func TestParseSpecErrors(t *testing.T) {
 		{"not UTF-8", "web=unix:///\xff", "not valid UTF-8"},
 		{"trailing comma", "web=:1,", "nothing between two commas"},
 		{"unknown option", "web=:1,bcklog=3", `there is no option "bcklog"; tcp has backlog, allow, max,`},
-		{"unknown option", "web=:1,shards=2", "there is no option \"shards\"; tcp has backlog"},
+		{"shards", "web=:1,shards=2", "there is no option \"shards\"; tcp has backlog"},
 		{"option twice", "web=:1,max=1,max=1", "option max is given twice"},
 		{"backlog of udp", "web=udp://:1,backlog=1", "option backlog is for tcp, tcp4, tcp6, unix, unixpacket; udp has"},
 		{"mode of tcp", "web=:1,mode=0600", "option mode is for unix"},

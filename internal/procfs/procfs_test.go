@@ -1,0 +1,41 @@
+//go:build linux
+
+package procfs_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/internal/procfs"
+)
+
+const noProcess = 1 << 30 // higher than any pid (proc(5), pid_max)
+
+func TestOwnProcess(t *testing.T) {
+	pid, name := os.Getpid(), filepath.Base(os.Args[0])
+	if got := procfs.Command(pid); !strings.HasPrefix(got, os.Args[0]) || len(got) > 200 || strings.Contains(got, "\x00") {
+		t.Errorf("command %q", got)
+	}
+	if got, want := procfs.Name(pid), name[:min(len(name), 15)]; got != want {
+		t.Errorf("name %q, want %q", got, want)
+	}
+	if got := procfs.Parent(pid); got != os.Getppid() {
+		t.Errorf("parent %d, want %d", got, os.Getppid())
+	}
+	if own, parent := procfs.StartTime(pid), procfs.StartTime(os.Getppid()); own == 0 || own < parent {
+		t.Errorf("started at %d, and the parent at %d", own, parent)
+	}
+}
+
+func TestNoProcess(t *testing.T) {
+	if got := procfs.Name(noProcess); got != "gone since" {
+		t.Errorf("name %q", got)
+	}
+	for _, pid := range []int{0, noProcess} {
+		if c, p, s := procfs.Command(pid), procfs.Parent(pid), procfs.StartTime(pid); c != "" || p != 0 || s != 0 {
+			t.Errorf("pid %d: %q, %d, %d", pid, c, p, s)
+		}
+	}
+}
