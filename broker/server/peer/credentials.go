@@ -1,0 +1,93 @@
+//go:build linux
+
+package peer
+
+import (
+	"errors"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// OverflowID is what the kernel shows for a uid or gid that does not exist in this
+// process's user namespace (user_namespaces(7)). It may stand for any user.
+const OverflowID = 65534
+
+// maxAncestors bounds how many of a process's ancestors DescendsFrom looks at.
+const maxAncestors = 64
+
+// Conn is a connected Unix socket, which the functions of this package borrow: a
+// [syscall.RawConn] or a [*scmrights.FD].
+type Conn interface {
+	Control(use func(fd uintptr)) error
+}
+
+// Credentials are those of a connection's other end at the time of connect(2).
+type Credentials struct {
+	PID      int // 0 if it is not visible from this pid namespace
+	UID, GID uint32
+}
+
+// Of returns the credentials of the process that connected (SO_PEERCRED).
+func Of(c Conn) (who Credentials, err error) {
+	cerr := c.Control(func(fd uintptr) {
+		var u *unix.Ucred
+		if u, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			who = Credentials{int(u.Pid), u.Uid, u.Gid}
+		}
+	})
+	return who, errors.Join(cerr, os.NewSyscallError("getsockopt", err))
+}
+
+// Groups returns the groups of the process that connected: the primary one, and the
+// supplementary ones if the kernel tells them (SO_PEERGROUPS, Linux 4.13).
+func Groups(c Conn, primary uint32) []uint32 {
+	groups := []uint32{primary}
+	_ = c.Control(func(fd uintptr) {
+		if more, err := supplementary(int(fd)); err == nil {
+			groups = append(groups, more...)
+		}
+	})
+	return groups
+}
+
+func supplementary(fd int) ([]uint32, error) {
+	groups := make([]uint32, 64)
+	for {
+		size := uint32(len(groups) * 4)
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == 0:
+			return groups[:size/4], nil
+		case errno == unix.ERANGE && int(size/4) > len(groups): // size is what the groups need
+			groups = make([]uint32, size/4)
+		default:
+			return nil, os.NewSyscallError("getsockopt", errno)
+		}
+	}
+}
+
+// SameUser reports whether c and d are the same user, and one that the broker can tell
+// from others.
+func (c Credentials) SameUser(d Credentials) bool { return c.UID == d.UID && c.UID != OverflowID }
+
+// DescendsFrom reports whether c's process is d's or a descendant of it, also if that has
+// become another user's. If the pids are not visible, it reports whether the users are
+// the same.
+func (c Credentials) DescendsFrom(d Credentials) bool {
+	pid := c.PID
+	for range maxAncestors {
+		switch {
+		case pid == 0, d.PID == 0: // in another pid namespace, or hidden in /proc
+			return c.SameUser(d)
+		case pid == d.PID:
+			return true
+		case pid == 1:
+			return false
+		}
+		pid = Parent(pid)
+	}
+	return false
+}
