@@ -1,0 +1,197 @@
+//go:build linux
+
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The file is sparse: only the pages that are in use take memory. It has a header of
+// words, in the machine's own byte order, and a log: records one behind the other, up to a
+// head that is 0. A record replaces an earlier one of the same kind and id. Its head is
+// stored last, by one atomic store; until then the log ends before it.
+//
+//	record: head; body, which begins with the id; padding to whole words
+//	head: bits 0-6 kind, 7 removed, 8-31 length of the body, 32-63 CRC-32C of the body, which starts from bits 0-31
+const (
+	magic = 0x33_6574_6174_7362 // "bstate3", of this layout and no other
+
+	atMagic    = 0
+	atLastID   = 8
+	atEnding   = 16
+	atProcess  = 24
+	atStart    = 32 // of the log
+	headerSize = 64
+
+	headSize = 8
+	removed  = 1 << 7
+	maxBody  = 1<<24 - 1
+
+	fileSize = 1 << 29
+	minDead  = 1 << 18 // fewer bytes of replaced records are not worth compacting
+)
+
+// kind is what a record is about. The numbers are part of the layout.
+type kind uint8
+
+const (
+	kindControl  kind = 2
+	kindListener kind = 3
+	kindGrant    kind = 4
+)
+
+// key is what a record has in common with those that it replaces.
+type key struct {
+	kind kind
+	id   uint64
+}
+
+func headOf(k kind, flag uint64, body []byte) uint64 {
+	low := uint64(k) | flag | uint64(len(body))<<8
+	return low | uint64(crc32.Update(uint32(low), castagnoli(), body))<<32
+}
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) } // which is made once
+
+// sizeOf returns the bytes of the record with that head.
+func sizeOf(head uint64) int { return headSize + (int(head>>8&maxBody)+7)&^7 }
+
+// put appends a record of what code writes, or of the removal of k if code is nil. If there
+// is no room for the record, the one in force stays.
+func (j *Journal) put(k key, code func(*codec)) {
+	_, known := j.at[k]
+	if j.data == nil || j.sealed && k.kind == kindGrant || code == nil && !known {
+		return
+	}
+	j.codec = codec{b: j.codec.b[:0], writes: true}
+	num(&j.codec, &k.id)
+	flag := uint64(removed)
+	if code != nil {
+		code(&j.codec)
+		flag = 0
+	}
+	body := j.codec.b
+	head := headOf(k.kind, flag, body)
+	if len(body) > maxBody || !j.fits(sizeOf(head)) {
+		if j.err == nil {
+			j.err = fmt.Errorf("the journal has no room for %d bytes", len(body))
+		}
+		return
+	}
+	copy(j.data[j.end+headSize:], body)
+	j.store(j.end+sizeOf(head), 0) // the end of the log, once it has this record
+	j.store(j.end, head)
+	j.index(k, head)
+	if dead := j.end - int(j.load(atStart)) - j.live; dead >= minDead && dead > j.live {
+		j.compact()
+	}
+}
+
+// fits reports whether a record of size bytes has room at the end of the log.
+func (j *Journal) fits(size int) bool { return j.end+size+headSize <= len(j.data) }
+
+// index makes the record at the end of the log the one in force for k.
+func (j *Journal) index(k key, head uint64) {
+	if old, ok := j.at[k]; ok {
+		j.live -= sizeOf(j.load(old))
+		delete(j.at, k)
+	}
+	if head&removed == 0 {
+		j.live += sizeOf(head)
+		j.at[k] = j.end
+	}
+	j.end += sizeOf(head)
+}
+
+// compact makes a new log of the records in force: below the old one if they fit there,
+// otherwise above. The store of its start puts it in force. Without room for it the old log
+// goes on.
+func (j *Journal) compact() {
+	start := headerSize
+	if start+j.live+headSize > int(j.load(atStart)) {
+		if start = j.end + headSize; !j.fits(headSize + j.live) {
+			return
+		}
+	}
+	end := start
+	for k, at := range j.at {
+		j.at[k] = end
+		end += copy(j.data[end:], j.data[at:at+sizeOf(j.load(at))])
+	}
+	j.store(end, 0)
+	j.store(atStart, uint64(start))
+	j.end = end
+	j.trim()
+}
+
+// trim returns the memory outside the log.
+func (j *Journal) trim() {
+	start, end := int64(j.load(atStart)), int64(j.end+headSize)
+	_ = j.file.Control(func(n uintptr) {
+		const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		_ = unix.Fallocate(int(n), mode, headerSize, start-headerSize) // EINVAL if that is nothing
+		_ = unix.Fallocate(int(n), mode, end, int64(len(j.data))-end)
+	})
+}
+
+// replay reads the log. It stops at a record that no broker has written, and leaves out
+// one that makes no sense; both are errors.
+func (j *Journal) replay(c *Contents) (err error) {
+	start := j.load(atStart)
+	if start < headerSize || start%headSize != 0 || start > uint64(len(j.data)) {
+		return fmt.Errorf("%w: its log is at %d", ErrDamaged, start)
+	}
+	for j.end = int(start); j.end+headSize <= len(j.data); {
+		head := j.load(j.end)
+		if head == 0 {
+			return err
+		}
+		k, body := kind(head&(removed-1)), j.data[j.end+headSize:]
+		if sizeOf(head) > len(j.data)-j.end || headOf(k, head&removed, body[:head>>8&maxBody]) != head {
+			return fmt.Errorf("%w at %d", ErrDamaged, j.end)
+		}
+		at, ok := c.apply(k, head&removed, body[:head>>8&maxBody])
+		if !ok {
+			err = fmt.Errorf("%w: the record at %d makes no sense", ErrDamaged, j.end)
+		}
+		j.index(at, head)
+	}
+	return fmt.Errorf("%w: its log has no end", ErrDamaged)
+}
+
+// mapFile maps the file, if it can be a journal.
+func (j *Journal) mapFile() (err error) {
+	cerr := j.file.Control(func(n uintptr) {
+		var st unix.Stat_t
+		if err = os.NewSyscallError("fstat", unix.Fstat(int(n), &st)); err != nil {
+			return
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size < headerSize+headSize || st.Size > oldMaxSize {
+			err = ErrNotJournal
+			return
+		}
+		j.data, err = unix.Mmap(int(n), 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		err = os.NewSyscallError("mmap", err)
+	})
+	return errors.Join(cerr, err)
+}
+
+// word returns the word at at, which is a multiple of 8.
+func (j *Journal) word(at int) *uint64 { return (*uint64)(unsafe.Pointer(&j.data[at : at+8][0])) }
+
+func (j *Journal) load(at int) uint64     { return atomic.LoadUint64(j.word(at)) }
+func (j *Journal) store(at int, v uint64) { atomic.StoreUint64(j.word(at), v) }
+
+// set stores a word of the header.
+func (j *Journal) set(at int, v uint64) {
+	if j.data != nil {
+		j.store(at, v)
+	}
+}
