@@ -1,12 +1,18 @@
 //go:build linux
 
+// Package journal keeps what the next broker has to know of this one: the control socket,
+// the listeners, the grants, and how this broker ended. It is a memfd that the store has a
+// descriptor of too, so it outlives the broker.
+//
+// An update takes no system call and is atomic: the journal is right at any instant,
+// whenever the broker is killed. The package writes to its memfd and nothing else. It must
+// never judge what it records, look at processes or sockets, or fail because of what an
+// earlier broker left.
 package journal
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
-	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -32,14 +38,10 @@ var (
 )
 
 // Layout names the layout of a new journal.
-func Layout() string { return layoutOf(magic) }
+func Layout() string { return "bstate3" }
 
 // Reads reports whether Open can read a journal with that layout.
-func Reads(layout string) bool { return layout == layoutOf(magic) || layout == layoutOf(oldMagic) }
-
-func layoutOf(magic uint64) string {
-	return strings.TrimRight(string(binary.LittleEndian.AppendUint64(nil, magic)), "\x00")
-}
+func Reads(layout string) bool { return layout == Layout() || layout == oldLayout }
 
 // New returns an empty journal; the caller must close it.
 func New() (*Journal, error) {

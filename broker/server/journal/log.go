@@ -141,29 +141,28 @@ func (j *Journal) trim() {
 	})
 }
 
-// replay reads the log. It stops at a record that no broker has written, and leaves out
-// one that makes no sense; both are errors.
-func (j *Journal) replay(c *Contents) (err error) {
-	start := j.load(atStart)
-	if start < headerSize || start%headSize != 0 || start > uint64(len(j.data)) {
-		return fmt.Errorf("%w: its log is at %d", ErrDamaged, start)
-	}
-	for j.end = int(start); j.end+headSize <= len(j.data); {
+// replay reads the log, up to a record that no broker has written.
+func (j *Journal) replay(c *Contents) error {
+	j.end = int(min(j.load(atStart), fileSize))
+	for j.end >= headerSize && j.end%headSize == 0 && j.end+headSize <= len(j.data) {
 		head := j.load(j.end)
 		if head == 0 {
-			return err
+			return nil
 		}
-		k, body := kind(head&(removed-1)), j.data[j.end+headSize:]
-		if sizeOf(head) > len(j.data)-j.end || headOf(k, head&removed, body[:head>>8&maxBody]) != head {
-			return fmt.Errorf("%w at %d", ErrDamaged, j.end)
+		if sizeOf(head) > len(j.data)-j.end {
+			break
 		}
-		at, ok := c.apply(k, head&removed, body[:head>>8&maxBody])
+		k, flag, body := kind(head&(removed-1)), head&removed, j.data[j.end+headSize:][:head>>8&maxBody]
+		if headOf(k, flag, body) != head {
+			break
+		}
+		at, ok := c.apply(k, flag, body)
 		if !ok {
-			err = fmt.Errorf("%w: the record at %d makes no sense", ErrDamaged, j.end)
+			break
 		}
 		j.index(at, head)
 	}
-	return fmt.Errorf("%w: its log has no end", ErrDamaged)
+	return fmt.Errorf("%w at %d", ErrDamaged, j.end)
 }
 
 // mapFile maps the file, if it can be a journal.
