@@ -7,6 +7,7 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +88,7 @@ func (c Credentials) DescendsFrom(d Credentials) bool {
 		case pid == 1:
 			return false
 		}
-		pid = Parent(pid)
+		pid = procfs.Parent(pid)
 	}
 	return false
 }

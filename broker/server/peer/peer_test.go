@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -324,21 +323,4 @@ func TestExitWatcher(t *testing.T) {
 		t.Errorf("then got %d", <-reports)
 	}
 	scmrights.CloseAll(pidfds)
-}
-
-func TestProcesses(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	self := os.Getpid()
-	if got, want := peer.Command(self), strings.Join(os.Args, " "); !strings.HasPrefix(want, got) || got == "" {
-		t.Errorf("command %q, want %q", got, want)
-	}
-	if peer.Parent(self) != os.Getppid() || peer.StartTime(self) == 0 {
-		t.Errorf("parent %d, start %d", peer.Parent(self), peer.StartTime(self))
-	}
-	if got := peer.Names([]int{self, 1 << 30}); got[0] != fmt.Sprintf("%d (%s)", self, peer.Name(self)) || got[1] != "1073741824 (gone since)" {
-		t.Errorf("got %q", got)
-	}
-	if peer.Command(0) != "" || peer.Command(1<<30) != "" || peer.Parent(1<<30) != 0 || peer.StartTime(1<<30) != 0 {
-		t.Error("a process that does not exist has properties")
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
@@ -84,7 +85,7 @@ func processOf(n, pid int) (Process, error) {
 	if err := unix.Fstat(n, &st); err == nil && hasPidfs() {
 		p.ID = ID{Inode: st.Ino}
 	} else {
-		p.ID.Start = StartTime(pid)
+		p.ID.Start = procfs.StartTime(pid)
 	}
 	if Exited(p.FD) {
 		_ = p.FD.Close()
