@@ -82,9 +82,16 @@ func TestTorn(t *testing.T) {
 		end, start := logEnd(before), word(before, atStart)
 		if word(after, atStart) == start {
 			for range 3 { // all but the head of the record and what is before that
-				if got := contentsOf(t, tear(r, before, after, end+head, size)); !sameRecords(got, was) {
-					t.Fatalf("update %d: torn, it says something else", i)
+				next, got, err := journal.Open(fileOf(t, tear(r, before, after, end+head, size)))
+				if err != nil || !sameRecords(got, was) {
+					t.Fatalf("update %d: torn, it says something else, %v", i, err)
 				}
+				next.PutListener(someListener(1)) // over the remains, of which it leaves some
+				got.Listeners[1] = someListener(1)
+				if _, now := reopen(t, next); !sameRecords(now, got) {
+					t.Fatalf("update %d: torn, it cannot be gone on with", i)
+				}
+				next.Close()
 			}
 			continue
 		}

@@ -255,7 +255,7 @@ func TestCompaction(t *testing.T) {
 			}
 		}
 	}
-	if j.Err() != nil || most > 2<<20 {
+	if j.Err() != nil || most > 1<<19 {
 		t.Errorf("%v; it took %d bytes", j.Err(), most)
 	}
 }
