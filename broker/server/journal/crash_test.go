@@ -61,7 +61,7 @@ func tear(r *rand.Rand, before, after []byte, low, high int) []byte {
 // written, the journal says what it did before.
 func TestTorn(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	const size = 1 << 20
+	const size = 3 << 18
 	r := rand.New(rand.NewPCG(3, 4))
 	j, want, err := journal.Open(fileOf(t, bytesOf(t, begin(t), size)))
 	if err != nil {
@@ -81,7 +81,7 @@ func TestTorn(t *testing.T) {
 		want.Grants[g.ID] = g
 		end, start := logEnd(before), word(before, atStart)
 		if word(after, atStart) == start {
-			for range 3 { // all but the head of the record and what is before that
+			for range 2 { // all but the head of the record and what is before that
 				next, got, err := journal.Open(fileOf(t, tear(r, before, after, end+head, size)))
 				if err != nil || !sameRecords(got, was) {
 					t.Fatalf("update %d: torn, it says something else, %v", i, err)

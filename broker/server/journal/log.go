@@ -79,6 +79,9 @@ func (j *Journal) put(k key, code func(*codec)) {
 	}
 	body := j.codec.b
 	head := headOf(k.kind, flag, body)
+	if !j.fits(sizeOf(head)) {
+		j.compact()
+	}
 	if len(body) > maxBody || !j.fits(sizeOf(head)) {
 		if j.err == nil {
 			j.err = fmt.Errorf("the journal has no room for %d bytes", len(body))
