@@ -50,7 +50,9 @@ func contentsOf(t *testing.T, b []byte) journal.Contents {
 func tear(r *rand.Rand, before, after []byte, low, high int) []byte {
 	torn := bytes.Clone(before)
 	for at := low; at < high; at++ {
-		if before[at] != after[at] && r.IntN(2) == 0 {
+		if at+512 <= high && bytes.Equal(before[at:at+512], after[at:at+512]) {
+			at += 511
+		} else if before[at] != after[at] && r.IntN(2) == 0 {
 			torn[at] = after[at]
 		}
 	}
