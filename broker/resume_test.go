@@ -359,8 +359,8 @@ func isTimeout(err error) bool {
 	return ok && e.Timeout()
 }
 
-// TestHealed: Accept goes on where another worker has shut the socket down and the broker
-// makes it listen again, or opens another one.
+// TestHealed: Accept goes on after another worker has shut the socket down: a TCP socket the
+// broker makes listen again, and a Unix one an operator binds again.
 func TestHealed(t *testing.T) {
 	for name, spec := range streamSpecs(t) {
 		if name == "abstract" {
@@ -376,6 +376,12 @@ func TestHealed(t *testing.T) {
 			}
 			for i := range 5 {
 				b.shutDown("web")
+				if strings.HasPrefix(ln.Addr().Network(), "unix") {
+					if err := b.server.Unbind("web"); err != nil {
+						t.Fatal(err)
+					}
+					b.bind(spec)
+				}
 				fdtest.Eventually(t, fmt.Sprintf("it answers again (%d)", i), func() bool {
 					c, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
 					if err != nil {

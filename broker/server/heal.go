@@ -202,7 +202,6 @@ func (h *healer) round() time.Duration {
 		h.heal(p)
 	}
 	clear(h.batch)
-	h.findLost()
 	return max(lookEvery, lookShare*(threadTime()-began))
 }
 
@@ -253,8 +252,6 @@ func (h *healer) heal(p patient) {
 	switch {
 	case errors.Is(err, os.ErrClosed):
 		return // unbound since
-	case errors.Is(err, socket.ErrSpent):
-		h.replace(p, undone)
 	case err != nil || len(undone) > 0 || p.listener.sick.Load():
 		h.server.locked(func() { h.server.registry.treated(p, undone, err) })
 	}

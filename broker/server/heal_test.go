@@ -4,11 +4,11 @@ package server_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -235,7 +235,7 @@ func TestHealUnderLoad(t *testing.T) {
 		{"web=127.0.0.1:0", []string{"shut!", "listen", "reuseport", "noreuse"}},
 		{"web=[::1]:0", []string{"shut!", "listen", "reuseport", "noreuse"}},
 		{"web=:0", []string{"shut!", "listen"}},
-		{"web=unix://" + dir + "/s", []string{"listen!", "unlink!", "shut!", "unlink!"}},
+		{"web=unix://" + dir + "/s", []string{"listen!", "unlink!"}},
 		{"web=unix://@fdbroker-test-heal-load", []string{"listen!"}},
 	} {
 		t.Run(c.spec, func(t *testing.T) {
@@ -268,7 +268,7 @@ func TestHealUnderLoad(t *testing.T) {
 						t.Errorf("%s: that needs no victims", harm)
 					}
 				}
-				if same := after.Cookie == before.Cookie; same == (what == "shut" && strings.HasPrefix(before.Network, "unix")) {
+				if after.Cookie != before.Cookie {
 					t.Errorf("%s: cookie %d, was %d", harm, after.Cookie, before.Cookie)
 				}
 				before = after
@@ -284,8 +284,8 @@ func TestHealUnderLoad(t *testing.T) {
 // slack is what the machine may take besides.
 const slack = 400 * time.Millisecond
 
-// TestHealPacketsOfWorkers: a worker connects a datagram socket, which filters out what
-// others send, and then shuts it down, which takes another socket.
+// TestHealPacketsOfWorkers: a worker connects a datagram socket, which filters out the
+// packets of all other peers.
 func TestHealPacketsOfWorkers(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "dns=udp://127.0.0.1:0")
@@ -295,12 +295,6 @@ func TestHealPacketsOfWorkers(t *testing.T) {
 	if l := b.healed(t, "dns", 1); l.Cookie != before.Cookie {
 		t.Errorf("cookie %d, was %d", l.Cookie, before.Cookie)
 	}
-	b.receives(t, "dns")
-	rogue.harm("shut")
-	if l := b.healed(t, "dns", 2); l.Cookie == before.Cookie || l.Address != before.Address || l.Holders != 0 {
-		t.Errorf("got %+v", l)
-	}
-	rogue.kill() // with it goes the old socket, and its share of the packets
 	b.receives(t, "dns")
 }
 
@@ -415,37 +409,54 @@ func TestHealStolenPort(t *testing.T) {
 	}
 }
 
-// TestHealAbstract: an abstract name can only be had again once nobody has the socket
-// that was shut down. Until then it is pending, and can be unbound.
-func TestHealAbstract(t *testing.T) {
+// TestBeyondRepair: the kernel never undoes the shutdown of a Unix or UDP socket. The broker
+// reports it once and goes on with the same socket; to do what the report says helps.
+func TestBeyondRepair(t *testing.T) {
+	path := fdtest.SocketDir(t) + "/s"
+	for _, spec := range []string{"app=unix://" + path, "app=unix://@fdbroker-test-heal-app", "app=udp://127.0.0.1:0"} {
+		t.Run(spec, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			b := start(t, server.Config{}, spec, "web=127.0.0.1:0")
+			before := b.listener(t, "app")
+			b.helper(t, "serve", "web")
+			rogue, victim := b.helper(t, "rogue", "app"), b.helper(t, "rogue", "app")
+			rogue.harm("shut")
+			const text = "the socket of app was shut down by a worker and cannot be repaired: "
+			fdtest.Eventually(t, "List says so", func() bool { return strings.HasPrefix(b.listener(t, "app").Ailment, text) })
+			b.helper(t, "rogue", "web").harm("shut")
+			b.healed(t, "web", 1) // so there was another look
+			victim.harm("shut")
+			rogue.kill()
+			victim.kill()
+			b.held(t, "app", 0, 0)
+			if l := b.listener(t, "app"); l.Cookie != before.Cookie || l.Healed != 0 || !strings.Contains(l.Ailment, "fdclient unbind app") {
+				t.Errorf("got %+v", l)
+			}
+			if lines := b.logs.lines("cannot undo what a worker has done", `"name":"app"`, `"level":"warn"`, text); len(lines) != 1 {
+				t.Errorf("reported %d times: %s", len(lines), lines)
+			}
+			if err := b.Unbind("app"); err != nil {
+				t.Fatal(err)
+			}
+			b.bind(t, spec)
+			if l := b.listener(t, "app"); l.Ailment != "" || l.Cookie == before.Cookie {
+				t.Errorf("got %+v", l)
+			}
+		})
+	}
+}
+
+// TestBeyondRepairPath: a path whose second link is gone too cannot come back.
+func TestBeyondRepairPath(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	b := start(t, server.Config{}, "app=unix://@fdbroker-test-heal-lost", "gone=unix://@fdbroker-test-heal-gone")
-	victim, rogue := b.helper(t, "rogue", "app"), b.helper(t, "rogue", "app")
-	b.helper(t, "rogue", "gone").harm("shut")
-	rogue.harm("shut")
-	for _, name := range []string{"app", "gone"} {
-		fdtest.Eventually(t, name+" is lost", func() bool { return len(b.logs.lines("cannot undo yet", `"name":"`+name)) > 0 })
-	}
-	err := b.client(t).call(protocol.MethodGet, protocol.GetParameters{Names: []string{"app"}}, nil)
-	if _, ok := errors.AsType[*protocol.PendingError](err); !ok {
-		t.Errorf("got %v", err)
-	}
-	waiting := b.client(t)
-	waiting.send(getMore(protocol.GetParameters{Names: []string{"app"}, Wait: true}))
-	rogue.kill()
-	victim.kill()
-	if _, fds := waiting.got(); len(fds) != 1 {
-		t.Errorf("got %d descriptors", len(fds))
-	}
-	if l := b.listener(t, "app"); l.Healed != 1 {
-		t.Errorf("got %+v", l)
-	}
-	if err := b.Unbind("gone"); err != nil {
-		t.Error(err)
-	}
-	if err := b.Unbind("gone"); !errors.Is(err, protocol.ErrUnknownName) {
-		t.Errorf("unbound twice: %v", err)
-	}
+	path := fdtest.SocketDir(t) + "/s"
+	b := start(t, server.Config{}, "app=unix://"+path)
+	b.helper(t, "rogue", "app")
+	fdtest.Eventually(t, "both links are gone", func() bool {
+		_ = os.Remove(filepath.Dir(path) + "/.s.fdbroker")
+		_ = os.Remove(path)
+		return strings.HasPrefix(b.listener(t, "app").Ailment, "the path of app was removed and cannot be repaired: fdclient unbind app")
+	})
 }
 
 // TestHealDuringReload: a backlog that Reload changes is nobody's doing but its own.

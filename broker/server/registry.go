@@ -142,7 +142,7 @@ func (r *registry) insert(sockets []*socket.Socket) {
 // caller must close.
 func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
-		if r.listeners[name] == nil && r.ward.lost[name] == nil {
+		if r.listeners[name] == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everybody)}
 		}
 	}
@@ -150,8 +150,7 @@ func (r *registry) remove(names []string) ([]*socket.Socket, error) {
 	for _, name := range names {
 		l := r.listeners[name]
 		if l == nil {
-			delete(r.ward.lost, name)
-			continue // or it is named twice
+			continue // it is named twice
 		}
 		delete(r.listeners, name)
 		r.ward.discharge(l)

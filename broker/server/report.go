@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +87,10 @@ func (p peer) addTo(l *zerolog.Event) {
 // by now may take seconds: the healer, which is who reports this, goes on meanwhile.
 func (s *Server) reportSick(e event) {
 	l := s.sampled.Warn().Err(e.err).Str("name", e.name).Strs("holders", commands(e.pids))
+	if errors.Is(e.err, socket.ErrBeyondRepair) {
+		l.Msg("cannot undo what a worker has done to the socket")
+		return
+	}
 	const message = "cannot undo yet what a worker has done to the socket; trying again"
 	if !errors.Is(e.err, unix.EADDRINUSE) {
 		l.Msg(message)

@@ -229,7 +229,7 @@ func (r *registry) missing(q *request, i int) (err error, final bool) {
 		}
 	}
 	name := q.names[i]
-	if r.pending[name] != nil || r.ward.lost[name] != nil {
+	if r.pending[name] != nil {
 		return &protocol.PendingError{Name: name}, false
 	}
 	return &protocol.UnknownNameError{Name: name}, socket.CheckName(name) != nil

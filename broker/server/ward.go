@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,6 @@ type ward struct {
 	arrived []*listener         // whose paths are to be watched
 	held    []*listener         // by somebody, in no order
 	sick    map[*listener]*sickness
-	lost    map[string]*loss
 	awake   bool // the healer looks at what is held
 }
 
@@ -55,7 +55,6 @@ type history struct {
 	second time.Time // the one in which
 	notes  int       // so many incidents were told
 	untold int       // incidents since the last that was
-	fresh  time.Time // when its socket was made instead of another one
 	sent   sent      // away
 }
 
@@ -85,21 +84,28 @@ func (c *care) history() *history {
 
 // sickness is something that cannot be undone at once.
 type sickness struct {
-	why       string
-	attempts  int
-	next      time.Time
-	replacing bool
+	why      string
+	attempts int
+	next     time.Time
+	forGood  bool // nothing is tried again: the kernel tells if the path is back
 }
 
 func newWard() ward {
 	return ward{
 		byPath: make(map[int32]*listener),
-		sick:   make(map[*listener]*sickness), lost: make(map[string]*loss),
+		sick:   make(map[*listener]*sickness),
 	}
 }
 
 // ailing reports whether something has to be tried again.
-func (w *ward) ailing() bool { return len(w.sick)+len(w.lost) > 0 }
+func (w *ward) ailing() bool {
+	for _, s := range w.sick {
+		if !s.forGood {
+			return true
+		}
+	}
+	return false
+}
 
 // nudge wakes the healer, where it sleeps.
 func (w *ward) nudge() {
@@ -189,7 +195,7 @@ func (r *registry) patients(list []patient) []patient {
 		}
 	}
 	for l, s := range r.ward.sick {
-		if !s.replacing && !now.Before(s.next) {
+		if !s.forGood && !now.Before(s.next) {
 			list = append(list, l.patient())
 		}
 	}
@@ -236,6 +242,13 @@ func (r *registry) treated(p patient, undone []string, err error) {
 		return
 	}
 	s := r.ward.sicken(l)
+	if s.forGood = errors.Is(err, socket.ErrBeyondRepair); s.forGood {
+		if s.why != err.Error() {
+			s.why = err.Error()
+			r.note(event{what: eventSick, name: l.socket.Spec().Name, socket: l.socket, err: err, pids: l.pids()})
+		}
+		return
+	}
 	if s.why == "" || !errors.Is(err, unix.EADDRINUSE) { // else somebody may know more by now
 		s.why = err.Error()
 	}

@@ -8,14 +8,15 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrSpent is the error of [Socket.Heal] where the kernel can never make the socket
-// whole again, or its path lead to it: what helps is another one, see [Reopen].
-var ErrSpent = errors.New("it takes a new socket")
+// ErrBeyondRepair is the error of [Socket.Heal] if the kernel has no way to undo what was
+// done to the socket or its path. Only another socket helps. Its text says what to do.
+var ErrBeyondRepair = errors.New("cannot be repaired")
 
 // healState is what [Socket.Heal] has to know.
 type healState struct {
@@ -26,7 +27,7 @@ type healState struct {
 
 // Heal looks for what a holder of s may have done to it at the cost of the others,
 // undoes it, and returns what it was, a few words for each. It returns nil, nil for a
-// socket that is well. The error says what could not be undone: [ErrSpent], or else
+// socket that is well. The error says what could not be undone: [ErrBeyondRepair], or else
 // something that may pass, such as that somebody else has the port now.
 //
 // Undone are shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and
@@ -68,7 +69,7 @@ func (p *patient) heal() error {
 	default:
 		err = p.healPacket()
 	}
-	if p.file != nil && !p.health.aside && !errors.Is(err, ErrSpent) {
+	if p.file != nil && !p.health.aside && !errors.Is(err, ErrBeyondRepair) {
 		err = errors.Join(err, p.healPath())
 	}
 	return err
@@ -144,8 +145,7 @@ func (p *patient) healBacklog(is int) error {
 
 func (p *patient) healUnix() error {
 	if p.isShut() {
-		p.found(p.shutText())
-		return ErrSpent
+		return p.beyondRepair("the socket of %s was shut down by a worker")
 	}
 	queue, limit, err := unixQueue(p.inode, p.cookie)
 	if err != nil {
@@ -155,16 +155,16 @@ func (p *patient) healUnix() error {
 	return p.healBacklog(int(limit))
 }
 
-// shutText is about a socket whose queue outlives a shutdown, for its other holders.
-func (p *patient) shutText() string {
-	what := "shut down"
-	if !p.network.in(connNets) {
-		return what
+// beyondRepair returns an [ErrBeyondRepair] that says what has happened and what helps.
+// Other sockets with a UDP port or an abstract name are in the way of a new one, so its
+// workers must close theirs first.
+func (p *patient) beyondRepair(what string) error {
+	advice := "fdclient unbind %s, bind it again, and start its workers again"
+	if p.network.in(udpNets) || strings.HasPrefix(p.Address(), "@") {
+		advice = "stop its workers, fdclient unbind %s, then bind it again"
 	}
-	if queue, _, err := unixQueue(p.inode, p.cookie); err == nil && queue > 0 {
-		what += fmt.Sprintf(", with %d connections queued that only its holders can accept", queue)
-	}
-	return what
+	name := p.Name()
+	return fmt.Errorf(what+" and %w: "+advice, name, ErrBeyondRepair, name)
 }
 
 func (p *patient) healPacket() error {
@@ -174,8 +174,7 @@ func (p *patient) healPacket() error {
 		}
 	}
 	if p.isShut() {
-		p.found("shut down")
-		return ErrSpent
+		return p.beyondRepair("the socket of %s was shut down by a worker")
 	}
 	if _, err := unix.Getpeername(p.fd); err != nil {
 		return nil // as it should be
@@ -218,7 +217,7 @@ func (p *patient) bindAgain() error {
 func (p *patient) checkBound() error {
 	is, err := boundTo(p.fd)
 	if err != nil || is != p.Address() {
-		return fmt.Errorf("it is bound to %q by now (%v): %w", is, err, ErrSpent)
+		return errors.Join(err, p.beyondRepair(fmt.Sprintf("the socket of %%s is bound to %q by now", is)))
 	}
 	return nil
 }

@@ -198,64 +198,36 @@ func TestHealPackets(t *testing.T) {
 	}
 }
 
-// TestReopen: some shutdowns last, and take a new socket at the same address.
-func TestReopen(t *testing.T) {
+// TestBeyondRepair: the kernel never undoes some shutdowns. The error says what to do.
+func TestBeyondRepair(t *testing.T) {
 	dir := fdtest.SocketDir(t)
-	for _, text := range []string{
-		"a=udp://127.0.0.1:0", "a=udp://:0", "a=unixgram://" + dir + "/g", "a=unix://" + dir + "/s", "a=unixpacket://" + dir + "/p,backlog=3,mode=0600",
-		"a=unix://@fdbroker-test-heal-s", "a=unixgram://@fdbroker-test-heal-g",
+	const stop, begin = "stop its workers, fdclient unbind a, then bind it again", "fdclient unbind a, bind it again, and start its workers again"
+	for text, advice := range map[string]string{
+		"a=udp://127.0.0.1:0": stop, "a=udp://:0": stop, "a=unix://@fdbroker-test-heal-s": stop, "a=unixgram://@fdbroker-test-heal-g": stop,
+		"a=unixgram://" + dir + "/g": begin, "a=unix://" + dir + "/s": begin, "a=unixpacket://" + dir + "/p,backlog=3,mode=0600": begin,
 	} {
 		t.Run(text, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
-			old := open(t, text)
-			do(t, old, shutdown(unix.SHUT_RDWR))
-			undone, err := old.Heal()
-			if !errors.Is(err, socket.ErrSpent) {
-				t.Fatalf("Heal: %v", err)
+			sock := open(t, text)
+			do(t, sock, shutdown(unix.SHUT_RDWR))
+			for range 2 {
+				undone, err := sock.Heal()
+				checkUndone(t, undone, nil)
+				checkBeyondRepair(t, err, "the socket of a was shut down by a worker and cannot be repaired: "+advice)
 			}
-			checkUndone(t, undone, []string{"shut down"})
-			sock, settle, err := socket.Reopen(old)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer sock.Close()
-			settle(true)
-			if err := old.Close(); err != nil {
+			if err := sock.Close(); err != nil {
 				t.Error(err)
 			}
-			if sock.Cookie() == old.Cookie() || sock.Address() != old.Address() || !sock.Spec().Equal(old.Spec()) {
-				t.Errorf("%s %v, was %s %v", sock.Address(), sock.Spec(), old.Address(), old.Spec())
-			}
-			heal(t, sock)
-			serves(t, sock)
+			serves(t, open(t, text)) // the advice helps
 		})
 	}
 }
 
-// TestReopenAbstract: an abstract name is had again once nobody has the old socket.
-func TestReopenAbstract(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	old := open(t, "a=unix://@fdbroker-test-heal-held")
-	worker, err := old.FD().Dup()
-	if err != nil {
-		t.Fatal(err)
+func checkBeyondRepair(t *testing.T, err error, text string) {
+	t.Helper()
+	if !errors.Is(err, socket.ErrBeyondRepair) || err.Error() != text {
+		t.Errorf("got %v, want %s", err, text)
 	}
-	do(t, old, shutdown(unix.SHUT_RD))
-	for range 2 {
-		if _, _, err := socket.Reopen(old); !errors.Is(err, unix.EADDRINUSE) {
-			t.Fatalf("got %v, want EADDRINUSE", err)
-		}
-	}
-	if err := worker.Close(); err != nil {
-		t.Fatal(err)
-	}
-	sock, settle, err := socket.Reopen(old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sock.Close()
-	settle(true)
-	serves(t, sock)
 }
 
 func TestHealPath(t *testing.T) {
@@ -293,8 +265,8 @@ func TestHealPath(t *testing.T) {
 	}
 }
 
-// TestHealPathElsewhere: what is not ours is left alone, and without a spare it takes
-// a new socket.
+// TestHealPathElsewhere: a file of another process is left alone. Without a second link
+// the path cannot come back.
 func TestHealPathElsewhere(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")
@@ -310,19 +282,12 @@ func TestHealPathElsewhere(t *testing.T) {
 	}
 	end()
 	// The other one has removed the spare: it is the path's.
-	if _, err := sock.Heal(); !errors.Is(err, socket.ErrSpent) {
-		t.Fatalf("Heal: %v", err)
-	}
-	next, settle, err := socket.Reopen(sock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer next.Close()
-	settle(true)
+	_, err := sock.Heal()
+	checkBeyondRepair(t, err, "the path of a was removed and cannot be repaired: fdclient unbind a, bind it again, and start its workers again")
 	if err := sock.Close(); err != nil {
 		t.Error(err)
 	}
-	serves(t, next)
+	serves(t, open(t, "a=unix://"+path))
 }
 
 // TestHealBeside: while another socket takes the path, that is not undone.

@@ -15,7 +15,7 @@ import (
 // path can be made again when somebody has removed it. The kernel makes no link to a
 // file that has none left, not even by a descriptor of it. Where a link cannot be made
 // (the filesystem has none, or fs.protected_hardlinks is in the way as the file was
-// given to another user) there is no spare, and a lost path takes a new socket.
+// given to another user) there is no spare, and a removed path cannot be repaired.
 
 // spareOf returns the path of the spare link of the file at path.
 func spareOf(path string) string {
@@ -104,10 +104,10 @@ func (p *patient) linkAgain() error {
 	}
 	spare, _, err := findFile(spareOf(path))
 	if !p.file.spare || err != nil || !spare.same(p.file) {
-		return ErrSpent
+		return p.beyondRepair("the path of %s was removed")
 	}
 	if err := unix.Linkat(unix.AT_FDCWD, spare.path, unix.AT_FDCWD, path, 0); err != nil {
-		return errors.Join(os.NewSyscallError("linkat", err), ErrSpent)
+		return errors.Join(os.NewSyscallError("linkat", err), p.beyondRepair("the path of %s was removed"))
 	}
 	return nil
 }
