@@ -31,7 +31,7 @@ const (
 	breath = 2 * time.Millisecond
 )
 
-// healer undoes what workers do to the sockets that they share (see [socket.Socket.Heal]).
+// healer undoes what workers do to the sockets that they share (see [socket.Socket.Repair]).
 //
 // The kernel tells of shutdowns, by an epoll instance in which all listeners are
 // registered without asking for anything that a connection brings: so no connection
@@ -248,7 +248,7 @@ func (h *healer) unwatchPath(watch int32) {
 
 // heal looks at p, undoes what it can, and records that.
 func (h *healer) heal(p patient) {
-	undone, err := p.socket.Heal()
+	undone, err := p.socket.Repair()
 	switch {
 	case errors.Is(err, os.ErrClosed):
 		return // unbound since

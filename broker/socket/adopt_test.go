@@ -331,8 +331,8 @@ func TestOpenBeside(t *testing.T) {
 				if left.Address()[0] != '/' {
 					return
 				}
-				if undone, err := left.Heal(); undone != nil || err != nil {
-					t.Errorf("Heal: %q, %v", undone, err)
+				if undone, err := left.Repair(); undone != nil || err != nil {
+					t.Errorf("Repair: %q, %v", undone, err)
 				}
 				base := filepath.Base(left.Address())
 				if got := names(t, dir); got != "."+base+".fdbroker "+base {

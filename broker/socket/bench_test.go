@@ -65,9 +65,9 @@ func BenchmarkParseSpec(b *testing.B) {
 	}
 }
 
-// BenchmarkHeal is a look at a socket that is well, which is done for each one that is
+// BenchmarkRepair is a look at a socket without a fault, which is done for each one that is
 // held, every 50 ms.
-func BenchmarkHeal(b *testing.B) {
+func BenchmarkRepair(b *testing.B) {
 	for _, text := range []string{"a=127.0.0.1:0", "a=udp://127.0.0.1:0", "a=unix://@fdbroker-bench-heal", "a=unix://" + fdtest.SocketDir(b) + "/s"} {
 		s, err := socket.ParseSpec(text)
 		if err != nil {
@@ -80,7 +80,7 @@ func BenchmarkHeal(b *testing.B) {
 		b.Run(sock.Network()+sock.Address()[:1], func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if undone, err := sock.Heal(); undone != nil || err != nil {
+				if undone, err := sock.Repair(); undone != nil || err != nil {
 					b.Fatal(undone, err)
 				}
 			}

@@ -84,7 +84,7 @@ func Restore(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 		sock.health.reusePort, sock.health.reuseAddr = false, n.in(tcpNets) // whatever a worker has made of it
 	}
 	_ = fd.Close()
-	_, _ = sock.Heal() // what cannot be undone is found again
+	_, _ = sock.Repair() // the health monitor reports what cannot be undone
 	return sock, nil
 }
 
@@ -112,7 +112,7 @@ func ownFile(path string, saved Saved) (*socketFile, error) {
 	if saved.Ino != 0 {
 		if spare, _, err := findFile(spareOf(path)); err == nil && spare.same(was) {
 			was.spare = true
-			return was, nil // a path that was removed meanwhile can be made again: see Heal
+			return was, nil // a path that was removed meanwhile can be made again: see Repair
 		}
 	}
 	file, _, err := findFile(path)

@@ -25,7 +25,7 @@ type Socket struct {
 	backlog atomic.Int32
 
 	changing sync.Mutex // held by who changes the socket, or repairs it; guards file, health and closed
-	health   healState
+	health   repairState
 
 	// Token is for the owner to know the socket by, and to guard; nothing here looks at it.
 	Token uint32

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,12 +19,12 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// heal heals sock and checks what was undone, in order, each by how it begins.
-func heal(t *testing.T, sock *socket.Socket, want ...string) {
+// repaired repairs sock and checks what was undone, in order, each by how it begins.
+func repaired(t *testing.T, sock *socket.Socket, want ...string) {
 	t.Helper()
-	undone, err := sock.Heal()
+	undone, err := sock.Repair()
 	if err != nil {
-		t.Errorf("Heal: %v", err)
+		t.Errorf("Repair: %v", err)
 	}
 	checkUndone(t, undone, want)
 }
@@ -58,13 +59,13 @@ func setOption(option, value int) func(int) error {
 	return func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, value) }
 }
 
-func TestHealTCP(t *testing.T) {
+func TestRepairTCP(t *testing.T) {
 	for _, text := range []string{"a=:0", "a=127.0.0.1:0", "a=[::1]:0", "a=tcp6://:0", "a=127.0.0.1:0,backlog=7"} {
 		t.Run(text, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			sock := open(t, text)
 			cookie, address := sock.Cookie(), sock.Address()
-			heal(t, sock)
+			repaired(t, sock)
 			serves(t, sock) // an accepted connection is in the way without SO_REUSEADDR
 			for _, c := range []struct {
 				do   func(int) error
@@ -80,8 +81,8 @@ func TestHealTCP(t *testing.T) {
 				}, []string{"SO_REUSEADDR cleared", "shut down"}},
 			} {
 				do(t, sock, c.do)
-				heal(t, sock, c.want...)
-				heal(t, sock)
+				repaired(t, sock, c.want...)
+				repaired(t, sock)
 				f, err := sock.Figures()
 				if err != nil || int(f.Limit) != sock.Backlog() {
 					t.Errorf("limit %d of %d, %v", f.Limit, sock.Backlog(), err)
@@ -95,8 +96,8 @@ func TestHealTCP(t *testing.T) {
 	}
 }
 
-// TestHealConnectedAway: a worker may even connect what it has shut down.
-func TestHealConnectedAway(t *testing.T) {
+// TestRepairConnectedAway: a worker may even connect what it has shut down.
+func TestRepairConnectedAway(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	peer, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -108,13 +109,13 @@ func TestHealConnectedAway(t *testing.T) {
 	do(t, sock, func(fd int) error {
 		return unix.Connect(fd, &unix.SockaddrInet4{Port: peer.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}})
 	})
-	heal(t, sock, "shut down")
+	repaired(t, sock, "shut down")
 	serves(t, sock)
 }
 
-// TestHealPortZero: a socket that somebody else has bound to port 0 loses its port
+// TestRepairPortZero: a socket that another process has bound to port 0 loses its port
 // when it is shut down, and gets it back.
-func TestHealPortZero(t *testing.T) {
+func TestRepairPortZero(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, text := range []string{"tcp", "udp"} {
 		n, err := unix.Socket(unix.AF_INET, map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}[text]|unix.SOCK_CLOEXEC, 0)
@@ -141,7 +142,7 @@ func TestHealPortZero(t *testing.T) {
 		} else {
 			do(t, sock, shutdown(unix.SHUT_RD))
 		}
-		heal(t, sock, want)
+		repaired(t, sock, want)
 		serves(t, sock)
 		if err := sock.Close(); err != nil {
 			t.Error(err)
@@ -158,15 +159,15 @@ func connectSelf(fd int) error {
 	return unix.Connect(fd, sa)
 }
 
-// TestHealStolenPort: while somebody else has the port nothing heals, and then the
-// socket does.
-func TestHealStolenPort(t *testing.T) {
+// TestRepairStolenPort: while another process has the port Repair fails, and afterwards it
+// succeeds.
+func TestRepairStolenPort(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "a=127.0.0.1:0")
 	do(t, sock, shutdown(unix.SHUT_RD))
 	_, thief, end := hold(t, "thief="+sock.Address())
 	for range 2 {
-		undone, err := sock.Heal()
+		undone, err := sock.Repair()
 		if len(undone) > 0 || !errors.Is(err, unix.EADDRINUSE) {
 			t.Errorf("beside %s: undone %q, %v", thief, undone, err)
 		}
@@ -175,23 +176,23 @@ func TestHealStolenPort(t *testing.T) {
 		t.Errorf("WhoHas: %s", who)
 	}
 	end()
-	heal(t, sock, "shut down")
+	repaired(t, sock, "shut down")
 	serves(t, sock)
 }
 
-func TestHealPackets(t *testing.T) {
+func TestRepairPackets(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, text := range []string{"a=udp://127.0.0.1:0", "a=udp://[::1]:0", "a=udp://:0", "a=unixgram://" + dir + "/g", "a=unixgram://@fdbroker-test-heal-g"} {
 		t.Run(text, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			sock := open(t, text)
-			heal(t, sock)
+			repaired(t, sock)
 			do(t, sock, connectSelf)
-			heal(t, sock, "connected to one peer")
-			heal(t, sock)
+			repaired(t, sock, "connected to one peer")
+			repaired(t, sock)
 			if strings.Contains(text, "udp") {
 				do(t, sock, setOption(unix.SO_REUSEADDR, 1))
-				heal(t, sock, "SO_REUSEADDR set")
+				repaired(t, sock, "SO_REUSEADDR set")
 			}
 			serves(t, sock)
 		})
@@ -211,7 +212,7 @@ func TestBeyondRepair(t *testing.T) {
 			sock := open(t, text)
 			do(t, sock, shutdown(unix.SHUT_RDWR))
 			for range 2 {
-				undone, err := sock.Heal()
+				undone, err := sock.Repair()
 				checkUndone(t, undone, nil)
 				checkBeyondRepair(t, err, "the socket of a was shut down by a worker and cannot be repaired: "+advice)
 			}
@@ -230,7 +231,81 @@ func checkBeyondRepair(t *testing.T, err error, text string) {
 	}
 }
 
-func TestHealPath(t *testing.T) {
+// TestRepairCapped: if net.core.somaxconn was lowered below the backlog, Repair says so once
+// and keeps what the kernel gives.
+func TestRepairCapped(t *testing.T) {
+	dir := fdtest.SocketDir(t)
+	for _, text := range []string{"a=127.0.0.1:0,backlog=1000", "a=unix://" + dir + "/s,backlog=1000"} {
+		t.Run(text, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			inNetwork(t, func(somaxconn func(most string)) {
+				somaxconn("4096")
+				sock := open(t, text)
+				somaxconn("128")
+				repaired(t, sock)
+				do(t, sock, func(fd int) error { return unix.Listen(fd, 5) })
+				repaired(t, sock, "backlog 1000 was asked for, the kernel gives 128: net.core.somaxconn is 128")
+				repaired(t, sock)
+				do(t, sock, func(fd int) error { return unix.Listen(fd, 5) })
+				repaired(t, sock, "backlog 5 instead of 128")
+				if err := sock.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// inNetwork calls f on a thread that has a network namespace of its own, with a function
+// that sets net.core.somaxconn there. It skips the test if that is not allowed.
+func inNetwork(t *testing.T, f func(somaxconn func(most string))) {
+	t.Helper()
+	var skip string
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good, so that the thread ends with this goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			skip = err.Error()
+			return
+		}
+		if err := linkUp("lo"); err != nil {
+			skip = err.Error()
+			return
+		}
+		const name = "/proc/sys/net/core/somaxconn"
+		if err := unix.Access(name, unix.W_OK); err != nil {
+			skip = err.Error()
+			return
+		}
+		f(func(most string) {
+			if err := os.WriteFile(name, []byte(most), 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}()
+	<-done
+	if skip != "" {
+		t.Skip("no network namespace of its own: " + skip)
+	}
+}
+
+// linkUp sets a network interface up.
+func linkUp(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+func TestRepairPath(t *testing.T) {
 	for network, sotype := range unixTypes {
 		t.Run(network, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
@@ -246,12 +321,12 @@ func TestHealPath(t *testing.T) {
 				{func() error { leaveStale(t, path, sotype); return nil }, []string{"path replaced"}},
 				{func() error { return os.Remove(spare) }, nil},
 				{func() error { leaveStale(t, spare, sotype); return nil }, nil},
-				{func() error { return os.Remove(path) }, []string{"path removed"}}, // by the new spare
+				{func() error { return os.Remove(path) }, []string{"path removed"}}, // from the new backup link
 			} {
 				if err := c.do(); err != nil {
 					t.Fatal(err)
 				}
-				heal(t, sock, c.want...)
+				repaired(t, sock, c.want...)
 				serves(t, sock)
 				_ = os.Remove(path + ".moved")
 			}
@@ -265,9 +340,9 @@ func TestHealPath(t *testing.T) {
 	}
 }
 
-// TestHealPathElsewhere: a file of another process is left alone. Without a second link
+// TestRepairPathElsewhere: a file of another process is left alone. Without a second link
 // the path cannot come back.
-func TestHealPathElsewhere(t *testing.T) {
+func TestRepairPathElsewhere(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")
 	sock := open(t, "a=unix://"+path)
@@ -276,13 +351,13 @@ func TestHealPathElsewhere(t *testing.T) {
 	}
 	_, _, end := hold(t, "other=unix://"+path)
 	for range 2 {
-		if undone, err := sock.Heal(); len(undone) > 0 || !errors.Is(err, unix.EADDRINUSE) {
+		if undone, err := sock.Repair(); len(undone) > 0 || !errors.Is(err, unix.EADDRINUSE) {
 			t.Errorf("somebody else has it: %q, %v", undone, err)
 		}
 	}
 	end()
-	// The other one has removed the spare: it is the path's.
-	_, err := sock.Heal()
+	// The other process has removed the backup link, because that belongs to the path.
+	_, err := sock.Repair()
 	checkBeyondRepair(t, err, "the path of a was removed and cannot be repaired: fdclient unbind a, bind it again, and start its workers again")
 	if err := sock.Close(); err != nil {
 		t.Error(err)
@@ -290,8 +365,8 @@ func TestHealPathElsewhere(t *testing.T) {
 	serves(t, open(t, "a=unix://"+path))
 }
 
-// TestHealBeside: while another socket takes the path, that is not undone.
-func TestHealBeside(t *testing.T) {
+// TestRepairBeside: while another socket takes the path, that is not undone.
+func TestRepairBeside(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")
 	old := open(t, "a=unix://"+path)
@@ -299,18 +374,18 @@ func TestHealBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	heal(t, old)
-	heal(t, sock)
+	repaired(t, old)
+	repaired(t, sock)
 	settle(false)
-	heal(t, old)
+	repaired(t, old)
 	serves(t, old)
 	if got := names(t, filepath.Dir(path)); got != ".s.fdbroker s" {
 		t.Errorf("there are files: %s", got)
 	}
 }
 
-// TestHealLeavesAlone: what no rule is about.
-func TestHealLeavesAlone(t *testing.T) {
+// TestRepairLeavesAlone: a descriptor that is no socket, and O_NONBLOCK.
+func TestRepairLeavesAlone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -327,17 +402,17 @@ func TestHealLeavesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pipe.Close()
-	heal(t, pipe)
+	repaired(t, pipe)
 	sock := open(t, "a=127.0.0.1:0")
 	do(t, sock, func(fd int) error { return unix.SetNonblock(fd, false) })
-	heal(t, sock)
+	repaired(t, sock)
 	if blocking, err := sock.Blocking(); err != nil || !blocking {
 		t.Errorf("O_NONBLOCK was fought: %v", err)
 	}
 	if err := sock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sock.Heal(); !errors.Is(err, os.ErrClosed) {
+	if _, err := sock.Repair(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

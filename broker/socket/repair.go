@@ -1,0 +1,330 @@
+//go:build linux
+
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBeyondRepair is the error of [Socket.Repair] if the kernel has no way to undo what was
+// done to the socket or its path. Only another socket helps. Its text says what to do.
+var ErrBeyondRepair = errors.New("cannot be repaired")
+
+// repairState is what [Socket.Repair] must remember.
+type repairState struct {
+	queue                int32 // at the last look; -1: never looked
+	reusePort, reuseAddr bool  // as they should be
+	aside                bool  // another socket is about to have the path
+}
+
+// Repair looks for what a holder of s may have done to it at the cost of the others,
+// undoes it, and returns what it was, a few words for each. It returns nil, nil if nothing
+// is wrong. The error says what could not be undone: [ErrBeyondRepair], or something that
+// may pass, for example that another process has the port now.
+//
+// Repair undoes shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and
+// SO_REUSEADDR cleared, and a path that was removed. It leaves O_NONBLOCK, and anything
+// from [AdoptAny], as they are. If the kernel caps the backlog below what was asked for,
+// Repair says so once, and keeps what the kernel gives from then on.
+func (s *Socket) Repair() (done []string, err error) {
+	n := s.network()
+	if n.in(anyNet) {
+		return nil, nil
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	err = control(s.fd, func(fd int) error {
+		r := repair{s, n, fd, nil}
+		err := r.all()
+		done = r.done
+		return err
+	})
+	return done, err
+}
+
+// repair is one call of [Socket.Repair].
+type repair struct {
+	*Socket
+	network *network
+	fd      int
+	done    []string
+}
+
+func (r *repair) note(what string) { r.done = append(r.done, what) }
+
+func (r *repair) all() error {
+	var err error
+	switch {
+	case r.network.in(tcpNets):
+		err = r.tcp()
+	case r.network.in(connNets):
+		err = r.unix()
+	default:
+		err = r.packet()
+	}
+	if r.file != nil && !r.health.aside && !errors.Is(err, ErrBeyondRepair) {
+		err = errors.Join(err, r.path())
+	}
+	return err
+}
+
+// reuse undoes changes of the options that say which other sockets may have the port. It
+// comes before listening again, which SO_REUSEADDR allows while accepted connections live
+// (docs/kernel.md, listen again).
+func (r *repair) reuse() error {
+	if err := r.option("SO_REUSEPORT", unix.SO_REUSEPORT, r.health.reusePort); err != nil {
+		return err
+	}
+	return r.option("SO_REUSEADDR", unix.SO_REUSEADDR, r.health.reuseAddr)
+}
+
+func (r *repair) option(name string, number int, want bool) error {
+	is, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number)
+	if err != nil || is == toInt(want) {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	what := name + " set"
+	if is == 0 {
+		what = name + " cleared"
+	}
+	if err := setInt(r.fd, name, unix.SOL_SOCKET, number, toInt(want)); err != nil {
+		return err
+	}
+	if now, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number); err == nil && now == is {
+		return noEffect(what)
+	}
+	r.note(what)
+	return nil
+}
+
+// noEffect is the error of a repair that the kernel says has succeeded, if nothing has
+// changed. It may pass: perhaps a worker does the same harm again and again.
+func noEffect(what string) error { return fmt.Errorf("%s, and undoing that has no effect", what) }
+
+func (r *repair) tcp() error {
+	if err := r.reuse(); err != nil {
+		return err
+	}
+	info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	if info.State == tcpListen {
+		r.health.queue = int32(min(info.Unacked, math.MaxInt32))
+		return r.limit(int(info.Sacked))
+	}
+	what := "shut down"
+	if queue := r.health.queue; queue > 0 {
+		what += fmt.Sprintf(", which reset what was queued: %d connections at the last look", queue)
+	}
+	if info.State != tcpClose { // a worker has connected it, too
+		if err := disconnect(r.fd); err != nil {
+			return err
+		}
+	}
+	if err := r.bindAgain(); err != nil {
+		return err
+	}
+	if err := unix.Listen(r.fd, r.Backlog()); err != nil {
+		return r.explain(os.NewSyscallError("listen", err))
+	}
+	r.note(what)
+	r.health.queue = 0
+	return r.checkBound()
+}
+
+// limit makes the queue's limit the backlog, if it is not. net.core.somaxconn, which may
+// have been lowered since the socket was made, caps it.
+func (r *repair) limit(is int) error {
+	want := r.Backlog()
+	if is == want {
+		return nil
+	}
+	if err := unix.Listen(r.fd, want); err != nil {
+		return os.NewSyscallError("listen", err)
+	}
+	now, err := r.limitNow()
+	most := somaxconn()
+	switch {
+	case err == nil && now < want && now == most:
+		r.backlog.Store(int32(now))
+		r.note(fmt.Sprintf("backlog %d was asked for, the kernel gives %d: net.core.somaxconn is %d", want, now, most))
+	case err == nil && now == is:
+		return noEffect(fmt.Sprintf("backlog %d instead of %d", is, want))
+	default:
+		r.note(fmt.Sprintf("backlog %d instead of %d", is, want))
+	}
+	return nil
+}
+
+func (r *repair) limitNow() (int, error) {
+	if r.network.in(tcpNets) {
+		info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return 0, err
+		}
+		return int(info.Sacked), nil
+	}
+	_, limit, err := unixQueue(r.inode, r.cookie)
+	return int(limit), err
+}
+
+func (r *repair) unix() error {
+	if r.isShut() {
+		return r.beyond("the socket of %s was shut down by a worker")
+	}
+	queue, limit, err := unixQueue(r.inode, r.cookie)
+	if err != nil {
+		return nil // it can only be asked in the network namespace where it was opened
+	}
+	r.health.queue = int32(min(queue, math.MaxInt32))
+	return r.limit(int(limit))
+}
+
+func (r *repair) packet() error {
+	if r.network.in(udpNets) {
+		if err := r.reuse(); err != nil {
+			return err
+		}
+	}
+	if r.isShut() {
+		return r.beyond("the socket of %s was shut down by a worker")
+	}
+	if _, err := unix.Getpeername(r.fd); err != nil {
+		return nil // it is not connected, as it should be
+	}
+	if err := disconnect(r.fd); err != nil {
+		return err
+	}
+	const what = "connected to one peer"
+	if _, err := unix.Getpeername(r.fd); err == nil {
+		return noEffect(what)
+	}
+	r.note(what)
+	if !r.network.in(udpNets) {
+		return nil
+	}
+	if err := r.bindAgain(); err != nil {
+		return err
+	}
+	return r.checkBound()
+}
+
+// beyond returns an [ErrBeyondRepair] that says what has happened and what helps. Other
+// sockets with a UDP port or an abstract name are in the way of a new one, so its workers
+// must close theirs first.
+func (r *repair) beyond(what string) error {
+	advice := "fdclient unbind %s, bind it again, and start its workers again"
+	if r.network.in(udpNets) || strings.HasPrefix(r.Address(), "@") {
+		advice = "stop its workers, fdclient unbind %s, then bind it again"
+	}
+	name := r.Name()
+	return fmt.Errorf(what+" and %w: "+advice, name, ErrBeyondRepair, name)
+}
+
+// isShut reports whether a socket was shut down for reading, which the kernel says only in
+// this way (docs/kernel.md, Listeners and shutdown).
+func (r *repair) isShut() bool {
+	fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+}
+
+// bindAgain binds a socket that was bound to port 0, and has lost its port. Any other
+// socket still has its port, which is EINVAL.
+func (r *repair) bindAgain() error {
+	end, err := endpointOf(r.Address())
+	if err != nil {
+		return err
+	}
+	if err = end.bind(r.fd); err == nil || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return r.explain(err)
+}
+
+// checkBound makes sure that the socket has its address.
+func (r *repair) checkBound() error {
+	is, err := boundTo(r.fd)
+	if err != nil || is != r.Address() {
+		return errors.Join(err, r.beyond(fmt.Sprintf("the socket of %%s is bound to %q by now", is)))
+	}
+	return nil
+}
+
+func (r *repair) explain(err error) error {
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	return fmt.Errorf("somebody else has %s: %w", r.Address(), err)
+}
+
+// WhoHas returns, in words, which process has the address of s, unless it is the broker.
+// It may take seconds.
+func (s *Socket) WhoHas() string {
+	n := s.network()
+	switch {
+	case n.in(inetNets):
+		end, err := endpointOf(s.Address())
+		if err != nil {
+			return err.Error()
+		}
+		return holdersOfInet(n, s.Spec(), end).inUse()
+	case n.in(unixNets):
+		file, _, _ := findFile(s.Address()) // nil for an abstract one
+		return holdersOfUnix(s.Address(), file).inUse()
+	}
+	return ""
+}
+
+// disconnect undoes connect(2). To a TCP socket that listens it is a shutdown.
+func disconnect(fd int) error {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC} // for which x/sys has no Sockaddr
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+	if errno != 0 {
+		return os.NewSyscallError("connect", errno)
+	}
+	return nil
+}
+
+// endpointOf returns the endpoint that a socket's address says.
+func endpointOf(address string) (endpoint, error) {
+	at, err := netip.ParseAddrPort(address)
+	return endpoint{AddrPort: at}, err
+}
+
+// setReusePort changes SO_REUSEPORT for as long as the broker wants it so.
+func (s *Socket) setReusePort(on bool) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	_ = control(s.fd, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)); err != nil {
+			return err
+		}
+		s.health.reusePort = on
+		return nil
+	})
+}
+
+// born records the options of a socket that no worker has had yet.
+func (s *Socket) born(fd int) error {
+	s.health.queue = -1
+	if !s.network().in(inetNets) {
+		return nil
+	}
+	port, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	addr, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
+	return os.NewSyscallError("getsockopt", err)
+}
