@@ -1,0 +1,202 @@
+//go:build linux
+
+// Package health watches the sockets of listeners and repairs what workers do to them (see
+// [socket.Socket.Repair]): a worker holds the very socket that all others hold.
+//
+// The kernel reports shutdowns, by an epoll instance that asks for nothing that a connection
+// brings (docs/kernel.md, Listeners and shutdown), and changes of paths, by inotify. It does
+// not report a changed backlog, option or peer. Servers change those as they start or stop,
+// so the monitor looks at a held socket often after a grant began or ended, and then more
+// and more rarely. At rest it costs nothing.
+//
+// The package has its own lock and its own list of sockets. It knows no names, grants or
+// connections, calls only [Report], and never opens, replaces or closes a socket.
+package health
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/epoll"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// Report receives what the monitor finds. Its methods are called without the monitor's
+// lock, perhaps at the same time, and may call any method but Close. A report that is under
+// way during [Monitor.Unwatch] may still arrive.
+type Report interface {
+	// Repaired says what was undone, of at most five incidents a second and socket. The
+	// count is of all incidents so far.
+	Repaired(s *socket.Socket, what string, count int)
+	// Faulty says what cannot be undone: at once if it is an [socket.ErrBeyondRepair], else
+	// after 2, 4, 8 and so on attempts.
+	Faulty(s *socket.Socket, f Fault)
+	// ModeChanged says, once until the mode is right again, that a holder has changed
+	// O_NONBLOCK.
+	ModeChanged(s *socket.Socket)
+}
+
+// Fault is something that Repair could not undo.
+type Fault struct {
+	Err      error
+	Attempts int
+	Who      string // if another process has the address: which, in words; may be empty
+}
+
+// Monitor watches sockets. Its methods may be called concurrently. Except Close they
+// neither block nor call Report, so the caller may hold a lock that Report takes. A nil
+// Monitor watches nothing.
+type Monitor struct {
+	report  Report
+	poller  *epoll.Poller
+	inotify *scmrights.FD // nil if the kernel gives none: paths are only looked at
+	timer   *time.Timer
+	now     func() time.Duration
+	done    chan struct{}
+	closing sync.Once
+	running sync.WaitGroup
+	batch   []*target // of one round, to be used again
+
+	mu        sync.Mutex
+	targets   map[*socket.Socket]*target
+	byID      map[uint64]*target // of the epoll instance
+	byPath    map[int32]*target  // by inotify's watch
+	lastID    uint64
+	notBefore time.Duration // no scheduled look
+	wakeAt    time.Duration // when timer fires
+}
+
+// inotifyID is the inotify instance among the targets.
+const inotifyID = 0
+
+// Start returns a running monitor, which the caller must close.
+func Start(r Report) (*Monitor, error) {
+	m, err := newMonitor(r)
+	if err != nil {
+		return nil, err
+	}
+	m.running.Go(m.listen)
+	m.running.Go(m.run)
+	return m, nil
+}
+
+// newMonitor returns a monitor that does not run yet.
+func newMonitor(r Report) (*Monitor, error) {
+	poller, err := epoll.New("listeners")
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	m := &Monitor{
+		report: r, poller: poller, timer: time.NewTimer(never), now: func() time.Duration { return time.Since(began) },
+		done: make(chan struct{}), wakeAt: never,
+		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target), byPath: make(map[int32]*target),
+	}
+	if n, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil {
+		m.inotify = scmrights.NewFD(n)
+		_ = poller.Add(m.inotify, unix.EPOLLIN, inotifyID)
+	}
+	return m, nil
+}
+
+// Close stops the monitor and waits for what it is doing. It may be called again.
+func (m *Monitor) Close() {
+	if m == nil {
+		return
+	}
+	m.closing.Do(func() {
+		close(m.done)
+		m.poller.Close()
+	})
+	m.running.Wait()
+	if m.inotify != nil {
+		_ = m.inotify.Close()
+	}
+}
+
+// Watch begins to watch s, which it borrows until [Monitor.Unwatch]. The broker has left s
+// blocking or not. Watch ignores a descriptor that need not be a socket.
+func (m *Monitor) Watch(s *socket.Socket, blocking bool) {
+	if m == nil || s.Any() {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lastID++
+	t := &target{socket: s, id: m.lastID, blocking: blocking, due: never}
+	m.targets[s], m.byID[t.id] = t, t
+	_ = m.poller.Add(s.FD(), unix.EPOLLRDHUP|unix.EPOLLET, t.id) // without that, only looks find a shutdown
+	if m.inotify != nil && strings.HasPrefix(s.Address(), "/") {
+		t.newPath = true
+		m.lookSoon(t, 0)
+	}
+}
+
+// Unwatch undoes Watch. It must come before s is closed, because other processes may hold
+// the socket.
+func (m *Monitor) Unwatch(s *socket.Socket) {
+	m.with(s, func(t *target) {
+		_ = m.poller.Del(s.FD())
+		if t.watch != 0 {
+			_ = m.inotify.Control(func(fd uintptr) { _, _ = unix.InotifyRmWatch(int(fd), uint32(t.watch)) })
+			delete(m.byPath, t.watch)
+		}
+		delete(m.byID, t.id)
+		delete(m.targets, s)
+	})
+}
+
+// Held says that a grant of s began.
+func (m *Monitor) Held(s *socket.Socket) { m.change(s, 1) }
+
+// Freed says that a grant of s ended.
+func (m *Monitor) Freed(s *socket.Socket) { m.change(s, -1) }
+
+func (m *Monitor) change(s *socket.Socket, by int32) {
+	m.with(s, func(t *target) {
+		t.holders += by
+		t.changed = m.now()
+		m.lookSoon(t, lookEvery)
+	})
+}
+
+// SetMode makes s blocking or not, in one step for the monitor, which therefore does not
+// take it for a holder's doing. It reports whether a holder had changed O_NONBLOCK before,
+// unless ModeChanged has said that.
+func (m *Monitor) SetMode(s *socket.Socket, blocking bool) (changed bool, err error) {
+	is := !blocking
+	if m.with(s, func(t *target) {
+		is, err = s.Blocking()
+		changed = err == nil && is != t.blocking && !t.modeTold
+		t.blocking, t.modeTold = blocking, false
+		if err == nil && is != blocking {
+			err = s.SetBlocking(blocking)
+		}
+	}) {
+		return changed, err
+	}
+	return false, s.SetBlocking(blocking)
+}
+
+// Status returns how often s was repaired, and what is wrong with it now, or "".
+func (m *Monitor) Status(s *socket.Socket) (repaired int, fault string) {
+	m.with(s, func(t *target) { repaired, fault = t.repaired, t.fault })
+	return repaired, fault
+}
+
+// with calls f with the target of s and the lock held, if s is watched.
+func (m *Monitor) with(s *socket.Socket, f func(t *target)) (watched bool) {
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.targets[s]
+	if t != nil {
+		f(t)
+	}
+	return t != nil
+}
