@@ -13,7 +13,6 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/launch"
-	"github.com/fdbroker/fdbroker/internal/plainget"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 )
@@ -81,9 +80,6 @@ func defineGet(fs *pflag.FlagSet) action {
 
 // get fetches the sockets and becomes the command. It returns only an error.
 func get(ctx context.Context, c command, options broker.GetOptions, program launch.Config) error {
-	if err := plainget.Failure(); err != nil {
-		return &exitError{err, launch.ExitCode(err)}
-	}
 	report := inheritedProgress()
 	if !report.awaitStart() {
 		return nil

@@ -16,7 +16,7 @@ type Socket struct {
 	Name    string        // the listener's
 	Network string        // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram
 	Address string        // as bound: 127.0.0.1:80, [::]:9000, /run/app.sock, @abstract
-	FD      *scmrights.FD // borrowed; only Exec uses it, and it must stay open until then; nil where Give follows
+	FD      *scmrights.FD // borrowed; only Exec uses it, and it must stay open until then
 }
 
 // Config says what to run, and with what.
