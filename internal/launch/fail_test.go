@@ -89,8 +89,8 @@ func TestExecShell(t *testing.T) {
 	}
 }
 
-// TestExecManySockets places about as many sockets as there may be open files: a broker
-// that replaces itself may hold as many, and where one stands another belongs.
+// TestExecManySockets places about as many sockets as there may be open files, as a broker
+// that replaces itself may have to. Each is at the number of another one.
 func TestExecManySockets(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const n = 300

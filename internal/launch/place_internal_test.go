@@ -13,8 +13,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// TestPlaceOrders places sockets that stand, in any order, where others of them belong,
-// among other descriptors and beyond.
+// TestPlaceOrders places sockets that have each other's numbers in any order, among other
+// descriptors and beyond.
 func TestPlaceOrders(t *testing.T) {
 	const first, most = 200, 12
 	for round := range 200 {
@@ -30,8 +30,8 @@ func TestPlaceOrders(t *testing.T) {
 	}
 }
 
-// placeShuffled makes n files at numbers from first up, some of which are not to be
-// placed, places the others, and looks at what is where.
+// placeShuffled makes files at random numbers from first up, places n of them, and looks at
+// what is where. One file is not to be placed.
 func placeShuffled(first, n int) error {
 	numbers := rand.Perm(2 * n)[:n+1]
 	var inodes []uint64
@@ -51,7 +51,7 @@ func placeShuffled(first, n int) error {
 		inodes = append(inodes, inode)
 		p.fds = append(p.fds, scmrights.NewFD(first+at))
 	}
-	stranger := numbers[n] // is open, and not to be placed
+	other := numbers[n]
 	p.fds = p.fds[:n]
 	undo, err := p.place()
 	if err != nil {
@@ -64,10 +64,10 @@ func placeShuffled(first, n int) error {
 		}
 	}
 	undo()
-	if inode, _, err := look(first + stranger); err != nil || inode != inodes[n] {
+	if inode, _, err := look(first + other); err != nil || inode != inodes[n] {
 		return fmt.Errorf("numbers %v: another descriptor was not put back: %v", numbers, err)
 	}
-	for at := range n { // nothing stood where nothing stands
+	for at := range n { // numbers that were free are free again
 		if _, _, err := look(first + at); !slices.Contains(numbers, at) && err != unix.EBADF {
 			return fmt.Errorf("numbers %v: something is left at %d", numbers, at)
 		}
