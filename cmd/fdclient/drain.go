@@ -24,8 +24,8 @@ were asked and, with --wait, how many of them left in time; where some did not, 
 says who, and the exit status is 1. It is 1 as well where the broker may not signal
 one of them. Who waits for a place and is as old is turned away. A 'fdclient run' of
 such workers does not start them again, but ends once they have left; its --replace
-starts the new ones first. With --wait it goes on where the broker is upgraded or
-crashes meanwhile: then it asks the next one about the same holders.
+starts the new ones first. Where the broker is upgraded or crashes meanwhile, --wait
+ends: the drain was begun, and the same command waits for the rest.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -65,11 +65,19 @@ func defineDrain(fs *pflag.FlagSet) action {
 func drain(ctx context.Context, c command, client *broker.Client, before int64, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	d := departure{command: c, client: client, before: before, asked: -1}
-	err := d.follow(ctx)
+	drained, left := -1, 0 // -1: no answer yet
+	_, err := client.Drain(ctx, broker.DrainOptions{Before: before, Progress: func(n int) {
+		if left = n; drained < 0 {
+			drained = n
+			fmt.Fprintln(c.out, asked(n))
+		}
+	}}, c.args...)
 	timedOut := errors.Is(err, context.DeadlineExceeded)
-	if d.asked > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
-		fmt.Fprintf(c.out, "%d of %d left\n", d.asked-d.left, d.asked)
+	if drained > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
+		fmt.Fprintf(c.out, "%d of %d left\n", drained-left, drained)
+	}
+	if drained >= 0 && errors.Is(err, broker.ErrLost) {
+		return fmt.Errorf("%w: the drain was begun; run the same again to wait for the rest, with --before to spare newer holders", err)
 	}
 	if !timedOut {
 		return err
