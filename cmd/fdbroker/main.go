@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"syscall"
 )
 
@@ -40,7 +39,5 @@ func main() {
 	in := inputs{self: self, hangups: make(chan os.Signal, 1), upgrades: make(chan os.Signal, 1)}
 	signal.Notify(in.hangups, syscall.SIGHUP)
 	signal.Notify(in.upgrades, syscall.SIGUSR2)
-	args := os.Args[1:]
-	os.Args = slices.Clone(os.Args[:1]) // run is to be the last to have the others
-	os.Exit(run(ctx, args, in, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], in, os.Stdout, os.Stderr))
 }

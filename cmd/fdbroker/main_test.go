@@ -20,7 +20,11 @@ import (
 
 func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{
-		"fdbroker": func([]string) int { main(); return 0 },
+		"fdbroker": func([]string) int {
+			_ = os.Setenv(fdtest.HelperEnv, "fdbroker") // for the runs of this program that it starts
+			main()
+			return 0
+		},
 	})
 }
 

@@ -22,10 +22,6 @@ const (
 	exitUsage  = 2
 )
 
-// manyListeners is how many listeners make the start wait until their log lines are
-// written, so that no memory is kept for them.
-const manyListeners = 1000
-
 // inputs is what reaches the command besides its arguments.
 type inputs struct {
 	self     self
@@ -74,7 +70,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
 	tellStrays(log, strays)
-	b := &running{options: o, inputs: in, log: log, lines: lines, passed: passed, listeners: listeners, wrong: err}
+	b := &running{options: o, inputs: in, log: log, passed: passed, listeners: listeners, wrong: err}
 	err = b.run(ctx)
 	lines.Close()
 	if err == nil && b.next != nil {

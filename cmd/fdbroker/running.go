@@ -22,16 +22,11 @@ import (
 
 var longAgo = time.Unix(1, 0)
 
-// logWait bounds how long the start waits for the log of thousands of listeners, so that
-// no memory is kept for it.
-const logWait = 100 * time.Millisecond
-
 // running is a broker that runs.
 type running struct {
 	options
 	inputs
 	log       zerolog.Logger
-	lines     *logging.Lines
 	passed    passed
 	listeners []socket.Spec
 	wrong     error // with the configuration; what is stored is served all the same
@@ -57,7 +52,7 @@ func (b *running) run(ctx context.Context) (err error) {
 	if b.config != "" {
 		r.binds = b.binds
 	}
-	b.binds = nil // thousands, it may be
+	b.binds = nil
 	u := newUpgrader(b)
 	b.server.Logger, b.server.Reload, b.server.Counted, b.server.Upgrade = b.log, r.reload, b.manager.counted, u.upgrade
 	b.useStore()
@@ -148,11 +143,7 @@ func (b *running) configure(took server.Takeover) error {
 	if err == nil && b.passed.link != nil {
 		b.disown()
 	}
-	many := len(b.listeners) >= manyListeners
 	b.listeners, b.took = nil, took.Listeners > 0
-	if many {
-		b.lines.Wait(logWait) // one for each listener
-	}
 	if err != nil && b.took {
 		b.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
 		b.manager.tell(notify.Status(b.manager.serving() + "; configuration not loaded: " + err.Error()))

@@ -37,7 +37,7 @@ func findSelf() self {
 	if s.path == "" {
 		s.path = findProgram(os.Args[0])
 	}
-	for _, kv := range initialEnv() {
+	for _, kv := range os.Environ() {
 		key, _, _ := strings.Cut(kv, "=")
 		if !slices.Contains([]string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", activation.StoreEnv, programEnv, childEnv}, key) {
 			s.env = append(s.env, kv)
@@ -46,15 +46,6 @@ func findSelf() self {
 	s.env = append(s.env, programEnv+"="+s.path)
 	_ = os.Unsetenv(programEnv)
 	return s
-}
-
-// initialEnv returns the environment that this process was started with.
-func initialEnv() []string {
-	text, err := os.ReadFile("/proc/self/environ")
-	if err != nil {
-		return os.Environ()
-	}
-	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 }
 
 // findProgram returns the path by which this program was started. Where a symbolic link
@@ -74,20 +65,10 @@ func findProgram(argv0 string) string {
 	return strings.TrimSuffix(path, " (deleted)")
 }
 
-// args returns the words that this process was started with, which nobody else keeps:
-// there may be thousands.
-func (s self) args() []string {
-	text, err := os.ReadFile("/proc/self/cmdline")
-	if err != nil {
-		return os.Args
-	}
-	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
-}
-
 // become replaces this process by another program, or another run of this one, which
 // finds passed open. It returns only an error.
 func (s self) become(program string, passed []launch.Passed, env ...string) error {
-	p := launch.InPlace(program, s.args(), append(slices.Clone(s.env), env...), passed)
+	p := launch.InPlace(program, os.Args, append(slices.Clone(s.env), env...), passed)
 	// One that comes while there is no handler for it would end this process. Of these, Go
 	// leaves but SIGUSR2 blocked, and but SIGHUP ignored. What that asks for, to read the
 	// configuration, a broker that begins does.

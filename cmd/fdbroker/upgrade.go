@@ -91,7 +91,7 @@ func (u *upgrader) check() error {
 	b := u.running
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, b.self.path, append([]string{"--check"}, b.self.args()[1:]...)...)
+	cmd := exec.CommandContext(ctx, b.self.path, append([]string{"--check"}, os.Args[1:]...)...)
 	cmd.Env = append(slices.Clone(b.self.env), layoutEnv+"="+server.StateLayout())
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// helperEnv names the helper that a test binary is started as.
-const helperEnv = "FDTEST_HELPER"
+// HelperEnv is the environment variable that names the helper that a test binary is started as.
+const HelperEnv = "FDTEST_HELPER"
 
 // Main runs a package's tests, or, in a process that [Helper] started, the
 // helper of that name, whose result is the exit status. Call it from TestMain.
 func Main(m *testing.M, helpers map[string]func(args []string) int) {
-	name := os.Getenv(helperEnv)
+	name := os.Getenv(HelperEnv)
 	if name == "" {
 		os.Exit(m.Run())
 	}
@@ -26,7 +26,7 @@ func Main(m *testing.M, helpers map[string]func(args []string) int) {
 		fmt.Fprintf(os.Stderr, "fdtest: no helper is called %q\n", name)
 		os.Exit(2)
 	}
-	_ = os.Unsetenv(helperEnv)
+	_ = os.Unsetenv(HelperEnv)
 	os.Exit(helper(os.Args[1:]))
 }
 
@@ -40,7 +40,7 @@ func Helper(t testing.TB, name string, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(exe, args...)
 	// Without it, each child built with -race lingers for a second at its end.
-	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), HelperEnv+"="+name, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	t.Cleanup(func() {
 		if cmd.Process != nil && cmd.ProcessState == nil {

@@ -6,105 +6,69 @@ import (
 	"bytes"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Lines are those of a log on the way to its writer, which nobody who logs has to wait
-// for. It holds on to nothing once they are written.
+// Lines writes the lines of a log in a goroutine of its own, so that nobody who logs waits
+// for a reader of the log.
 type Lines struct {
-	w      io.Writer
-	missed func(count int) // told of lines that were dropped, before the next is written
+	w       io.Writer
+	missed  func(count int) // is called before the next line, if lines were dropped
+	dropped atomic.Int64    // since missed was called
+	written chan struct{}   // is closed when all lines are written, after Close
 
 	mu      sync.Mutex
-	changed *sync.Cond
-	waiting [Buffer][]byte // a ring
-	first   int            // in it
-	count   int            // that wait
-	dropped int            // since missed was told
-	writing bool
+	waiting chan []byte
 	closed  bool
 }
 
 func newLines(w io.Writer, missed func(int)) *Lines {
-	l := &Lines{w: w, missed: missed}
-	l.changed = sync.NewCond(&l.mu)
-	go l.run() // ends after Close, or with the process where w blocks
+	l := &Lines{w: w, missed: missed, written: make(chan struct{}), waiting: make(chan []byte, Buffer)}
+	go l.run() // ends after Close, or with the process if w blocks
 	return l
 }
 
-// Write adds a line. Where too many wait the oldest one is dropped. After Close it does
-// nothing.
+// Write adds a line. If too many wait, it drops the oldest one. After Close it does nothing.
 func (l *Lines) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return len(line), nil
+	for !l.closed {
+		select {
+		case l.waiting <- bytes.Clone(line):
+			return len(line), nil
+		default:
+		}
+		select {
+		case <-l.waiting:
+			l.dropped.Add(1)
+		default:
+		}
 	}
-	if l.count == Buffer {
-		l.take()
-		l.dropped++
-	}
-	l.waiting[(l.first+l.count)%Buffer] = bytes.Clone(line)
-	l.count++
-	l.changed.Broadcast()
 	return len(line), nil
 }
 
-// take returns the oldest line, of which there is one.
-func (l *Lines) take() []byte {
-	line := l.waiting[l.first]
-	l.waiting[l.first] = nil
-	l.first = (l.first + 1) % Buffer
-	l.count--
-	return line
-}
-
 func (l *Lines) run() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for {
-		for l.count == 0 {
-			if l.closed {
-				return
-			}
-			l.changed.Wait()
-		}
-		line, dropped := l.take(), l.dropped
-		l.dropped, l.writing = 0, true
-		l.mu.Unlock()
-		if dropped > 0 {
-			l.missed(dropped)
+	defer close(l.written)
+	for line := range l.waiting {
+		if n := l.dropped.Swap(0); n > 0 {
+			l.missed(int(n))
 		}
 		_, _ = l.w.Write(line)
-		l.mu.Lock()
-		l.writing = false
-		l.changed.Broadcast()
 	}
 }
 
-// Wait waits until all lines are written, but no longer than limit.
-func (l *Lines) Wait(limit time.Duration) {
-	written := make(chan struct{})
-	go func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for l.count > 0 || l.writing {
-			l.changed.Wait()
-		}
-		close(written)
-	}()
-	select {
-	case <-written:
-	case <-time.After(limit):
-	}
-}
-
-// Close waits for the lines as Wait does, for a second, and ends their way. It does not
-// close the writer.
+// Close waits until all lines are written, for a second at most. It does not close the
+// writer.
 func (l *Lines) Close() {
 	l.mu.Lock()
-	l.closed = true
-	l.changed.Broadcast()
+	if !l.closed {
+		l.closed = true
+		close(l.waiting)
+	}
 	l.mu.Unlock()
-	l.Wait(flushTime) // the process ends; what blocks ends with it
+	select {
+	case <-l.written:
+	case <-time.After(flushTime): // the process ends, and with it a write that blocks
+	}
 }

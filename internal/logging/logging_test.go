@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/internal/logging"
@@ -55,29 +54,6 @@ func TestCountsWhatIsDropped(t *testing.T) {
 	if got == lines || dropped == 0 {
 		t.Errorf("%d of %d lines came, and %d are said to be missing", got, lines, dropped)
 	}
-}
-
-// TestWait: once it returns all lines are written, or its limit is over.
-func TestWait(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, lines := logging.New(w, zerolog.InfoLevel, "json")
-	log.Info().Msg("first")
-	lines.Wait(time.Hour)
-	b := make([]byte, 1024)
-	if n, err := r.Read(b); err != nil || !bytes.Contains(b[:n], []byte("first")) {
-		t.Errorf("got %q, %v", b[:n], err)
-	}
-	for range logging.Buffer {
-		log.Info().Str("padding", strings.Repeat("x", 1000)).Msg("more than a pipe holds")
-	}
-	lines.Wait(time.Millisecond)
-	_ = r.Close() // now there is nobody to wait for
-	lines.Close()
-	_ = w.Close()
 }
 
 func TestFormats(t *testing.T) {
