@@ -77,6 +77,9 @@ func StateLayout() string {
 	return strings.TrimRight(string(binary.LittleEndian.AppendUint64(nil, stateMagic)), "\x00")
 }
 
+// ReadsLayout reports whether this broker can go on with a state of that layout.
+func ReadsLayout(layout string) bool { return layout == StateLayout() }
+
 // newState returns an empty state; the caller must close it.
 func newState() (*state, error) {
 	n, err := unix.MemfdCreate(socket.BrokerMark, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)

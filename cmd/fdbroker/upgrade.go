@@ -27,7 +27,7 @@ const layoutEnv = "FDBROKER_STATE_LAYOUT"
 // checkLayout returns an error where this program is to go on with a state that it cannot
 // read.
 func checkLayout(getenv func(string) string) error {
-	if layout := getenv(layoutEnv); layout != "" && layout != server.StateLayout() {
+	if layout := getenv(layoutEnv); layout != "" && !server.ReadsLayout(layout) {
 		return fmt.Errorf("cannot go on with the state of the running broker, which is %s and not %s: listeners that were bound at run time, and all grants, would be lost; stop that broker and start this one", layout, server.StateLayout())
 	}
 	return nil
