@@ -120,22 +120,13 @@ func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) e
 	})
 }
 
-// Replace asks all older holders of the listener to leave; it is for a new version that is
+// Replace asks all older holders of the socket to leave; it is for a new version that is
 // ready. It returns how many were asked, now or earlier, and have not left. Processes of the
 // same deploy, or of a newer one, stay.
 //
 // Errors: [ErrNoBroker], [ErrLost], [ErrUnknownName], [ErrDenied].
-func (l *Listener) Replace(ctx context.Context) (drained int, err error) {
-	return l.handle.link.replace(ctx, l.handle.name)
-}
-
-// Replace is like [Listener.Replace].
-func (c *PacketConn) Replace(ctx context.Context) (drained int, err error) {
-	return c.handle.link.replace(ctx, c.handle.name)
-}
-
-func (l *link) replace(ctx context.Context, name string) (int, error) {
-	c := Client{Socket: l.path}
+func (h *handle[C]) Replace(ctx context.Context) (drained int, err error) {
+	c := Client{Socket: h.link.path}
 	defer c.Close()
-	return c.Drain(ctx, DrainOptions{Before: l.generation()}, name)
+	return c.Drain(ctx, DrainOptions{Before: h.link.generation()}, h.name)
 }

@@ -21,7 +21,7 @@ import (
 // Losing the broker does not disturb it: it goes on accepting, and reclaims its grant from
 // the next broker.
 type Listener struct {
-	handle   handle[netListener]
+	handle[netListener]
 	accepted atomic.Bool // any connection
 }
 
@@ -85,10 +85,9 @@ func openListener(s Socket) (ln netListener, err error) {
 // one, closes that and goes on with the new one. If another holder has shut the socket
 // down, Accept waits a few seconds for the broker to repair it.
 func (l *Listener) Accept() (net.Conn, error) {
-	h := &l.handle
-	h.link.maintain()
+	l.link.maintain()
 	for {
-		ln, old := h.next()
+		ln, old := l.next()
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
@@ -97,15 +96,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 			}
 			return c, nil
 		case old && !isExhausted(err):
-			h.forget(ln)
+			l.forget(ln)
 		case old:
 			return nil, err
-		case h.drained.Load():
+		case l.drained.Load():
 			l.linger()
-			return nil, &drainedError{"accept " + h.name}
-		case h.closed.Load():
+			return nil, &drainedError{"accept " + l.name}
+		case l.closed.Load():
 			return nil, err
-		case ln == h.current() && (!errors.Is(err, unix.EINVAL) || !l.repaired(ln)):
+		case ln == l.current() && (!errors.Is(err, unix.EINVAL) || !l.repaired(ln)):
 			return nil, err
 		}
 	}
@@ -123,9 +122,9 @@ const lingerTime = 250 * time.Millisecond
 // linger waits until lingerTime after the drain, if anything was accepted.
 func (l *Listener) linger() {
 	if l.accepted.Load() {
-		l.handle.mu.Lock()
-		since := l.handle.drainedAt
-		l.handle.mu.Unlock()
+		l.mu.Lock()
+		since := l.drainedAt
+		l.mu.Unlock()
 		time.Sleep(lingerTime - time.Since(since))
 	}
 }
@@ -143,28 +142,12 @@ func (l *Listener) repaired(ln netListener) bool {
 			listens, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 			return err
 		})
-		if l.handle.closed.Load() || ln != l.handle.current() || err == nil && listens != 0 {
+		if l.closed.Load() || ln != l.current() || err == nil && listens != 0 {
 			return true
 		}
 	}
 	return false
 }
 
-// Close makes Accept return, closes this process's descriptors and ends the grant. Neither
-// the other holders nor queued connections notice. The path of a Unix socket stays. Closing
-// again returns what the first Close did.
-func (l *Listener) Close() error { return l.handle.Close() }
-
 // Addr returns the address that the socket is bound to.
-func (l *Listener) Addr() net.Addr { return l.handle.current().Addr() }
-
-// Name returns the name that was dialed.
-func (l *Listener) Name() string { return l.handle.name }
-
-// Grant returns the id of the grant, as "fdclient list" shows it. Listeners that were
-// dialed together have the same grant.
-func (l *Listener) Grant() int64 { return l.handle.link.grant.Load() }
-
-// SyscallConn returns the raw socket, to look at. A change is one for all holders:
-// O_NONBLOCK, the backlog, every socket option.
-func (l *Listener) SyscallConn() (syscall.RawConn, error) { return l.handle.current().SyscallConn() }
+func (l *Listener) Addr() net.Addr { return l.current().Addr() }

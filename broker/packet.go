@@ -16,7 +16,7 @@ import (
 //
 // Losing the broker does not disturb it; see [Listener].
 type PacketConn struct {
-	handle      handle[netPacketConn]
+	handle[netPacketConn]
 	read, write time.Time // deadlines, for the next socket; the handle's lock guards them
 }
 
@@ -35,7 +35,7 @@ func newPacketConn(l *link, s Socket) (*PacketConn, error) {
 	c := &PacketConn{handle: handle[netPacketConn]{
 		name: s.Name, link: l, socket: pc, open: openPacketConn, deadline: netPacketConn.SetReadDeadline,
 	}}
-	c.handle.replaced = func(next netPacketConn) {
+	c.replaced = func(next netPacketConn) {
 		_, _ = next.SetReadDeadline(c.read), next.SetWriteDeadline(c.write)
 	}
 	l.join(&c.handle)
@@ -72,19 +72,18 @@ func openPacketConn(s Socket) (pc netPacketConn, err error) {
 // A program that reads from NetConn instead must call ReadFrom once, to be asked to leave;
 // NetConn's reads then return [net.ErrClosed]. It stays with the socket that it has.
 func (c *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	h := &c.handle
-	h.link.maintain()
+	c.link.maintain()
 	for {
-		pc, old := h.next()
+		pc, old := c.next()
 		n, from, err := pc.ReadFrom(b)
 		switch {
 		case err == nil:
 			return n, from, nil
 		case old:
-			h.forget(pc)
-		case h.drained.Load():
-			return n, from, &drainedError{"read " + h.name}
-		case h.closed.Load() || pc == h.current():
+			c.forget(pc)
+		case c.drained.Load():
+			return n, from, &drainedError{"read " + c.name}
+		case c.closed.Load() || pc == c.current():
 			return n, from, err
 		}
 	}
@@ -103,33 +102,20 @@ func (c *PacketConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline implements [net.PacketConn].
 func (c *PacketConn) SetReadDeadline(t time.Time) error {
-	c.handle.mu.Lock()
-	defer c.handle.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.read = t
-	return c.handle.socket.SetReadDeadline(t)
+	return c.socket.SetReadDeadline(t)
 }
 
 // SetWriteDeadline implements [net.PacketConn].
 func (c *PacketConn) SetWriteDeadline(t time.Time) error {
-	c.handle.mu.Lock()
-	defer c.handle.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.write = t
-	return c.handle.socket.SetWriteDeadline(t)
+	return c.socket.SetWriteDeadline(t)
 }
-
-// Close makes ReadFrom return, closes this process's descriptors and ends the grant. The
-// other holders do not notice. Closing again returns what the first Close did.
-func (c *PacketConn) Close() error { return c.handle.Close() }
 
 // NetConn returns the connection that c wraps at the time, a *[net.UDPConn] or a
 // *[net.UnixConn], for their other methods. Close c, not it.
-func (c *PacketConn) NetConn() net.PacketConn { return c.handle.current() }
-
-// Name returns the name that was dialed.
-func (c *PacketConn) Name() string { return c.handle.name }
-
-// Grant returns the id of the grant, as "fdclient list" shows it.
-func (c *PacketConn) Grant() int64 { return c.handle.link.grant.Load() }
-
-// SyscallConn returns the raw socket; see [Listener.SyscallConn].
-func (c *PacketConn) SyscallConn() (syscall.RawConn, error) { return c.handle.current().SyscallConn() }
+func (c *PacketConn) NetConn() net.PacketConn { return c.current() }

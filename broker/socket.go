@@ -95,10 +95,22 @@ func (h *handle[C]) renew(s Socket) {
 	_ = h.deadline(socket, time.Unix(1, 0)) // makes a blocked call return
 }
 
-// Close closes the sockets, and then leaves the link, so that the holder that gets the place
-// never finds two. Closing again returns what the first Close did.
+// Name returns the name that was dialed.
+func (h *handle[C]) Name() string { return h.name }
+
+// Grant returns the id of the grant, as "fdclient list" shows it. Sockets that were dialed
+// together have the same grant.
+func (h *handle[C]) Grant() int64 { return h.link.grant.Load() }
+
+// SyscallConn returns the raw socket, to look at. A change is one for all holders:
+// O_NONBLOCK, the backlog, every socket option.
+func (h *handle[C]) SyscallConn() (syscall.RawConn, error) { return h.current().SyscallConn() }
+
+// Close makes Accept or ReadFrom return, closes this process's descriptors and ends the
+// grant. Neither the other holders nor queued connections notice. The path of a Unix socket
+// stays. Closing again returns what the first Close did.
 func (h *handle[C]) Close() error {
-	h.leaving.Do(func() {
+	h.leaving.Do(func() { // the sockets first, so the holder that gets the place never finds two
 		h.shut()
 		h.link.release()
 	})

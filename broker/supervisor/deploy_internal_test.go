@@ -22,7 +22,7 @@ func TestReplacedFirst(t *testing.T) {
 		w.step = stepReady
 		w.slot = &slot{current: w}
 		s := &supervisor{timer: time.NewTimer(time.Hour), pool: pool{
-			config: c, command: c.Command, poller: new(poller),
+			config: c, poller: new(poller),
 			open: true, lastID: w.id, workers: map[int64]*worker{w.id: w}, slots: []*slot{w.slot},
 		}}
 		events := make(chan DeployEvent, 1)

@@ -16,11 +16,10 @@ import (
 // pool is the workers and the slots that they fill. It starts workers, and asks them to
 // leave; the supervisor decides when.
 type pool struct {
-	config  Config
-	command Command // with the deploy's environment
-	log     zerolog.Logger
-	poller  *poller
-	closer  closer.Closer
+	config Config // the environment is the deploy's
+	log    zerolog.Logger
+	poller *poller
+	closer closer.Closer
 
 	workers map[int64]*worker // that were not reaped yet
 	lastID  int64
@@ -75,7 +74,7 @@ func (p *pool) start(sl *slot, now time.Time) *worker {
 	p.works(w, true)
 	p.prestartAfter = now.Add(p.config.RestartDelay) // until then this worker needs the processor more
 	p.log.Info().Int("pid", w.pid).Msg("worker started")
-	if !p.command.Reports {
+	if !p.config.Command.Reports {
 		p.runs(w, now)
 	}
 	return w
@@ -84,9 +83,7 @@ func (p *pool) start(sl *slot, now time.Time) *worker {
 // newWorker starts a process that the poller reports.
 func (p *pool) newWorker(prestart bool) (*worker, error) {
 	p.lastID++
-	w, err := p.command.start(p.lastID, startOptions{
-		closer: &p.closer, notify: p.config.NotifyReady, nudge: p.config.nudge, prestart: prestart,
-	})
+	w, err := startWorker(&p.config, &p.closer, p.lastID, prestart)
 	if err == nil {
 		err = w.watch(p.poller)
 	}

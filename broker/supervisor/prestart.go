@@ -9,7 +9,7 @@ import (
 
 // mayPrestart reports whether all workers run, or are on standby, and none is prestarted.
 func (p *pool) mayPrestart() bool {
-	return p.command.Prestart && p.open && !p.ending && p.prestarted == nil &&
+	return p.config.Command.Prestart && p.open && !p.ending && p.prestarted == nil &&
 		!slices.ContainsFunc(p.slots, func(sl *slot) bool { return sl.current == nil || sl.current.step < stepStandby })
 }
 

@@ -16,7 +16,7 @@ import (
 func exitedWorker(t *testing.T, id int64) *worker {
 	t.Helper()
 	c := Command{Path: "/bin/sh", Argv: []string{"sh", "-c", "exit 1"}, Env: os.Environ()}
-	w, err := c.start(id, startOptions{})
+	w, err := startWorker(&Config{Command: c}, nil, id, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/notify"
@@ -47,8 +48,7 @@ func Run(ctx context.Context, c Config, signals <-chan os.Signal) error {
 		return err
 	}
 	defer p.close()
-	s := &supervisor{pool: pool{config: c, command: c.Command, log: c.Logger, poller: p, workers: make(map[int64]*worker)}}
-	s.command.Env = slices.Clip(s.command.Env)
+	s := &supervisor{pool: pool{config: c, log: c.Logger, poller: p, workers: make(map[int64]*worker)}}
 	for range c.Workers + c.Standby {
 		s.slots = append(s.slots, new(slot))
 	}
@@ -197,8 +197,9 @@ func (s *supervisor) deployed(e DeployEvent, now time.Time) {
 	case e.Generation != 0:
 		s.open = true
 		s.dropPrestarted() // it has another generation
-		env := s.config.Command.Env
-		s.command.Env = append(env[:len(env):len(env)], GenerationEnv+"="+strconv.FormatInt(e.Generation, 10))
+		old := func(kv string) bool { return strings.HasPrefix(kv, GenerationEnv+"=") }
+		env := slices.DeleteFunc(slices.Clone(s.config.Command.Env), old)
+		s.config.Command.Env = append(env, GenerationEnv+"="+strconv.FormatInt(e.Generation, 10))
 	}
 }
 

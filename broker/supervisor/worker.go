@@ -86,25 +86,18 @@ const (
 	startFD  = 4
 )
 
-// startOptions says how to start a worker.
-type startOptions struct {
-	closer   *closer.Closer
-	notify   bool          // it says READY=1
-	nudge    time.Duration // see Config
-	prestart bool          // it waits until it may go on
-}
-
-// start starts a worker. The error is a *StartError if the command itself is at fault.
-func (c *Command) start(id int64, o startOptions) (_ *worker, err error) {
-	w := &worker{id: id, prestarted: o.prestart}
+// startWorker starts a worker, which waits if it is prestarted. The error is a *StartError if
+// the command itself is at fault.
+func startWorker(config *Config, cl *closer.Closer, id int64, prestarted bool) (_ *worker, err error) {
+	c, w := config.Command, &worker{id: id, prestarted: prestarted}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
 	env := append(make([]string, 0, len(c.Env)+3), c.Env...)
-	if o.notify {
-		if w.readiness, err = newReadiness(o.closer, o.nudge); err != nil {
+	if config.NotifyReady {
+		if w.readiness, err = newReadiness(cl, config.nudge); err != nil {
 			return nil, err
 		}
 		env = append(env, "NOTIFY_SOCKET="+w.readiness.address)
@@ -119,7 +112,7 @@ func (c *Command) start(id int64, o startOptions) (_ *worker, err error) {
 		w.reports.fd = scmrights.NewFD(reader)
 		files, env = append(files, uintptr(writer)), append(env, StatusEnv+"="+strconv.Itoa(statusFD))
 	}
-	if o.prestart {
+	if prestarted {
 		reader, writer, err := pipe(0)
 		if err != nil {
 			return nil, err
