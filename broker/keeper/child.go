@@ -16,28 +16,28 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// StoreName is the name of the broker's end of the pair among what it is passed.
+// StoreName is the name of the broker's end of the pair among the descriptors that it gets.
 const StoreName = "@store"
 
 // child is a broker that runs.
 type child struct {
-	pid    int
-	end    *os.File      // ours of the pair
-	told   chan message  // closed at its end
-	next   chan struct{} // gets one for each of told that has been dealt with
-	ended  chan ending   // gets one
-	quit   chan struct{} // closed when nobody listens any more
-	ready  bool          // since it began, or began again
-	begins bool          // it has said that it begins again, and is not ready, or to end, since
+	pid        int
+	end        *os.File      // ours of the pair
+	messages   chan message  // closed when the broker's end is closed
+	next       chan struct{} // gets one for each message that was handled
+	ended      chan ending   // gets one
+	quit       chan struct{} // closed when no message is handled any more
+	ready      bool          // since it was started, or has restarted in place
+	restarting bool          // it said RELOADING=1, and neither READY=1 nor STOPPING=1 since
 }
 
-// An ending is how a broker ended.
+// ending is how a broker ended.
 type ending struct {
 	status syscall.WaitStatus
 	err    error
 }
 
-// code returns the exit status that passes it on.
+// code returns the exit status that says the same.
 func (e ending) code() int {
 	switch {
 	case e.err != nil:
@@ -58,7 +58,7 @@ func (e ending) String() string {
 	return "exit status " + strconv.Itoa(e.status.ExitStatus())
 }
 
-// start starts a broker that gets all of h.
+// start starts a broker, which gets all of h.
 func start(c Config, h held) (*child, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -74,7 +74,7 @@ func start(c Config, h held) (*child, error) {
 	}
 	files, names := []uintptr{0, 1, 2}, []string{}
 	for _, is := range h {
-		_ = is.FD.Control(func(fd uintptr) { files = append(files, fd) }) // nobody else closes it
+		_ = is.FD.Control(func(fd uintptr) { files = append(files, fd) }) // no other goroutine closes it
 		names = append(names, is.Name)
 	}
 	files, names = append(files, uintptr(pair[1])), append(names, StoreName)
@@ -89,7 +89,7 @@ func start(c Config, h held) (*child, error) {
 	return watch(pid, ours)
 }
 
-// strip returns env less what is not for the broker.
+// strip returns env without the variables that are not for the broker.
 func strip(env []string) (stripped []string) {
 	for _, kv := range env {
 		key, _, _ := strings.Cut(kv, "=")
@@ -102,16 +102,16 @@ func strip(env []string) (stripped []string) {
 	return stripped
 }
 
-// watch listens to a broker that runs, and waits for its end. It takes our end of the
-// pair, which close closes.
+// watch reads the messages of a broker that runs, and waits for its exit. It takes our end
+// of the pair, which close closes.
 func watch(pid int, end *os.File) (*child, error) {
 	conn, err := scmrights.NewConn(end)
 	if err != nil {
 		_ = end.Close()
 		return nil, err
 	}
-	c := &child{pid: pid, end: end, told: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1), quit: make(chan struct{})}
-	go c.listen(conn)
+	c := &child{pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1), quit: make(chan struct{})}
+	go c.receive(conn)
 	go func() {
 		var e ending
 		for {
@@ -125,10 +125,10 @@ func watch(pid int, end *os.File) (*child, error) {
 	return c, nil
 }
 
-// listen passes on what the broker tells, until its end, one message at a time: what this
-// process has not dealt with when it is replaced is for its successor to read.
-func (c *child) listen(conn *scmrights.Conn) {
-	defer close(c.told)
+// receive sends the broker's messages to c.messages, each after the one before was handled:
+// if another program replaces the keeper's, it has to read those that were not.
+func (c *child) receive(conn *scmrights.Conn) {
+	defer close(c.messages)
 	b := make([]byte, 8192)
 	for {
 		n, fds, err := conn.Recv(b, 1)
@@ -137,7 +137,7 @@ func (c *child) listen(conn *scmrights.Conn) {
 			return
 		}
 		select {
-		case c.told <- message{string(b[:n]), fds, lost}:
+		case c.messages <- message{string(b[:n]), fds, lost}:
 		case <-c.quit:
 			scmrights.CloseAll(fds)
 			return
@@ -154,16 +154,16 @@ func (c *child) listen(conn *scmrights.Conn) {
 func (c *child) close() {
 	close(c.quit)
 	_ = c.end.Close()
-	if c.told == nil {
+	if c.messages == nil {
 		return
 	}
-	for m := range c.told {
+	for m := range c.messages {
 		scmrights.CloseAll(m.fds)
 	}
 }
 
 func (c *child) signal(s syscall.Signal) {
 	if c != nil {
-		_ = syscall.Kill(c.pid, s) // it may have ended; then it is waited for
+		_ = syscall.Kill(c.pid, s) // the pid is its own until its exit was handled
 	}
 }

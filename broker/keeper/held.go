@@ -9,22 +9,22 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Held is a descriptor that is kept, by a name that is no other's.
+// Held is a descriptor in the store. No other one has its name.
 type Held struct {
 	Name string
 	FD   *scmrights.FD
 }
 
-// held is all that is kept, in the order in which it came.
+// held is the store, in the order in which the descriptors came.
 type held []Held
 
-// keep takes fd. What had the name before is closed.
-func (h *held) keep(name string, fd *scmrights.FD) {
-	h.forget(name)
+// store takes fd, and closes the descriptor that had the name before.
+func (h *held) store(name string, fd *scmrights.FD) {
+	h.remove(name)
 	*h = append(*h, Held{name, fd})
 }
 
-func (h *held) forget(name string) {
+func (h *held) remove(name string) {
 	i := slices.IndexFunc(*h, func(is Held) bool { return is.Name == name })
 	if i >= 0 {
 		_ = (*h)[i].FD.Close()
@@ -39,16 +39,16 @@ func (h *held) close() {
 	*h = nil
 }
 
-// A message is what the broker tells, in one datagram.
+// message is a datagram of the broker.
 type message struct {
 	text string
 	fds  []*scmrights.FD
-	lost bool // this process could not open its descriptor, and so has not read it
+	lost bool // this process could not open the descriptor, so it has not read the message
 }
 
-// keeps does what m says, if it is for the store, and reports whether it is. It takes
+// apply changes the store as m says, and returns false if m is not for the store. It takes
 // the descriptors of m.
-func (h *held) keeps(m message) bool {
+func (h *held) apply(m message) bool {
 	store, remove, name := false, false, ""
 	for line := range strings.SplitSeq(m.text, "\n") {
 		switch key, value, _ := strings.Cut(line, "="); {
@@ -63,16 +63,16 @@ func (h *held) keeps(m message) bool {
 	valid := name != "" && len(name) <= 255 && !strings.ContainsAny(name, ":\x00")
 	switch {
 	case store && valid && len(m.fds) == 1:
-		h.keep(name, m.fds[0])
+		h.store(name, m.fds[0])
 		return true
 	case remove && valid:
-		h.forget(name)
+		h.remove(name)
 	}
 	scmrights.CloseAll(m.fds)
 	return store || remove
 }
 
-// says reports whether m has a line.
-func (m message) says(line string) bool {
+// has reports whether m has a line.
+func (m message) has(line string) bool {
 	return slices.Contains(strings.Split(m.text, "\n"), line)
 }

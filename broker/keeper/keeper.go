@@ -11,31 +11,32 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config says what a keeper keeps, and whom it starts.
+// Config says what a keeper holds and starts.
 type Config struct {
-	// Program is the file to start, Args its words, the name first, and Env its environment.
+	// Program is the file to start, Args its arguments with the name first, and Env its
+	// environment.
 	Program string
 	Args    []string
 	Env     []string
-	// StoreEnv is the variable by which a broker knows that what it is passed is for it:
-	// NUMBER:INODE of its end of the pair.
+	// StoreEnv is the variable that tells the broker which descriptor is its end of the pair,
+	// as NUMBER:INODE.
 	StoreEnv string
-	// Held is kept from the beginning. Run takes it.
+	// Held is in the store from the beginning. Run takes it.
 	Held []Held
-	// Running is a broker that was started already, by this process, and Pair our end of
-	// the pair with it, which Run takes; 0: there is none.
+	// Running is a broker that this process has started already, and Pair our end of the pair
+	// with it, which Run takes; 0: there is none.
 	Running int
 	Pair    *os.File
-	// Signals are those that the keeper gets. All are passed on; SIGTERM and SIGINT end it.
+	// Signals are those that the process gets. The keeper relays all; SIGTERM and SIGINT end it.
 	Signals <-chan os.Signal
-	// Relay passes what a broker tells on to the service manager.
+	// Relay sends a message to the service manager.
 	Relay func(text string) error
-	// Renewed is called when a broker is ready that has another program than this
-	// process: it replaces this process by that program. It borrows all; that it returns
-	// says that this could not be done.
+	// Renewed is called when a broker is ready that runs another program than this process.
+	// It replaces this process by that program, and borrows its arguments. If it returns,
+	// that has failed.
 	Renewed func(pid int, held []Held, pair *os.File) error
-	// ReadyTime is how long a broker may take to be ready once another program goes on in
-	// its place; 0: 30 seconds.
+	// ReadyTime is how long another program that takes over in the broker's process may take
+	// to be ready; 0: 30 seconds.
 	ReadyTime time.Duration
 	// Logger gets an event for each broker that has to be started again.
 	Logger zerolog.Logger
@@ -45,26 +46,26 @@ const (
 	delayMin  = 10 * time.Millisecond // before a broker is started again that did not live long
 	delayMax  = 5 * time.Second
 	readyTime = 30 * time.Second       // the default of Config.ReadyTime
-	longLived = 200 * time.Millisecond // since it was ready: what ends later is started again at once
-	drainTime = time.Second            // for what a broker has told before its end
+	longLived = 200 * time.Millisecond // a broker that was ready for longer is started again at once
+	drainTime = time.Second            // for the messages that a broker has sent before its exit
 )
 
 // keeper is what Run works on.
 type keeper struct {
 	Config
-	held     held
-	child    *child // nil while none runs
-	since    time.Time
-	everMore bool // a broker has been ready once: from then on there is always one
-	stopping bool
-	delay    time.Duration // before the next start
-	restart  <-chan time.Time
-	overdue  <-chan time.Time // since the broker said that it begins again; nil: it has not, or is ready
-	early    []syscall.Signal // for a broker that is not ready
+	held      held
+	child     *child // nil while none runs
+	since     time.Time
+	everReady bool // a broker has been ready once: from then on one must always run
+	stopping  bool
+	delay     time.Duration // before the next start
+	restart   <-chan time.Time
+	overdue   <-chan time.Time // when a broker that is restarting in place must be ready; nil: none is
+	early     []syscall.Signal // for a broker that is not ready
 }
 
-// Run keeps, and keeps a broker running, until that ends by itself or by SIGTERM or
-// SIGINT, or cannot be started the first time. It returns the exit status.
+// Run holds descriptors and keeps a broker running, until the broker ends by itself or by
+// SIGTERM or SIGINT, or cannot be started the first time. It returns the exit status.
 func Run(c Config) (status int) {
 	k := &keeper{Config: c, held: c.Held}
 	if k.ReadyTime == 0 {
@@ -72,7 +73,7 @@ func Run(c Config) (status int) {
 	}
 	defer k.held.close()
 	if c.Running != 0 {
-		k.everMore = true
+		k.everReady = true
 		var err error
 		if k.child, err = watch(c.Running, c.Pair); err != nil {
 			k.Logger.Error().Err(err).Msg("cannot listen to the broker")
@@ -101,22 +102,22 @@ func (k *keeper) start() bool {
 	return true
 }
 
-// turn does what is next.
+// turn handles one event.
 func (k *keeper) turn() (status int, done bool) {
-	var told chan message
+	var messages chan message
 	var ended chan ending
 	if k.child != nil {
-		told, ended = k.child.told, k.child.ended
+		messages, ended = k.child.messages, k.child.ended
 	}
 	select {
 	case s := <-k.Signals:
 		return k.signal(s.(syscall.Signal))
-	case m, ok := <-told:
+	case m, ok := <-messages:
 		if ok {
-			k.hear(m)
+			k.received(m)
 			k.child.next <- struct{}{}
 		} else {
-			k.child.told = nil // its end will be heard of
+			k.child.messages = nil // ended reports its exit
 		}
 	case e := <-ended:
 		return k.ended(e)
@@ -130,8 +131,8 @@ func (k *keeper) turn() (status int, done bool) {
 	return 0, false
 }
 
-// late kills a broker that should have been ready by now, if another program than ours has
-// taken over there: ours is started then. It may also be reading its configuration.
+// late kills a broker that should have been ready by now, if another program has taken over
+// in its process: then ours is started. Otherwise it may still read its configuration.
 func (k *keeper) late() {
 	k.overdue = nil
 	if k.runsOther() {
@@ -140,12 +141,12 @@ func (k *keeper) late() {
 	}
 }
 
-// runsOther reports whether the broker has another program than this process.
+// runsOther reports whether the broker runs another program than this process.
 func (k *keeper) runsOther() bool {
 	return k.child != nil && !same("/proc/self/exe", "/proc/"+strconv.Itoa(k.child.pid)+"/exe")
 }
 
-// signal passes a signal on.
+// signal relays a signal.
 func (k *keeper) signal(s syscall.Signal) (status int, done bool) {
 	if s == syscall.SIGTERM || s == syscall.SIGINT {
 		if k.child == nil {
@@ -154,7 +155,7 @@ func (k *keeper) signal(s syscall.Signal) (status int, done bool) {
 		switch {
 		case k.stopping: // a second one kills at once
 			s = syscall.SIGKILL
-		case k.child.begins && k.runsOther(): // it may not listen to signals yet, and has files to remove
+		case k.child.restarting && k.runsOther(): // it may not handle signals yet, and has files to remove
 			k.early = append(k.early, s)
 			k.stopping = true
 			return 0, false
@@ -162,41 +163,41 @@ func (k *keeper) signal(s syscall.Signal) (status int, done bool) {
 		k.stopping = true
 	}
 	if (s == syscall.SIGHUP || s == syscall.SIGUSR2) && (k.child == nil || !k.child.ready) {
-		k.early = append(k.early, s) // it may not listen to signals yet, and one would end it
+		k.early = append(k.early, s) // it may not handle signals yet, and would be killed
 		return 0, false
 	}
 	k.child.signal(s)
 	return 0, false
 }
 
-// hear does what the broker has told, or passes it on.
-func (k *keeper) hear(m message) {
+// received handles a message of the broker.
+func (k *keeper) received(m message) {
 	if m.lost {
 		k.Logger.Error().Msg("a descriptor could not be stored, and would not outlive the broker: raise the limit of open files (ulimit -n, LimitNOFILE=)")
 		return
 	}
-	if k.held.keeps(m) {
+	if k.held.apply(m) {
 		return
 	}
-	k.note(m)
-	if m.says("READY=1") && !k.stopping && len(k.Signals) == 0 && k.runsOther() {
+	k.relay(m)
+	if m.has("READY=1") && !k.stopping && len(k.Signals) == 0 && k.runsOther() {
 		if err := k.Renewed(k.child.pid, k.held, k.child.end); err != nil {
 			k.Logger.Error().Err(err).Msg("the keeper goes on with the program that it was started with")
 		}
 	}
 }
 
-// note passes m on, and notes whether the broker is ready.
-func (k *keeper) note(m message) {
-	if m.says("RELOADING=1") {
-		k.child.ready, k.child.begins = false, true
+// relay sends m to the service manager, and notes whether the broker is ready.
+func (k *keeper) relay(m message) {
+	if m.has("RELOADING=1") {
+		k.child.ready, k.child.restarting = false, true
 		k.overdue = time.After(k.ReadyTime)
 	}
-	if m.says("STOPPING=1") {
-		k.child.begins = false
+	if m.has("STOPPING=1") {
+		k.child.restarting = false
 	}
-	if m.says("READY=1") {
-		k.child.ready, k.child.begins, k.everMore, k.since = true, false, true, time.Now()
+	if m.has("READY=1") {
+		k.child.ready, k.child.restarting, k.everReady, k.since = true, false, true, time.Now()
 		k.overdue = nil
 		for _, s := range k.early {
 			k.child.signal(s)
@@ -208,34 +209,34 @@ func (k *keeper) note(m message) {
 	}
 }
 
-// same reports whether two names are one file, as far as can be seen.
+// same reports whether two names are one file, or one of them cannot be looked at.
 func same(a, b string) bool {
 	x, err := os.Stat(a)
 	y, yerr := os.Stat(b)
 	return err != nil || yerr != nil || os.SameFile(x, y)
 }
 
-// ended hears what the broker has told before its end, and decides what comes next.
+// ended handles the last messages of a broker that has exited, and decides what comes next.
 func (k *keeper) ended(e ending) (status int, done bool) {
 	limit := time.After(drainTime)
-	for open := k.child.told != nil; open; {
+	for open := k.child.messages != nil; open; {
 		select {
-		case m, ok := <-k.child.told:
+		case m, ok := <-k.child.messages:
 			if open = ok; !ok {
 				break
 			}
-			if !k.held.keeps(m) {
-				k.note(m)
+			if !k.held.apply(m) {
+				k.relay(m)
 			}
 			k.child.next <- struct{}{}
 		case <-limit:
 			open = false
 		}
 	}
-	ready, begins := k.child.ready, k.child.begins
+	ready, restarting := k.child.ready, k.child.restarting
 	k.child.close()
 	k.child, k.overdue = nil, nil
-	if k.stopping || !k.everMore || e.code() == 0 && !begins {
+	if k.stopping || !k.everReady || e.code() == 0 && !restarting {
 		return e.code(), true
 	}
 	if ready && time.Since(k.since) >= longLived {
@@ -251,7 +252,7 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 	return 0, false
 }
 
-// again starts a broker after a delay, which grows.
+// again starts a broker after a delay, which grows each time.
 func (k *keeper) again() {
 	k.restart = time.After(k.delay)
 	k.delay = min(max(2*k.delay, delayMin), delayMax)

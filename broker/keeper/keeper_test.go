@@ -26,8 +26,8 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"broker": brokerHelper})
 }
 
-// brokerHelper does what its words say, one life after the other: the lives are
-// separated by "/", and a file counts them.
+// brokerHelper does what its words say. "/" separates the lives of a broker that is started
+// again; a file counts them.
 func brokerHelper(args []string) int {
 	lives := strings.Split(strings.Join(args[1:], " "), " / ")
 	done, _ := os.ReadFile(args[0])
@@ -55,7 +55,7 @@ func brokerHelper(args []string) int {
 			tell("READY=1\nSTATUS=life " + strconv.Itoa(len(done)))
 		case "reloading":
 			tell("RELOADING=1")
-		case "until": // somebody writes to this pipe
+		case "until": // this pipe has a writer
 			f, err := os.Open(value)
 			if err != nil {
 				return 94
@@ -95,7 +95,7 @@ func brokerHelper(args []string) int {
 	return 0
 }
 
-// run runs a keeper of a broker that lives so.
+// run runs a keeper whose broker has these lives.
 func run(t *testing.T, signals chan os.Signal, held []keeper.Held, lives string) (status int, relayed []string, log string) {
 	t.Helper()
 	count := filepath.Join(t.TempDir(), "lives")
@@ -121,7 +121,7 @@ func TestLives(t *testing.T) {
 		lives   string
 		status  int
 		relayed []string
-		log     string // what is in it; "": nothing is logged
+		log     string // part of it; "": nothing is logged
 	}{
 		{"fails at once", "exit=3", 3, nil, ""},
 		{"killed at once", "signal=9", 128 + 9, nil, ""},
@@ -129,7 +129,7 @@ func TestLives(t *testing.T) {
 		{"ends when it is started again", "ready exit=7 / exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "exit status 7"},
 		{"fails before it is ready again", "ready signal=9 / exit=4 / ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "READY=1\nSTATUS=life 2"}, "before it was ready"},
 		{"ends in place of one that goes on", "ready reloading exit=0 / ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "RELOADING=1", "READY=1\nSTATUS=life 1"}, "before it was ready"},
-		{"is stopped while it begins again", "ready reloading stopping exit=0", 0, []string{"READY=1\nSTATUS=life 0", "RELOADING=1", "STOPPING=1"}, ""},
+		{"is stopped while it restarts", "ready reloading stopping exit=0", 0, []string{"READY=1\nSTATUS=life 0", "RELOADING=1", "STOPPING=1"}, ""},
 		{"keeps", "store=a store=b store=@c forget=b ready exit=1 / has=a,@c ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "READY=1\nSTATUS=life 1"}, "exit status 1"},
 		{"keeps what came just before the end", "ready store=a store=b signal=9 / has=a,b exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "signal 9"},
 		{"one of a name", "store=a store=b store=a ready exit=1 / has=b,a exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "exit status 1"},
@@ -148,7 +148,7 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestHeld: what is there from the beginning is passed on, under its number.
+// TestHeld: the broker gets the descriptors that the keeper holds from the beginning.
 func TestHeld(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	var held []keeper.Held
@@ -164,8 +164,8 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// TestSignals: a broker that is told to end is not started again; one that does not end
-// is killed by the second signal.
+// TestSignals: a broker that was asked to end is not started again. If it does not end, the
+// second signal kills it.
 func TestSignals(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	signals := make(chan os.Signal, 4)
@@ -173,14 +173,14 @@ func TestSignals(t *testing.T) {
 		t.Errorf("status %d, %s", status, log)
 	}
 	signals <- syscall.SIGHUP
-	// The broker hears of it when it is ready, and not before.
+	// The keeper relays it when the broker is ready, and not before.
 	if status, relayed, log := run(t, signals, nil, "ready wait / exit=0"); status != 0 || len(relayed) != 1 || !strings.Contains(log, "signal 1") {
 		t.Errorf("status %d, relayed %q, %s", status, relayed, log)
 	}
 }
 
-// TestStopWhileBeginning: another program that takes over is told to end once it is ready.
-func TestStopWhileBeginning(t *testing.T) {
+// TestStopWhileRestarting: another program that takes over is asked to end once it is ready.
+func TestStopWhileRestarting(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := t.TempDir()
 	cmd, other := otherProgram(t, "ready", "reloading", "until="+dir+"/taken", "ready", "wait")
@@ -197,8 +197,8 @@ func TestStopWhileBeginning(t *testing.T) {
 			switch {
 			case text == "RELOADING=1":
 				go func() {
-					signals <- syscall.SIGTERM                        // until the keeper has it
-					f, err := os.OpenFile(dir+"/taken", os.O_RDWR, 0) // waits for nobody (fifo(7))
+					signals <- syscall.SIGTERM                        // blocks until the keeper has it
+					f, err := os.OpenFile(dir+"/taken", os.O_RDWR, 0) // does not block (fifo(7))
 					if err != nil {
 						t.Error(err)
 					}

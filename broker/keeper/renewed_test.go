@@ -19,7 +19,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// TestRenewed: what the broker tells behind READY=1 is left for who replaces the keeper.
+// TestRenewed: a message behind READY=1 is left for the program that replaces the keeper.
 func TestRenewed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	cmd, other := otherProgram(t, "ready", "store=a", "wait")
@@ -52,8 +52,8 @@ func TestRenewed(t *testing.T) {
 	}
 }
 
-// TestNotReady: another program that is not ready in time, in place of a broker that was,
-// is killed. One that is the keeper's own may take longer.
+// TestNotReady: another program that takes over is killed if it is not ready in time. The
+// keeper's own program may take longer.
 func TestNotReady(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, isOther := range []bool{true, false} {
@@ -65,7 +65,7 @@ func TestNotReady(t *testing.T) {
 		signals := make(chan os.Signal, 1)
 		reloading := make(chan struct{})
 		if !isOther {
-			go func() { // longer than the other one may take
+			go func() { // longer than another program may take
 				<-reloading
 				<-time.After(200 * time.Millisecond)
 				signals <- syscall.SIGTERM
@@ -89,8 +89,7 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
-// otherProgram returns the command of a broker that lives so, and a program that is like
-// its own, and another file.
+// otherProgram returns the command of a broker with these lives, and a copy of its program.
 func otherProgram(t *testing.T, lives ...string) (cmd *exec.Cmd, other string) {
 	t.Helper()
 	dir := t.TempDir()

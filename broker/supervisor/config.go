@@ -21,47 +21,42 @@ const (
 	DefaultStopSignal   = unix.SIGTERM
 )
 
-// Config says what to keep alive, and how.
+// Config says what to keep alive, and how. A time of 0 means the default, except ReadyAfter
+// and Watchdog.
 type Config struct {
 	Command Command
-	// Workers is how many are to serve; at least 1.
-	Workers int
-	// Standby is how many more there are, which wait for a place.
-	Standby int
-	// Surge is by how many a roll may exceed these two together; 0 means 1.
-	Surge int
+	Workers int // that serve; at least 1
+	Standby int // how many more wait for a place
+	Surge   int // by how many a roll may exceed these two together; 0 means 1
 
-	// NotifyReady makes a worker ready when it says READY=1 (sd_notify(3)); else it
-	// is once it has run for ReadyAfter, where 0 means at once.
+	// NotifyReady makes a worker ready when it says READY=1 (sd_notify(3)). Without it, a
+	// worker is ready once it has run for ReadyAfter.
 	NotifyReady bool
 	ReadyAfter  time.Duration
-	// ReadyTimeout is how long a worker that was started may take until it is ready,
-	// and one that a roll has started until it runs; 0 means DefaultReadyTimeout.
+	// ReadyTimeout is how long a running worker may take until it is ready, and a worker that
+	// a roll has started until it runs.
 	ReadyTimeout time.Duration
 
-	// RestartDelay is the first delay between two starts of a worker that does not
-	// live that long, and RestartMax the last; 0 means the default.
+	// RestartDelay is the first delay between two starts of a worker that does not live that
+	// long, and RestartMax the longest.
 	RestartDelay, RestartMax time.Duration
-	// StopSignal asks a worker to end, and is followed by SIGKILL after Grace; 0
-	// means the default.
+	// StopSignal asks a worker to stop; 0: SIGTERM. After Grace SIGKILL follows.
 	StopSignal unix.Signal
 	Grace      time.Duration
-
-	// DrainSignal asks a worker to leave that the broker cannot ask; 0: nothing does.
+	// DrainSignal asks a worker to leave that the broker cannot ask; 0: none.
 	DrainSignal unix.Signal
 
-	// Deploy is told of, and tells, what concerns other deploys; nil: there are none.
+	// Deploy connects the workers with other deploys; nil: there are none.
 	Deploy Deploy
-	// Tell is told how the workers are doing, in the words of sd_notify(3); nil:
-	// nobody. It must not block for long.
+	// Tell is called with how the workers are, in the words of sd_notify(3), unless it is
+	// nil. It must not block for long.
 	Tell func(states ...string)
-	// Watchdog is how often Tell wants to hear WATCHDOG=1; 0: never.
+	// Watchdog is how often Tell must get WATCHDOG=1; 0: never.
 	Watchdog time.Duration
-	// Logger is silent if it is the zero one.
-	Logger zerolog.Logger
+	Logger   zerolog.Logger // the zero one is silent
 
-	// nudge is how long somebody who sends descriptors to a worker's socket for
-	// READY=1 can hold up what comes behind them; 0 means shortly.
+	// nudge is how long descriptors that a stranger sends to a readiness socket may hold up
+	// later messages.
 	nudge time.Duration
 }
 
@@ -70,10 +65,11 @@ type Command struct {
 	Path string
 	Argv []string
 	Env  []string
-	// Reports says that Path is a program that gets the worker's socket, reports
-	// to StatusEnv how far it has come, and becomes the worker then.
+	// Reports says that Path is a program that gets the worker's sockets, reports to
+	// StatusEnv how far it has come, and then becomes the worker.
 	Reports bool
-	// Prestart, of a Command that reports, starts one ahead of its need; see [StartEnv].
+	// Prestart, of a Command that reports, starts one worker ahead of its need; see
+	// [StartEnv].
 	Prestart bool
 }
 
