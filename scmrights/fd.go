@@ -12,14 +12,12 @@ import (
 
 // FD is an open descriptor with one owner, who closes it.
 //
-// It is not an [os.File] because of what an os.File does to a socket that is
-// held for others: a non-blocking one joins the runtime's poller, which then
-// wakes for every connection that its workers accept and slows them down.
-// An FD is only ever a number and a count of its uses.
+// It is not an [os.File], because a non-blocking socket in an os.File joins the runtime's
+// poller. That would wake for every connection that the workers accept on a held socket, and
+// slow them down. An FD is only a number and a count of its uses.
 //
-// Its methods may be called concurrently. Close waits for nobody: the number is
-// closed when the last use of it ends, so a use never meets a number that the
-// kernel has given to something else.
+// Its methods may be called concurrently. Close does not wait: the number is closed when its
+// last use ends, so a use never meets a number that the kernel has given to another file.
 type FD struct {
 	state atomic.Int32 // twice the number of uses, plus one once closed
 	n     int32
@@ -49,12 +47,12 @@ func (f *FD) acquire() (int, bool) {
 // release ends a use that acquire began.
 func (f *FD) release() {
 	if f.state.Add(-fdUse) == fdClosed {
-		_ = unix.Close(int(f.n)) // Close has returned long since; there is nobody to tell
+		_ = unix.Close(int(f.n)) // Close has returned, so nothing can return this error
 	}
 }
 
-// Control calls use with the descriptor, which stays open until use returns.
-// After Close it returns [os.ErrClosed] and does not call use.
+// Control calls use with the descriptor, which stays open until use returns. After Close it
+// returns [os.ErrClosed] and does not call use.
 func (f *FD) Control(use func(fd uintptr)) error {
 	n, ok := f.acquire()
 	if !ok {
@@ -79,9 +77,9 @@ func (f *FD) Dup() (*FD, error) {
 	return NewFD(d), nil
 }
 
-// File takes f's descriptor and returns it as a file, which the caller must
-// close. A non-blocking descriptor joins the runtime's poller.
-// f must not be in use; afterwards it is closed.
+// File takes f's descriptor and returns it as a file, which the caller must close. A
+// non-blocking descriptor joins the runtime's poller. f must not be in use; afterwards it is
+// closed.
 func (f *FD) File(name string) (*os.File, error) {
 	if !f.state.CompareAndSwap(0, fdClosed) {
 		return nil, fmt.Errorf("%s: descriptor in use or closed: %w", name, os.ErrClosed)

@@ -4,17 +4,83 @@ package scmrights
 
 import (
 	"encoding/binary"
+	"fmt"
+	"io"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// fewFDs is how many descriptors a message may have for its control data to need
-// no memory of its own.
-const fewFDs = 8
+// sendAll sends b with fds, and returns the rest that was not sent. The error is
+// [ErrWouldBlock] if the socket's buffer is full.
+func sendAll(fd int, b []byte, fds []*FD) ([]byte, []*FD, error) {
+	for {
+		n, err := send(fd, b, fds)
+		if b = b[n:]; n > 0 {
+			fds = nil
+		}
+		if err != nil || len(b) == 0 {
+			return b, fds, err
+		}
+	}
+}
 
-// sendmsg is sendmsg(2). A signal in between does not end it.
+// send is one sendmsg(2) of b and fds. The descriptors were sent if n > 0.
+func send(fd int, b []byte, fds []*FD) (n int, err error) {
+	var few [8]int // more descriptors need memory of their own
+	nums, err := numbers(few[:0], fds)
+	defer func() { release(fds[:len(nums)]) }()
+	if err != nil {
+		return 0, fmt.Errorf("send: %w", err)
+	}
+	var space [64]byte
+	n, errno := sendmsg(fd, b, appendRights(space[:0], nums))
+	switch errno {
+	case 0:
+		return n, nil
+	case unix.EAGAIN:
+		return 0, ErrWouldBlock
+	default:
+		return 0, os.NewSyscallError("sendmsg", errno)
+	}
+}
+
+// receive is one recvmsg(2) with room for limit descriptors; see [Conn.Recv]. If nothing has
+// arrived the error is [ErrWouldBlock].
+func receive(fd int, b []byte, limit int) (n int, fds []*FD, err error) {
+	var space [320]byte // enough for the descriptors of one call
+	oob := space[:0]
+	if limit > 0 {
+		oob = slices.Grow(oob, unix.CmsgSpace(4*limit))[:unix.CmsgSpace(4*limit)]
+	}
+	n, oobn, flags, errno := recvmsg(fd, b, oob, 0)
+	switch errno {
+	case 0:
+	case unix.EAGAIN:
+		return 0, nil, ErrWouldBlock
+	default:
+		return 0, nil, os.NewSyscallError("recvmsg", errno)
+	}
+	fds, err = parseRights(oob[:oobn])
+	switch {
+	case err != nil:
+	case flags&unix.MSG_CTRUNC != 0 && len(fds) < limit:
+		err = noRoomError{}
+	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // alignment makes room for one more than an odd limit
+		err = ErrTooMany
+	case n == 0 && len(b) > 0:
+		err = io.EOF
+	}
+	if err != nil {
+		CloseAll(fds)
+		return 0, nil, err
+	}
+	return n, fds, nil
+}
+
+// sendmsg is sendmsg(2). It goes on after a signal.
 func sendmsg(fd int, b, oob []byte) (int, unix.Errno) {
 	msg, iov := unix.Msghdr{}, unix.Iovec{Base: unsafe.SliceData(b)}
 	iov.SetLen(len(b))
@@ -32,8 +98,8 @@ func sendmsg(fd int, b, oob []byte) (int, unix.Errno) {
 	}
 }
 
-// recvmsg is recvmsg(2), with close-on-exec for what arrives. A signal in between
-// does not end it. The peer's address, which unix.Recvmsg asks for, is of no use.
+// recvmsg is recvmsg(2), with close-on-exec for the descriptors. It goes on after a signal.
+// Unlike unix.Recvmsg it does not ask for the peer's address.
 func recvmsg(fd int, b, oob []byte, flags int) (n, oobn, got int, errno unix.Errno) {
 	msg, iov := unix.Msghdr{}, unix.Iovec{Base: unsafe.SliceData(b)}
 	iov.SetLen(len(b))
@@ -68,8 +134,8 @@ func appendRights(oob []byte, nums []int) []byte {
 	return oob
 }
 
-// parseRights returns every descriptor that it can find in oob, also where it
-// returns an error: they are open in this process already.
+// parseRights returns every descriptor that it finds in oob, even if it returns an error:
+// they are open in this process already.
 func parseRights(oob []byte) (fds []*FD, err error) {
 	for len(oob) > 0 {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
@@ -87,8 +153,8 @@ func parseRights(oob []byte) (fds []*FD, err error) {
 	return fds, nil
 }
 
-// numbers appends the numbers of fds to nums, for use until release is called with
-// as many of fds as numbers were appended.
+// numbers appends the numbers of fds to nums, for use until release is called with as many
+// of fds as numbers were appended.
 func numbers(nums []int, fds []*FD) ([]int, error) {
 	for _, f := range fds {
 		n, ok := f.acquire()
@@ -104,4 +170,12 @@ func release(fds []*FD) {
 	for _, f := range fds {
 		f.release()
 	}
+}
+
+// outq reports whether bytes that were sent on fd wait in the peer's queue. The kernel counts
+// the memory that they occupy (SIOCOUTQ, unix(7)), at least 512 a message. While it wakes a
+// waiter it may still count the last byte of a message that was just read, hence the margin.
+func outq(fd uintptr) (bool, error) {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	return n > 256, os.NewSyscallError("ioctl", err)
 }

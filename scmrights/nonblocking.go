@@ -12,13 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrWouldBlock is what operations on a [Nonblocking] return instead of waiting.
+// ErrWouldBlock is returned by operations on a [Nonblocking] that would have to wait.
 var ErrWouldBlock = errors.New("scmrights: would block")
 
-// Nonblocking is a non-blocking Unix stream socket that nothing waits on: its owner
-// has a poller of its own, and calls when there is something to do. It
-// implements [syscall.Conn] and [syscall.RawConn]; closing FD is the owner's
-// business.
+// Nonblocking is a non-blocking Unix stream socket. Its owner has a poller of its own, calls
+// when the socket is ready, and closes FD. It implements [syscall.Conn] and
+// [syscall.RawConn].
 type Nonblocking struct {
 	FD *FD
 }
@@ -28,16 +27,16 @@ var (
 	_ syscall.RawConn = Nonblocking{}
 )
 
-// Accept accepts a connection to ln, a non-blocking listener that it borrows, and
-// returns it and its descriptor's number, which is its owner's to know it by. The
-// error is the bare errno. The caller must close FD.
+// Accept accepts a connection to ln, a non-blocking listener that it borrows. It returns the
+// connection, whose FD the caller must close, and the descriptor's number, by which an owner
+// may know it. The error is the bare errno.
 func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	fd, ok := ln.acquire()
 	if !ok {
 		return c, -1, unix.EBADF
 	}
 	defer ln.release()
-	// Not unix.Accept4: that asks for the peer's address, which has none.
+	// unix.Accept4 also asks for the peer's address, and there is none.
 	n, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	if errno != 0 {
 		return c, -1, errno
@@ -52,29 +51,15 @@ func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nothingToSend(fds)
 	}
-	var few [fewFDs]int
-	nums, err := numbers(few[:0], fds)
-	defer func() { release(fds[:len(nums)]) }()
-	if err != nil {
-		return 0, fmt.Errorf("send: %w", err)
-	}
-	var space [64]byte
-	oob := appendRights(space[:0], nums)
 	fd, ok := c.FD.acquire()
 	if !ok {
 		return 0, fmt.Errorf("send: %w", os.ErrClosed)
 	}
 	defer c.FD.release()
-	n, errno := sendmsg(fd, b, oob)
-	switch {
-	case errno == unix.EAGAIN:
-		return 0, ErrWouldBlock
-	case errno != 0:
-		return 0, os.NewSyscallError("sendmsg", errno)
-	case n < len(b):
-		return n, ErrWouldBlock
+	if n, err = send(fd, b, fds); err == nil && n < len(b) {
+		err = ErrWouldBlock
 	}
-	return n, nil
+	return n, err
 }
 
 // Peek copies what has arrived into b, leaves it unread, and closes nothing. It reports
@@ -82,50 +67,39 @@ func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 // none); if b is full, that may also be any message behind it. If it reports false, a Recv
 // of just n bytes drops no descriptor. Its errors are Recv's.
 func (c Nonblocking) Peek(b []byte) (n int, descriptors bool, err error) {
-	n, _, flags, err := c.receive(b, nil, unix.MSG_PEEK)
-	if err == nil && n == 0 && len(b) > 0 {
-		err = io.EOF
+	fd, ok := c.FD.acquire()
+	if !ok {
+		return 0, false, os.ErrClosed
 	}
-	return n, flags&unix.MSG_CTRUNC != 0, err
+	defer c.FD.release()
+	n, _, flags, errno := recvmsg(fd, b, nil, unix.MSG_PEEK)
+	switch {
+	case errno == unix.EAGAIN:
+		return 0, false, ErrWouldBlock
+	case errno != 0:
+		return 0, false, os.NewSyscallError("recvmsg", errno)
+	case n == 0 && len(b) > 0:
+		return 0, false, io.EOF
+	}
+	return n, flags&unix.MSG_CTRUNC != 0, nil
 }
 
 // Recv is [Conn.Recv] without descriptors. If nothing has arrived it returns
-// [ErrWouldBlock]. If descriptors come along, the kernel closes them, which may block.
+// [ErrWouldBlock]. If descriptors come along the kernel closes them, which may block.
 func (c Nonblocking) Recv(b []byte) (int, error) {
 	n, _, err := c.RecvFDs(b, 0)
 	return n, err
 }
 
-// RecvFDs is [Conn.Recv], but if nothing has arrived it returns [ErrWouldBlock]. It may
-// block if there are more than limit descriptors, because it closes them.
+// RecvFDs is [Conn.Recv], but if nothing has arrived it returns [ErrWouldBlock]. It may block
+// if more than limit descriptors come along, because it closes them.
 func (c Nonblocking) RecvFDs(b []byte, limit int) (n int, fds []*FD, err error) {
-	var oob []byte
-	if limit > 0 {
-		oob = make([]byte, unix.CmsgSpace(4*limit))
-	}
-	n, oobn, flags, err := c.receive(b, oob, 0)
-	if err != nil {
-		return 0, nil, err
-	}
-	return received(n, oob[:oobn], flags, 0, len(b), limit)
-}
-
-// receive is recvmsg(2) with flags.
-func (c Nonblocking) receive(b, oob []byte, flags int) (n, oobn, got int, err error) {
 	fd, ok := c.FD.acquire()
 	if !ok {
-		return 0, 0, 0, os.ErrClosed
+		return 0, nil, os.ErrClosed
 	}
 	defer c.FD.release()
-	n, oobn, got, errno := recvmsg(fd, b, oob, flags)
-	switch errno {
-	case 0:
-		return n, oobn, got, nil
-	case unix.EAGAIN:
-		return 0, 0, 0, ErrWouldBlock
-	default:
-		return 0, 0, 0, os.NewSyscallError("recvmsg", errno)
-	}
+	return receive(fd, b, limit)
 }
 
 // ShutdownRead makes the peer's sends fail from now on. What has arrived before can still

@@ -6,17 +6,15 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Stream is a connected Unix stream socket whose operations block their thread
-// in the kernel instead of a goroutine in the runtime's poller. For one short
-// exchange that is several times faster. It implements [syscall.Conn] and
-// [syscall.RawConn], so that [NewConn] accepts it.
+// Stream is a connected Unix stream socket whose operations block their thread in the
+// kernel, not a goroutine in the runtime's poller. For one short exchange that is several
+// times faster. It implements [syscall.Conn] and [syscall.RawConn], so NewConn accepts it.
 type Stream struct {
 	fd *FD
 }
@@ -26,13 +24,12 @@ var (
 	_ syscall.RawConn = (*Stream)(nil)
 )
 
-// connectTurn is how long a connect waits in one system call for a place in the
-// listener's queue before it looks at its context again.
+// connectTurn is how long one system call waits for a place in the listener's queue; then
+// connect looks at its context again.
 const connectTurn = 100 * time.Millisecond
 
-// Dial connects to the Unix socket at path; "@" begins an abstract name. While
-// the listener's queue is full it waits, until ctx is done. The caller must
-// close the Stream.
+// Dial connects to the Unix socket at path; "@" begins an abstract name. While the listener's
+// queue is full it waits, until ctx is done. The caller must close the Stream.
 func Dial(ctx context.Context, path string) (*Stream, error) {
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -48,8 +45,8 @@ func Dial(ctx context.Context, path string) (*Stream, error) {
 
 func (s *Stream) connect(ctx context.Context, n int, path string) error {
 	if ctx.Done() != nil {
-		// A blocking connect to a full queue waits for ever (unix(7)), and nothing
-		// but a timeout or a signal ends it.
+		// A blocking connect to a full queue waits for ever (unix(7)): only a timeout or a
+		// signal ends it.
 		tv := unix.NsecToTimeval(int64(connectTurn))
 		if err := unix.SetsockoptTimeval(n, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
 			return os.NewSyscallError("setsockopt", err)
@@ -70,29 +67,29 @@ func (s *Stream) connect(ctx context.Context, n int, path string) error {
 	}
 }
 
-// Interrupt makes the operations that block on s return, and all later ones
-// fail, as if the peer had gone. It may be called at any time.
+// Interrupt makes the operations that block on s return, and all later ones fail, as if the
+// peer had gone. It may be called at any time.
 func (s *Stream) Interrupt() {
 	_ = s.fd.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }
 
-// Close closes s. It may be called again, and while an operation blocks, which
-// then returns an error.
+// Close closes s. It may be called again, and while an operation blocks; that then returns an
+// error.
 func (s *Stream) Close() error {
 	n, ok := s.fd.acquire()
 	if !ok {
 		return nil
 	}
 	defer s.fd.release()
-	_ = s.fd.Close() // no operation begins any more; ours is not the only use where one has
+	_ = s.fd.Close() // no operation begins from now on; if one has begun, ours is not the only use
 	if s.fd.state.Load() != fdClosed+fdUse {
 		_ = unix.Shutdown(n, unix.SHUT_RDWR)
 	}
 	return nil
 }
 
-// File takes s and returns its socket as a non-blocking file in the runtime's
-// poller, which the caller must close. No operation may be under way.
+// File takes s and returns its socket as a non-blocking file in the runtime's poller, which
+// the caller must close. No operation may be under way.
 func (s *Stream) File() (*os.File, error) {
 	var serr error
 	err := s.fd.Control(func(fd uintptr) { serr = unix.SetNonblock(int(fd), true) })
@@ -117,35 +114,24 @@ func (s *Stream) send(b []byte) error {
 		return os.ErrClosed
 	}
 	defer s.fd.release()
-	for len(b) > 0 {
-		n, errno := sendmsg(fd, b, nil)
-		switch errno {
-		case 0:
-			b = b[n:]
-		case unix.EAGAIN: // a time limit of the socket's ran out
-		default:
-			return os.NewSyscallError("sendmsg", errno)
+	for {
+		var err error
+		if b, _, err = sendAll(fd, b, nil); err != ErrWouldBlock { // else a time limit of the socket ran out
+			return err
 		}
 	}
-	return nil
 }
 
 // recv is [Conn.Recv].
 func (s *Stream) recv(b []byte, limit int) (int, []*FD, error) {
-	var space [320]byte // for the control data of a call with as many names as one may have
-	oob := space[:0]
-	if limit > 0 {
-		oob = slices.Grow(oob, unix.CmsgSpace(4*limit))[:unix.CmsgSpace(4*limit)]
-	}
 	fd, ok := s.fd.acquire()
 	if !ok {
 		return 0, nil, os.ErrClosed
 	}
 	defer s.fd.release()
 	for {
-		n, oobn, flags, errno := recvmsg(fd, b, oob, 0)
-		if errno != unix.EAGAIN { // a time limit of the socket's ran out
-			return received(n, oob[:oobn], flags, errno, len(b), limit)
+		if n, fds, err := receive(fd, b, limit); err != ErrWouldBlock { // as in send
+			return n, fds, err
 		}
 	}
 }
@@ -156,8 +142,8 @@ func (s *Stream) SyscallConn() (syscall.RawConn, error) { return s, nil }
 // Control implements [syscall.RawConn].
 func (s *Stream) Control(f func(fd uintptr)) error { return s.fd.Control(f) }
 
-// Read implements [syscall.RawConn]. As the socket blocks, f returns false only
-// where a time limit of the socket's ran out, and is then called again.
+// Read implements [syscall.RawConn]. The socket blocks, so f returns false only if a time
+// limit of the socket ran out, and is then called again.
 func (s *Stream) Read(f func(fd uintptr) (done bool)) error {
 	return s.fd.Control(func(fd uintptr) {
 		for !f(fd) {
