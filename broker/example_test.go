@@ -15,7 +15,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
 // startExample starts what "fdbroker --bind SPEC..." would, with a control socket
@@ -35,7 +35,7 @@ func startExample(specs ...string) (stop func()) {
 		log.Fatal(err)
 	}
 	for _, text := range specs {
-		spec, err := socket.ParseSpec(text)
+		spec, err := spec.Parse(text)
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -74,10 +74,10 @@ func startBrokerAt(t testing.TB, path string, cfg server.Config, specs ...string
 
 func (b *testBroker) bind(specs ...string) {
 	b.t.Helper()
-	parsed := make([]socket.Spec, len(specs))
+	parsed := make([]spec.Spec, len(specs))
 	for i, text := range specs {
 		var err error
-		if parsed[i], err = socket.ParseSpec(text); err != nil {
+		if parsed[i], err = spec.Parse(text); err != nil {
 			b.t.Fatal(err)
 		}
 	}
@@ -176,7 +176,7 @@ func serveProcess(path string, specs []string) error {
 		return err
 	}
 	for _, text := range specs {
-		spec, err := socket.ParseSpec(text)
+		spec, err := spec.Parse(text)
 		if err != nil {
 			return err
 		}

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // With any, it may be any descriptor, and it is handed out as it is.
@@ -60,7 +61,7 @@ func TestPutAny(t *testing.T) {
 	if _, err := b.Reload(nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := b.Reload([]socket.Spec{parse(t, "pipe=127.0.0.1:0")}); !errors.Is(err, protocol.ErrNameInUse) {
+	if _, err := b.Reload([]spec.Spec{parse(t, "pipe=127.0.0.1:0")}); !errors.Is(err, protocol.ErrNameInUse) {
 		t.Errorf("got %v", err)
 	}
 	if n := len(b.Listeners()); n != 4 {

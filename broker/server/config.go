@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
+
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // The defaults of [Config].
@@ -47,8 +49,8 @@ type Config struct {
 	// NoRecover makes an address that is in use an error at the start as at any other
 	// time, also where an earlier broker's socket could be taken back.
 	NoRecover bool
-	// OfferTime is how long [Server.Settle] waits for such a socket to be given back,
-	// where it cannot be taken. Default 3 s.
+	// OfferTime is how long [Server.WaitPending] waits for such a socket to be handed back if it
+	// cannot be recovered. Default 3 s.
 	OfferTime time.Duration
 	// Reload answers the method of that name: it reads the configuration again and
 	// calls [Server.Reload]. Nil means that there is none, and the method an error.
@@ -89,8 +91,8 @@ func (c Config) withDefaults() (Config, error) {
 			*f.value = f.preset
 		}
 	}
-	if c.MaxNamesInCall > maxFDs {
-		return c, fmt.Errorf("MaxNamesInCall is %d: one message carries at most %d descriptors", c.MaxNamesInCall, maxFDs)
+	if c.MaxNamesInCall > scmrights.MaxFDs {
+		return c, fmt.Errorf("MaxNamesInCall is %d: one message carries at most %d descriptors", c.MaxNamesInCall, scmrights.MaxFDs)
 	}
 	if c.CallTimeout < 0 || c.OfferTime < 0 {
 		return c, errors.New("CallTimeout or OfferTime is negative")

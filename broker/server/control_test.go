@@ -16,9 +16,10 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
-	"golang.org/x/sys/unix"
 )
 
 // give makes a directory another user's.

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 func deploy(generation int64, names ...string) call {

@@ -2,35 +2,16 @@
 
 package server
 
-import (
-	"github.com/fdbroker/fdbroker/broker/socket"
-	"golang.org/x/sys/unix"
-)
+import "github.com/fdbroker/fdbroker/broker/socket/spec"
 
-// Lose makes spec one whose socket is to be given back, as after a start at which
-// somebody had it who could not be looked into.
-func (s *Server) Lose(spec socket.Spec) {
-	s.locked(func() { s.registry.await([]*inUse{{spec: spec}}) })
-}
+// Lose makes s a listener whose socket may be handed back, as after a start at which its address was in use
+// by a process that could not be looked into.
+func (s *Server) Lose(lost spec.Spec) { s.Binder.Lose(lost) }
 
-// Taking counts the connections by which descriptors can be sent to the broker.
-func (s *Server) Taking() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ses := range s.sessions {
-		_ = ses.rc.Control(func(fd uintptr) {
-			if on, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS); err == nil {
-				n += on
-			}
-		})
-	}
-	return n
-}
+// Windows counts the connections that may receive a descriptor.
+func (s *Server) Windows() int { return s.loop.Windows() }
 
-// Calm is calm.
-var Calm = calm
-
-// HoldLists makes lists for those without privilege wait until release is called.
+// HoldLists makes lists for callers without privilege wait until release is called.
 func (s *Server) HoldLists() (release func()) {
 	s.listing <- struct{}{}
 	return func() { <-s.listing }

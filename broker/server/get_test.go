@@ -11,10 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 const (

@@ -6,10 +6,11 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // TestUntilReady: what became of the broker before counts until one is ready: those that
@@ -36,7 +37,10 @@ func TestUntilReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		took := s.Restore(k.passed())
+		took, err := s.Restore(k.passed())
+		if err != nil {
+			t.Fatal(err)
+		}
 		control, err := server.ListenControl(server.ControlConfig{Path: k.path, Restored: took.Control})
 		if err != nil {
 			t.Fatal(err)

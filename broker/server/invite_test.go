@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // needsPassrights skips a test where everybody can send descriptors at any time.
@@ -46,7 +47,7 @@ func TestInvitationEnds(t *testing.T) {
 	if err := c.call(protocol.MethodPut, protocol.PutParameters{Name: "x"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	fdtest.Eventually(t, "the invitation has ended", func() bool { return b.Taking() == 0 })
+	fdtest.Eventually(t, "the invitation has ended", func() bool { return b.Windows() == 0 })
 	c.turnedAway()
 	r, _ := pipe(t)
 	if _, err := c.put(protocol.PutParameters{Name: "x", Any: true}, r); err != nil {
@@ -59,7 +60,7 @@ func TestInvitationEndsWithItsName(t *testing.T) {
 	needsPassrights(t)
 	for name, settle := range map[string]func(b *broker) error{
 		"bound": func(b *broker) error { return b.Bind(parse(t, "a=127.0.0.1:0")) },
-		"late":  func(b *broker) error { return b.Settle(context.Background()) },
+		"late":  func(b *broker) error { return b.WaitPending(context.Background()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
@@ -71,13 +72,13 @@ func TestInvitationEndsWithItsName(t *testing.T) {
 			if err := c.call(protocol.MethodAttach, protocol.AttachParameters{Name: "a"}, nil); err != nil {
 				t.Fatal(err)
 			}
-			if n := b.Taking(); n != 1 {
+			if n := b.Windows(); n != 1 {
 				t.Errorf("%d connections take descriptors", n)
 			}
 			if err := settle(b); err != nil {
 				t.Error(err)
 			}
-			if n := b.Taking(); n != 0 {
+			if n := b.Windows(); n != 0 {
 				t.Errorf("%d connections take descriptors", n)
 			}
 			c.turnedAway()

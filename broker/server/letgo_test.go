@@ -11,8 +11,6 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // forEver is how many seconds a close lingers that nobody waits for the end of.
@@ -84,28 +82,5 @@ func TestStopWhileReadBlocks(t *testing.T) {
 	}
 	if err := b.Bind(parse(t, "b=127.0.0.1:0")); !errors.Is(err, server.ErrClosed) {
 		t.Errorf("Bind: %v", err)
-	}
-}
-
-// What somebody without privilege leaves here is closed without waiting, but for what
-// may be in use.
-func TestCalm(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	conn := lingering(t, 1)
-	listener, _ := listening(t)
-	r, _ := pipe(t)
-	on := &unix.Linger{Onoff: 1, Linger: forEver}
-	_ = listener.Control(func(n uintptr) {
-		if err := unix.SetsockoptLinger(int(n), unix.SOL_SOCKET, unix.SO_LINGER, on); err != nil {
-			t.Error(err)
-		}
-	})
-	server.Calm([]*scmrights.FD{r, listener, conn})
-	for fd, want := range map[*scmrights.FD]int{listener: 1, conn: 0} {
-		_ = fd.Control(func(n uintptr) {
-			if got, err := unix.GetsockoptInt(int(n), unix.SOL_SOCKET, unix.SO_LINGER); err != nil || got != want {
-				t.Errorf("got %d, %v, want %d", got, err, want)
-			}
-		})
 	}
 }

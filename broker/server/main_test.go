@@ -20,13 +20,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -129,7 +130,7 @@ func startOn(t testing.TB, cfg server.Config, prepare func(*scmrights.FD), specs
 
 func (b *broker) bind(t testing.TB, specs ...string) {
 	t.Helper()
-	var parsed []socket.Spec
+	var parsed []spec.Spec
 	for _, text := range specs {
 		parsed = append(parsed, parse(t, text))
 	}
@@ -138,9 +139,9 @@ func (b *broker) bind(t testing.TB, specs ...string) {
 	}
 }
 
-func parse(t testing.TB, text string) socket.Spec {
+func parse(t testing.TB, text string) spec.Spec {
 	t.Helper()
-	spec, err := socket.ParseSpec(text)
+	spec, err := spec.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -548,7 +549,7 @@ func brokerHelper(args []string) int {
 		return fail(err)
 	}
 	for _, text := range texts {
-		spec, err := socket.ParseSpec(text)
+		spec, err := spec.Parse(text)
 		if err == nil {
 			err = s.Bind(spec)
 		}

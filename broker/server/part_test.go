@@ -65,9 +65,6 @@ func TestGoneInTheMiddle(t *testing.T) {
 	}{
 		{"call", "in the middle", func(c *client) { c.raw(half) }},
 		{"behind a call", "in the middle", func(c *client) { c.raw(string(encode(c.t, get("b"))) + half); c.got() }},
-		{"behind a Get that waits", "in the middle", func(c *client) {
-			c.raw(string(encode(c.t, getOnce(protocol.GetParameters{Names: []string{"none"}, Wait: true}))) + half)
-		}},
 		{"reply with descriptors", "reply", func(c *client) { c.send(get("b")); c.unread() }},
 		{"reply that goes on", "reply", func(c *client) { c.send(getMore(protocol.GetParameters{Names: []string{"b"}})); c.unread() }},
 		{"reply", "reply", func(c *client) { c.send(info); c.unread() }},

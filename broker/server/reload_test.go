@@ -14,18 +14,20 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // reload makes specs the configuration.
 func (b *broker) reload(t testing.TB, specs ...string) (server.Changes, error) {
 	t.Helper()
-	parsed := make([]socket.Spec, len(specs))
+	parsed := make([]spec.Spec, len(specs))
 	for i, text := range specs {
 		parsed[i] = parse(t, text)
 	}
@@ -357,7 +359,7 @@ func TestReloadMethod(t *testing.T) {
 func TestConfigure(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	passed := func(name, spec string) (server.Passed, *socket.Socket) {
-		sock, err := socket.Open(parse(t, spec))
+		sock, err := socket.Open(parse(t, spec), socket.OpenConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -383,7 +385,7 @@ func TestConfigure(t *testing.T) {
 	web, webOwn := passed("web", "a=127.0.0.1:0")
 	other, otherOwn := passed("foo.socket", "a=udp://127.0.0.1:0")
 	s := newServer()
-	specs := []socket.Spec{parse(t, "web=:80,max=3"), parse(t, "adm=127.0.0.1:0")}
+	specs := []spec.Spec{parse(t, "web=:80,max=3"), parse(t, "adm=127.0.0.1:0")}
 	if err := s.Configure(specs, []server.Passed{web, other}); err != nil {
 		t.Fatal(err)
 	}
@@ -392,11 +394,11 @@ func TestConfigure(t *testing.T) {
 		t.Errorf("got %+v", ls)
 	}
 	// Another spec changes the rule, and not the manager's socket.
-	changes, err := s.Reload([]socket.Spec{parse(t, "web=:81,max=2,freebind")})
+	changes, err := s.Reload([]spec.Spec{parse(t, "web=:81,max=2,freebind")})
 	if err != nil || !slices.Equal(changes.Changed, []string{"web"}) || !slices.Equal(changes.Unbound, []string{"adm"}) {
 		t.Errorf("got %+v, %v", changes, err)
 	}
-	if _, err := s.Reload([]socket.Spec{parse(t, "web=udp://:81")}); !errors.Is(err, protocol.ErrBindFailed) {
+	if _, err := s.Reload([]spec.Spec{parse(t, "web=udp://:81")}); !errors.Is(err, protocol.ErrBindFailed) {
 		t.Errorf("another network: got %v", err)
 	}
 	if ls := s.Listeners(); len(ls) != 2 || ls[1].Cookie != webOwn.Cookie() || ls[1].Max != 2 {

@@ -4,70 +4,109 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
-	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/server/conn"
+	"github.com/fdbroker/fdbroker/broker/server/health"
+	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/procfs"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // report logs what has happened.
-func (s *Server) report(e event) {
-	switch e.what {
-	case "bound", "restored":
-		s.log.Info().Str("name", e.name).Str("network", e.socket.Network()).Str("address", e.socket.Address()).
-			Int("backlog", e.socket.Backlog()).Msg(e.what)
-	case "unbound":
-		s.log.Info().Str("name", e.name).Str("address", e.socket.Address()).Msg("unbound")
-	case "flipped":
-		s.sampled.Warn().Str("name", e.name).Msg("a worker changed O_NONBLOCK, which all holders share")
-	case eventHealed:
+func (s *Server) report(e registry.Event) {
+	switch e.What {
+	case protocol.EventBound, registry.EventRestored:
+		s.log.Info().Str("name", e.Name).Str("network", e.Socket.Network()).Str("address", e.Socket.Address()).
+			Int("backlog", e.Socket.Backlog()).Msg(e.What)
+	case protocol.EventUnbound:
+		s.log.Info().Str("name", e.Name).Str("address", e.Socket.Address()).Msg("unbound")
+	case protocol.EventFlipped:
+		s.sampled.Warn().Str("name", e.Name).Msg("a worker changed O_NONBLOCK, which all holders share")
+	case protocol.EventHealed:
 		l := s.sampled.Warn()
-		if strings.HasPrefix(string(e.why), "backlog") { // which many a server sets as it starts
+		if strings.HasPrefix(e.Why, "backlog") { // many servers set it as they start
 			l = s.sampled.Info()
 		}
-		l.Str("name", e.name).Str("what", string(e.why)).Strs("holders", commands(e.pids)).Msg("healed what a worker has done to the socket")
-	case eventSick:
-		s.reportSick(e)
-	case eventUnasked:
-		l := s.sampled.Warn().Err(e.err).Int64("grant", e.grant.id).Strs("names", e.names)
-		e.grant.peer.addTo(l)
+		l.Str("name", e.Name).Str("what", e.Why).Strs("holders", commands(e.PIDs)).Msg("healed what a worker has done to the socket")
+	case registry.EventFaulty:
+		s.reportFault(e)
+	case registry.EventUnasked:
+		l := s.sampled.Warn().Err(e.Err)
+		addHolder(l, e.Holder)
 		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
-	case "granted", "draining", "ended":
+	case protocol.EventGranted, protocol.EventDraining, protocol.EventEnded:
 		l := s.log.Debug()
 		if l == nil {
 			return
 		}
-		l = l.Int64("grant", e.grant.id).Strs("names", e.names)
-		e.grant.peer.addTo(l)
-		if e.why != "" {
-			l = l.Str("why", string(e.why))
+		addHolder(l, e.Holder)
+		if e.Why != "" {
+			l = l.Str("why", e.Why)
 		}
-		l.Msg(e.what)
+		l.Msg(e.What)
 	}
 }
 
-// info begins a line about what a call of c has done. Who has no privilege may call as
-// often as it likes.
-func (c *client) info() *zerolog.Event {
-	if c.privileged() {
-		return c.server.log.Info()
+func (s *Server) reportFault(e registry.Event) {
+	l := s.sampled.Warn().Err(e.Err).Str("name", e.Name).Strs("holders", commands(e.PIDs))
+	if e.Why != "" {
+		l = l.Str("why", e.Why)
 	}
-	return c.server.sampled.Info()
+	if errors.Is(e.Err, socket.ErrBeyondRepair) {
+		l.Msg("cannot undo what a worker has done to the socket")
+		return
+	}
+	l.Msg("cannot undo yet what a worker has done to the socket; trying again")
 }
 
-// refuse logs that a call, or a connection, was refused, and tells those who watch.
-func (c *client) refuse(method string, err error) {
-	c.tellRefused(method, err)
-	l := c.server.sampled.Warn()
+// report is what the health monitor is given.
+type report struct{ *Server }
+
+var _ health.Report = report{}
+
+func (r report) Repaired(sock *socket.Socket, what string, _ int) {
+	r.registry.HealthEvent(protocol.EventHealed, sock, what, nil)
+}
+
+func (r report) Faulty(sock *socket.Socket, f health.Fault) {
+	r.registry.HealthEvent(registry.EventFaulty, sock, f.Who, f.Err)
+}
+
+func (r report) ModeChanged(sock *socket.Socket) { r.registry.ModeChanged(sock) }
+
+// infoFor begins a line about what a call has done. Callers without privilege may call as often as they like.
+func (s *Server) infoFor(c *conn.Conn) *zerolog.Event {
+	if c.Caller.Privileged {
+		return s.log.Info()
+	}
+	return s.sampled.Info()
+}
+
+// logRefused logs that a call, or a connection, was refused, and tells the watchers.
+func (s *Server) logRefused(c *conn.Conn, method string, err error) {
+	why := cut(err.Error())
+	s.registry.Refused(&c.Caller, cut(method), why)
+	l := s.sampled.Warn()
 	if l == nil {
 		return
 	}
 	if method != "" {
 		l = l.Str("method", cut(method))
 	}
-	c.peer.addTo(l)
-	l.Str(zerolog.ErrorFieldName, cut(err.Error())).Msg("refused")
+	addPeer(l, c.Caller.Peer)
+	l.Str(zerolog.ErrorFieldName, why).Msg("refused")
+}
+
+func (s *Server) logHandBack(c *conn.Conn, name string) {
+	l := s.log.Warn().Str("name", name).Str("command", procfs.Command(c.Caller.Peer.PID))
+	addPeer(l, c.Caller.Peer)
+	l.Msg("given back by a process that an earlier broker gave it to")
 }
 
 // cut bounds what a peer chose the length of.
@@ -79,30 +118,20 @@ func cut(text string) string {
 	return strings.ToValidUTF8(text[:most], "") + "..."
 }
 
-func (p peer) addTo(l *zerolog.Event) {
-	l.Int("pid", p.pid).Uint32("uid", p.uid).Uint32("gid", p.gid)
+func addPeer(l *zerolog.Event, p peer.Credentials) {
+	l.Int("pid", p.PID).Uint32("uid", p.UID).Uint32("gid", p.GID)
 }
 
-// reportSick logs that something cannot be undone yet. To find out who has an address
-// by now may take seconds: the healer, which is who reports this, goes on meanwhile.
-func (s *Server) reportSick(e event) {
-	l := s.sampled.Warn().Err(e.err).Str("name", e.name).Strs("holders", commands(e.pids))
-	if errors.Is(e.err, socket.ErrBeyondRepair) {
-		l.Msg("cannot undo what a worker has done to the socket")
-		return
+func addHolder(l *zerolog.Event, h *protocol.Holder) {
+	l.Int64("grant", h.Grant).Strs("names", h.Names).Int("pid", h.PID).Uint32("uid", h.UID).Uint32("gid", h.GID)
+}
+
+// commands returns processes as a log shows them, with the names that the kernel has for them: those can be
+// read without waiting for the processes.
+func commands(pids []int) []string {
+	texts := make([]string, len(pids))
+	for i, pid := range pids {
+		texts[i] = fmt.Sprintf("%d (%s)", pid, procfs.Name(pid))
 	}
-	const message = "cannot undo yet what a worker has done to the socket; trying again"
-	if !errors.Is(e.err, unix.EADDRINUSE) {
-		l.Msg(message)
-		return
-	}
-	s.registry.ward.healer.running.Go(func() {
-		who := e.socket.WhoHas()
-		s.locked(func() {
-			if sick := s.registry.ward.sick[s.registry.listeners[e.name]]; sick != nil {
-				sick.why = who
-			}
-		})
-		l.Str("why", who).Msg(message)
-	})
+	return texts
 }

@@ -14,13 +14,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 )
 
 // keeping is a store.
@@ -111,7 +112,10 @@ func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 		t.Fatal(err)
 	}
 	b.Server = s
-	took := s.Restore(k.passed())
+	took, err := s.Restore(k.passed())
+	if err != nil {
+		t.Fatal(err)
+	}
 	control, err := server.ListenControl(server.ControlConfig{Path: k.path, Restored: took.Control})
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +123,7 @@ func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 	if err := s.KeepControl(control); err != nil {
 		t.Fatal(err)
 	}
-	var parsed []socket.Spec
+	var parsed []spec.Spec
 	for _, text := range specs {
 		parsed = append(parsed, parse(t, text))
 	}

@@ -7,258 +7,234 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Adopt takes fd, a bound socket that somebody else has opened, and returns it as
-// that of s; the caller must close it. The error is a [*BindError].
-//
-// Its network must be the one of s and it must listen, where its network does; its
-// address is whatever it is bound to. The options of s are applied as far as they
-// can be to a socket that is bound, and so are O_NONBLOCK and the backlog, also
-// where s leaves them to the default. The option v6only cannot be: it is an error
-// where IPv4 would come in all the same. Close leaves a Unix socket's path alone:
-// whoever made it removes it.
-func Adopt(s Spec, fd *scmrights.FD) (*Socket, error) {
-	sock, err := adopt(s, fd, nil)
+// An Origin says which program has opened a socket.
+type Origin int
+
+const (
+	// Foreign is another program. Its socket may be at another address than the spec says. The options of the spec are
+	// applied as far as they can be to a socket that is bound, and so are O_NONBLOCK and the backlog, also if the spec
+	// leaves them to the default. The option v6only cannot be applied: it is an error if IPv4 would come in all the
+	// same. Close leaves a Unix socket's path to the program that made it.
+	Foreign Origin = iota
+	// Ours is an earlier broker of this user, whose socket only its holders have kept. It must be at the very address
+	// of the spec, whose port must not be 0. Its options are applied, except O_NONBLOCK, which its holders share.
+	Ours
+)
+
+// Adopt takes fd, a bound socket, and returns it as that of s. It must be of the network of s and, if that has
+// connections, listen. If the network is [spec.Any], which only a Foreign descriptor can have, it may be anything. The
+// caller must close it. The error is a [*BindError].
+func Adopt(s spec.Spec, fd *scmrights.FD, from Origin) (*Socket, error) {
+	var sock *Socket
+	var err error
+	switch {
+	case s.Network == spec.Any:
+		sock, err = adoptAny(s, fd)
+	case from == Ours:
+		sock, err = reclaim(s, fd, 0)
+	default:
+		if sock, err = adopt(s, fd, nil); err == nil {
+			sock.adopted = true
+		}
+	}
 	if err != nil {
 		return nil, newBindError(s, errors.Join(err, fd.Close()))
 	}
-	sock.adopted = true
 	return sock, nil
 }
 
-// adopt returns the socket of s, which borrows fd until it succeeds. With held,
-// others may be using fd, and O_NONBLOCK stays as they need it; held must say that
-// the socket is the right one, before anything of it is changed.
-func adopt(s Spec, fd *scmrights.FD, held func(identity, int) error) (*Socket, error) {
-	n := networkOf(s.Network)
+// adopt returns the socket of s, which borrows fd until it succeeds. If check is given, others may be using fd:
+// O_NONBLOCK stays, and check must say that the socket is the right one before anything of it is changed.
+func adopt(s spec.Spec, fd *scmrights.FD, check func(sockdiag.Identity, int) error) (*Socket, error) {
+	n := spec.NetworkOf(s.Network)
 	if n == nil {
 		return nil, fmt.Errorf("there is no network %q", s.Network)
 	}
-	var is identity
+	var is sockdiag.Identity
 	backlog := 0
 	err := control(fd, func(num int) (err error) {
-		if is, err = identify(num); err != nil {
+		if is, err = sockdiag.Identify(num); err != nil {
 			return err
 		}
-		if err := is.checkFor(n, s); err != nil {
+		if err := suits(is, s); err != nil {
 			return err
 		}
-		if held != nil {
-			if err := held(is, num); err != nil {
+		if check != nil {
+			if err := check(is, num); err != nil {
 				return err
 			}
 		}
-		if backlog, err = is.setUp(n, s, num); err != nil || held != nil {
+		if backlog, err = setUp(is, s, num); err != nil || check != nil {
 			return err
 		}
-		return os.NewSyscallError("fcntl", unix.SetNonblock(num, !s.options().Blocking))
+		return os.NewSyscallError("fcntl", unix.SetNonblock(num, !s.Opts().Blocking))
 	})
 	if err != nil {
 		return nil, err
 	}
-	return newSocketOf(s, is.address, fd, backlog, nil)
+	return newSocket(s, is.Address, fd, backlog, nil)
 }
 
-// SpecOf returns a spec for name that describes fd, a bound socket that somebody
-// else has opened. It borrows fd and changes nothing. The error is one line that
-// names the socket.
-func SpecOf(name string, fd *scmrights.FD) (Spec, error) {
-	var text string
-	err := control(fd, func(num int) error {
-		is, err := identify(num)
-		if err != nil {
-			return err
+// adoptAny returns the descriptor of s, and borrows fd until it succeeds.
+func adoptAny(s spec.Spec, fd *scmrights.FD) (*Socket, error) {
+	sock := &Socket{address: s.Address, fd: fd}
+	sock.setSpec(s)
+	err := control(fd, func(n int) (err error) {
+		if sock.cookie, err = cookieOf(n); errors.Is(err, unix.ENOTSOCK) {
+			return nil
 		}
-		text = name + "=" + is.network().name + "://" + is.address
-		if n := is.backlog(num); n > 0 && n < somaxconn() {
-			text += ",backlog=" + strconv.Itoa(n)
-		}
-		return nil
+		return err
 	})
-	if err != nil {
-		return Spec{}, fmt.Errorf("the socket %s: %s", quote(name), reason(err))
-	}
-	return ParseSpec(text)
+	return sock, err
 }
 
-// anyIPv6 is how an address begins that is all of the machine.
-const anyIPv6 = "[::]:"
-
-// An identity is what a socket is, as the kernel tells.
-type identity struct {
-	family, sotype, protocol int
-	v6only                   bool // bound to all addresses, and takes no IPv4
-	address                  string
-}
-
-// identify returns the identity of a socket that can be a listener's.
-func identify(fd int) (is identity, err error) {
-	listens := 0
-	for _, option := range []struct {
-		number int
-		value  *int
-	}{{unix.SO_DOMAIN, &is.family}, {unix.SO_TYPE, &is.sotype}, {unix.SO_PROTOCOL, &is.protocol}, {unix.SO_ACCEPTCONN, &listens}} {
-		if *option.value, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option.number); err != nil {
-			if err == unix.ENOTSOCK {
-				return is, &problem{"the descriptor that was passed is no socket", err, nil}
-			}
-			return is, os.NewSyscallError("getsockopt", err)
-		}
+// suits returns an error if a socket cannot be that of s.
+func suits(is sockdiag.Identity, s spec.Spec) error {
+	n := spec.NetworkOf(s.Network)
+	if !is.In(n) {
+		return fmt.Errorf("the socket that was passed is %s, and the spec's network is %s", is, n.Name)
 	}
-	if is.network() == nil {
-		return is, fmt.Errorf("a socket of family %d, type %d and protocol %d was passed, which cannot be a listener's: there are %s",
-			is.family, is.sotype, is.protocol, networkNames(allNets))
-	}
-	if is.address, err = boundTo(fd); err != nil {
-		return is, err
-	}
-	if strings.HasPrefix(is.address, anyIPv6) {
-		only, err := unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
-		if err != nil {
-			return is, os.NewSyscallError("getsockopt", err)
-		}
-		is.v6only = only != 0
-	}
-	if is.network().in(connNets) && listens == 0 {
-		return is, fmt.Errorf("the socket %s that was passed does not listen", is)
-	}
-	return is, nil
-}
-
-// network returns the network of the spec that would open such a socket, or nil.
-func (is identity) network() *network {
-	for i := range networks {
-		n := &networks[i]
-		if is.in(n) && (!is.v6only || n.in(only6)) {
-			return n
-		}
-	}
-	return nil
-}
-
-// in reports whether is is a socket of n.
-func (is identity) in(n *network) bool {
-	protocol := is.protocol
-	if protocol == unix.IPPROTO_MPTCP {
-		protocol = unix.IPPROTO_TCP // we open none, but Go's net.Listen does, and it is the same to accept on
-	}
-	if is.sotype != n.sotype || protocol != n.protocol {
-		return false
-	}
-	switch is.family {
-	case unix.AF_UNIX:
-		return n.in(unixNets)
-	case unix.AF_INET:
-		return n.in(inetNets &^ only6)
-	case unix.AF_INET6:
-		return n.in(inetNets &^ only4)
-	}
-	return false
-}
-
-func (is identity) String() string { return is.network().name + "://" + is.address }
-
-// checkFor returns an error where a socket cannot be the one of s.
-func (is identity) checkFor(n *network, s Spec) error {
-	if !is.in(n) {
-		return fmt.Errorf("the socket that was passed is %s, and the spec's network is %s", is, n.name)
-	}
-	wants := n.in(only6) || s.options().V6Only
-	if wants && !is.v6only && strings.HasPrefix(is.address, anyIPv6) {
+	if (n.In(spec.Only6) || s.Opts().V6Only) && !is.V6Only && is.TakesAll() {
 		return fmt.Errorf("the socket %s that was passed takes IPv4 as well, and the spec does not want that; BindIPv6Only=ipv6-only is systemd's setting", is)
 	}
 	return nil
 }
 
-// setUp applies what s says, and returns the backlog as it became.
-func (is identity) setUp(n *network, s Spec, fd int) (backlog int, err error) {
-	if n.in(unixNets) {
-		err = is.own(fd, s)
+// setUp applies the options of s, and returns the backlog that the socket then has.
+func setUp(is sockdiag.Identity, s spec.Spec, fd int) (backlog int, err error) {
+	if is.Network().In(spec.Unix) {
+		err = setOwner(is, s, fd)
 	} else {
-		if err = addressOptions(fd, s, is.family == unix.AF_INET6); err == nil {
-			err = listenOptions(fd, s)
-		}
+		err = addressOptions(fd, s, is.Family == unix.AF_INET6, changes(new(spec.Options), s.Opts())...)
 	}
 	if err != nil {
 		return 0, err
 	}
-	return listen(n, s, fd)
+	return listen(s, fd)
 }
 
-// own gives the file of a Unix socket the mode and owners that s says, if any.
-func (is identity) own(fd int, s Spec) error {
-	owner, err := ownerOf(s)
-	if err != nil || owner == (fileOwner{nil, -1, -1}) {
+// setOwner gives the file of a Unix socket the mode and owners that s says, if any.
+func setOwner(is sockdiag.Identity, s spec.Spec, fd int) error {
+	owner, err := sockfile.OwnerOf(s.Opts())
+	switch {
+	case err != nil || owner.IsNone():
 		return err
-	}
-	if strings.HasPrefix(is.address, "@") {
+	case strings.HasPrefix(is.Address, "@"):
 		return fmt.Errorf("the socket %s that was passed has no file, so it cannot have the options mode, user and group", is)
 	}
-	file, err := openBound(fd, is.address)
-	if err != nil {
-		return fmt.Errorf("%s: %w", is.address, err)
-	}
-	defer file.close()
-	return owner.apply(file)
+	return owner.Give(fd, is.Address)
 }
 
-// backlog returns how many connections may wait at a socket, or 0 where the
-// kernel does not tell.
-func (is identity) backlog(fd int) int {
-	switch n := is.network(); {
-	case n.in(tcpNets):
-		f, err := tcpFigures(fd)
-		if err == nil {
-			return int(f.Limit)
-		}
-	case n.in(connNets):
-		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		var st unix.Stat_t
-		if err != nil || unix.Fstat(fd, &st) != nil {
-			return 0
-		}
-		if _, limit, err := unixQueue(uint32(st.Ino), cookie); err == nil {
-			return int(limit)
-		}
-	}
-	return 0
-}
+// errForeign says that a socket is not one that a broker of this user has opened.
+var errForeign = errors.New("no broker of this user has opened it")
 
-// boundTo returns the address of a socket as a spec has it.
-func boundTo(fd int) (string, error) {
-	const unbound = "the socket that was passed has no address"
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return "", os.NewSyscallError("getsockname", err)
-	}
-	var end netip.AddrPort
-	switch sa := sa.(type) {
-	case *unix.SockaddrUnix:
+// reclaim returns the socket of s that is Ours and has that cookie, unless it is 0. It borrows fd until it succeeds.
+func reclaim(s spec.Spec, fd *scmrights.FD, cookie uint64) (*Socket, error) {
+	var file *sockfile.File
+	sock, err := adopt(s, fd, func(is sockdiag.Identity, num int) error {
+		has, err := cookieOf(num)
+		if err != nil {
+			return err
+		}
+		ours, err := isMarked(num)
 		switch {
-		case sa.Name == "":
-			return "", errors.New(unbound)
-		case sa.Name[0] != '/' && sa.Name[0] != '@':
-			return "", fmt.Errorf("the socket that was passed is bound to %s, a relative path", quote(sa.Name))
+		case err != nil:
+			return err
+		case !ours:
+			return fmt.Errorf("the socket %s: %w", is, errForeign)
+		case cookie != 0 && has != cookie:
+			return errors.New("it is another socket by now")
 		}
-		return sa.Name, nil
-	case *unix.SockaddrInet4:
-		end = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		ip := netip.AddrFrom16(sa.Addr)
-		if sa.ZoneId != 0 {
-			ip = ip.WithZone(zoneName(sa.ZoneId))
+		file, err = fileAt(is, s, num)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	sock.held = true
+	if sock.file = file; file != nil {
+		file.KeepBackup()
+	}
+	return sock, nil
+}
+
+// fileAt returns the file of a socket, if it has one. It is an error if the socket is not at the address of s.
+func fileAt(is sockdiag.Identity, s spec.Spec, fd int) (*sockfile.File, error) {
+	elsewhere := fmt.Errorf("the socket is %s, and not at the address of the spec", is)
+	if is.Network().In(spec.Inet) {
+		ends, err := s.Endpoints()
+		if err == nil && !slices.ContainsFunc(ends, is.IsAt) {
+			err = elsewhere
 		}
-		end = netip.AddrPortFrom(ip, uint16(sa.Port))
+		return nil, err
 	}
-	if end.Port() == 0 {
-		return "", errors.New(unbound)
+	if is.Address != s.Address {
+		return nil, elsewhere
 	}
-	return end.String(), nil
+	if strings.HasPrefix(s.Address, "@") {
+		return nil, nil
+	}
+	file, err := sockfile.Find(s.Address)
+	if err != nil {
+		return nil, elsewhere
+	}
+	if !file.IsOf(fd) {
+		return nil, fmt.Errorf("the file at %s is not the one of the socket that was bound there", s.Address)
+	}
+	return file, nil
+}
+
+// IsAt reports whether fd, which it borrows, is a socket of the network and at the address of s, as far as these can be
+// compared: a host's name cannot.
+func IsAt(s spec.Spec, fd *scmrights.FD) bool {
+	n := spec.NetworkOf(s.Network)
+	at := false
+	_ = control(fd, func(num int) error {
+		is, err := sockdiag.Identify(num)
+		if err == nil && n != nil && is.In(n) {
+			at = sameAddress(s.Address, is.Address)
+		}
+		return err
+	})
+	return at
+}
+
+// sameAddress compares the address of a spec with one that was bound. An address without a host means all addresses of
+// the machine.
+func sameAddress(address, bound string) bool {
+	port, isAll := strings.CutPrefix(address, ":")
+	at, err := netip.ParseAddrPort(bound)
+	if !isAll || err != nil {
+		return address == bound
+	}
+	return at.Addr().IsUnspecified() && fmt.Sprint(at.Port()) == port
+}
+
+// markMode marks the sockets of brokers. A socket has an inode of its own, whose mode the kernel ignores once the
+// socket is bound, and no other program sets this mode. So a broker knows a socket that an earlier broker has opened,
+// in whatever process it finds it, from another program's socket at the same address. The inode's owner is the user
+// that made the socket; only that user or root can change its mode.
+const markMode = unix.S_ISVTX | 0o600
+
+// mark marks a socket as a broker's. It fails if another user has made the socket, which then is none of ours.
+func mark(fd int) { _ = unix.Fchmod(fd, markMode) }
+
+// isMarked reports whether a broker of this user has opened the socket.
+func isMarked(fd int) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, os.NewSyscallError("fstat", err)
+	}
+	return st.Mode&^unix.S_IFMT == markMode && st.Uid == uint32(os.Geteuid()), nil
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// passed opens the socket of a spec, and returns a duplicate of it, as a service
-// manager passes one, and the address. The test's end closes the manager's own.
+// passed opens the socket of a spec, and returns a duplicate of it, as a service manager passes one, and the address.
+// The test's end closes the manager's own.
 func passed(t *testing.T, spec string) (*scmrights.FD, *socket.Socket) {
 	t.Helper()
 	sock := open(t, spec)
@@ -29,6 +29,9 @@ func passed(t *testing.T, spec string) (*scmrights.FD, *socket.Socket) {
 	}
 	return fd, sock
 }
+
+// describe describes a socket that a service manager has passed.
+var describe = socket.Donation{Name: "web", Options: "blocking=no"}
 
 // rawFD returns a descriptor of a new socket, set up by use.
 func rawFD(t *testing.T, family, sotype, protocol int, use func(fd int) error) *scmrights.FD {
@@ -47,8 +50,8 @@ func rawFD(t *testing.T, family, sotype, protocol int, use func(fd int) error) *
 	return fd
 }
 
-// TestAdopt: each network's socket can be described, and adopted by what describes
-// it; it stays the same socket, and its path stays when it is closed.
+// TestAdopt: a socket of each network can be described, and adopted by its description. It stays the same socket, and
+// its path stays when it is closed.
 func TestAdopt(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -68,14 +71,14 @@ func TestAdopt(t *testing.T) {
 	} {
 		t.Run(c.opened, func(t *testing.T) {
 			fd, orig := passed(t, c.opened)
-			spec, err := socket.SpecOf("web", fd)
+			spec, err := describe.Spec(fd)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got, want := spec.String(), strings.Replace(c.described, "ADDRESS", orig.Address(), 1); got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
-			sock, err := socket.Adopt(spec, fd)
+			sock, err := socket.Adopt(spec, fd, socket.Foreign)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +97,7 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestAdoptMPTCP: what Go's net.Listen opens, unless it is told not to.
+// TestAdoptMPTCP adopts such a socket as Go's net.Listen opens by default.
 func TestAdoptMPTCP(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	var lc net.ListenConfig
@@ -121,7 +124,7 @@ func TestAdoptMPTCP(t *testing.T) {
 		fd = scmrights.NewFD(d)
 	})
 	_ = f.Close()
-	sock, err := socket.Adopt(parse(t, "web=:80,backlog=3,nodelay,keepalive,fastopen=2,defer-accept=1s"), fd)
+	sock, err := socket.Adopt(parse(t, "web=:80,backlog=3,nodelay,keepalive,fastopen=2,defer-accept=1s"), fd, socket.Foreign)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,12 +134,12 @@ func TestAdoptMPTCP(t *testing.T) {
 	}
 }
 
-// TestAdoptOptions: what a spec says is applied to a socket that was made without.
+// TestAdoptOptions: the options of a spec are applied to a socket that was made without.
 func TestAdoptOptions(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	fd, orig := passed(t, "a=127.0.0.1:0,backlog=5,blocking")
 	// Another address than the socket's: the manager decides.
-	sock, err := socket.Adopt(parse(t, "web=:80,backlog=9,nodelay,keepalive,defer-accept=5s,freebind"), fd)
+	sock, err := socket.Adopt(parse(t, "web=:80,backlog=9,nodelay,keepalive,defer-accept=5s,freebind"), fd, socket.Foreign)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +166,7 @@ func TestAdoptOptions(t *testing.T) {
 
 	path := fdtest.SocketDir(t) + "/s"
 	fd, _ = passed(t, "a=unix://"+path)
-	sock, err = socket.Adopt(parse(t, "app=unix:///other,mode=0601"), fd)
+	sock, err = socket.Adopt(parse(t, "app=unix:///other,mode=0601"), fd, socket.Foreign)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +204,7 @@ func TestAdoptRefuses(t *testing.T) {
 			}
 			defer c.fd.Close()
 			_, port, _ := net.SplitHostPort(boundAddr(dup))
-			_, err = socket.Adopt(parse(t, c.spec), dup)
+			_, err = socket.Adopt(parse(t, c.spec), dup, socket.Foreign)
 			be, ok := errors.AsType[*socket.BindError](err)
 			if want := strings.ReplaceAll(c.want, "PORT", port); !ok || !strings.Contains(be.Error(), want) {
 				t.Errorf("got %v, want %q", err, want)
@@ -225,7 +228,7 @@ func TestAdoptRefuses(t *testing.T) {
 		}
 		fd := scmrights.NewFD(d)
 		defer fd.Close()
-		if _, err := socket.SpecOf("web", fd); err == nil || err.Error() != `the socket "web": the descriptor that was passed is no socket` {
+		if _, err := describe.Spec(fd); err == nil || err.Error() != "the descriptor that was passed is no socket" {
 			t.Errorf("a pipe: got %v", err)
 		}
 	})
@@ -243,8 +246,7 @@ func boundAddr(fd *scmrights.FD) (addr string) {
 	return addr
 }
 
-// TestBecome: options that a socket takes at any time are set, and cleared again,
-// without disturbing what waits.
+// TestBecome: options that a socket takes at any time are set, and cleared again, without disturbing what waits.
 func TestBecome(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "web=127.0.0.1:0")
@@ -289,11 +291,11 @@ func TestBecome(t *testing.T) {
 	}
 }
 
-// TestOpenBeside: a socket is opened where another one is, which goes on until it is
-// closed; and without that nothing has happened.
-func TestOpenBeside(t *testing.T) {
+// TestReplace: a socket is opened at the address of another one, which goes on until it is closed. Abort leaves no
+// trace.
+func TestReplace(t *testing.T) {
 	dir := fdtest.SocketDir(t)
-	for _, c := range []struct{ old, beside string }{
+	for _, c := range []struct{ old, next string }{
 		{"a=127.0.0.1:0", "b=127.0.0.1:PORT"},
 		{"a=[::1]:0", "b=[::1]:PORT"},
 		{"a=:0", "b=127.0.0.1:PORT"},
@@ -303,22 +305,24 @@ func TestOpenBeside(t *testing.T) {
 		{"a=unixgram://" + dir + "/g", "b=unix://" + dir + "/g"},
 	} {
 		for _, keep := range []bool{true, false} {
-			t.Run(c.old+" "+map[bool]string{true: "kept", false: "given up"}[keep], func(t *testing.T) {
+			t.Run(c.old+" "+map[bool]string{true: "committed", false: "aborted"}[keep], func(t *testing.T) {
 				fdtest.CheckLeaks(t)
 				old := open(t, c.old)
 				_, port, _ := net.SplitHostPort(old.Address())
-				spec := parse(t, strings.Replace(c.beside, "PORT", port, 1))
-				if _, err := socket.Open(spec); !errors.Is(err, syscall.EADDRINUSE) {
+				spec := parse(t, strings.Replace(c.next, "PORT", port, 1))
+				if _, err := socket.Open(spec, socket.OpenConfig{}); !errors.Is(err, syscall.EADDRINUSE) {
 					t.Fatalf("Open: got %v, want EADDRINUSE", err)
 				}
-				sock, settle, err := socket.OpenBeside(spec, []*socket.Socket{old})
+				sock, err := socket.Open(spec, socket.OpenConfig{Replacing: []*socket.Socket{old}})
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer sock.Close()
-				settle(keep)
 				left := old
-				if keep {
+				if !keep {
+					sock.Abort()
+				} else {
+					sock.Commit()
 					if err := old.Close(); err != nil {
 						t.Error(err)
 					}

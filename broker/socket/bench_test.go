@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
 var benchNetworks = []string{"tcp", "udp", "unix"}
 
-func benchSpec(b *testing.B, network string) socket.Spec {
+func benchSpec(b *testing.B, network string) spec.Spec {
 	if network == "unix" {
 		return parse(b, "a=unix://"+filepath.Join(fdtest.SocketDir(b), "s"))
 	}
@@ -25,7 +26,7 @@ func BenchmarkOpenClose(b *testing.B) {
 			spec := benchSpec(b, network)
 			b.ReportAllocs()
 			for b.Loop() {
-				sock, err := socket.Open(spec)
+				sock, err := socket.Open(spec, socket.OpenConfig{})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -40,7 +41,7 @@ func BenchmarkOpenClose(b *testing.B) {
 func BenchmarkFigures(b *testing.B) {
 	for _, network := range benchNetworks {
 		b.Run(network, func(b *testing.B) {
-			sock, err := socket.Open(benchSpec(b, network))
+			sock, err := socket.Open(benchSpec(b, network), socket.OpenConfig{})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -55,25 +56,14 @@ func BenchmarkFigures(b *testing.B) {
 	}
 }
 
-// BenchmarkParseSpec also shows what one costs in memory.
-func BenchmarkParseSpec(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := socket.ParseSpec("web=127.0.0.1:9000"); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkRepair is a look at a socket without a fault, which is done for each one that is
-// held, every 50 ms.
+// BenchmarkRepair is a look at a socket without a fault.
 func BenchmarkRepair(b *testing.B) {
 	for _, text := range []string{"a=127.0.0.1:0", "a=udp://127.0.0.1:0", "a=unix://@fdbroker-bench-heal", "a=unix://" + fdtest.SocketDir(b) + "/s"} {
-		s, err := socket.ParseSpec(text)
+		s, err := spec.Parse(text)
 		if err != nil {
 			b.Fatal(err)
 		}
-		sock, err := socket.Open(s)
+		sock, err := socket.Open(s, socket.OpenConfig{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -5,80 +5,65 @@ package socket
 import (
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
-// BindError says why a socket could not be opened. [errors.Is] finds the
-// kernel's error number in it where there was one.
+// BindError says why a socket could not be opened. [errors.Is] finds the kernel's error number in it if there was one.
 type BindError struct {
 	// Spec is the canonical text of the spec.
 	Spec string
-	// Holders are the processes that have the address, where it is in use and they
-	// can be seen: at most five, by pid.
-	Holders []Process
-	// Err is what went wrong.
+	// Holders are the processes that have the address, if it is in use and they can be seen: at most five, by pid.
+	Holders []holders.Process
+	// Err is the cause.
 	Err error
-
-	reason string
+	// Reason is Error without the words that name the spec.
+	Reason string
 }
 
-// Error returns one line that says what to do where that is known.
+// Error returns one line, with advice if there is any.
 func (e *BindError) Error() string {
 	head, _, _ := strings.Cut(e.Spec, ",") // an address has no comma
-	return "cannot bind " + head + ": " + e.reason
+	return "cannot bind " + head + ": " + e.Reason
 }
 
 // Unwrap returns e.Err.
 func (e *BindError) Unwrap() error { return e.Err }
 
-// A problem is an error whose text is written for the operator.
-type problem struct {
-	text    string
-	err     error
-	holders []Process
-}
-
-func (p *problem) Error() string { return p.text }
-func (p *problem) Unwrap() error { return p.err }
-
-func newBindError(s Spec, err error) *BindError {
-	be := &BindError{Spec: s.String(), Err: err, reason: reason(err)}
-	if p, ok := errors.AsType[*problem](err); ok {
-		be.Err, be.Holders = p.err, p.holders
-		be.reason = p.text
+func newBindError(s spec.Spec, err error) *BindError {
+	be := &BindError{Spec: s.String(), Err: err, Reason: spec.Reason(err)}
+	if inUse, ok := errors.AsType[*holders.InUseError](err); ok {
+		be.Holders = inUse.Processes
+	}
+	if p, ok := errors.AsType[*spec.Problem](err); ok {
+		be.Err, be.Reason = p.Err, p.Text
 		return be
 	}
 	if hint := hintOf(err); hint != "" {
-		be.reason += " (" + hint + ")"
+		be.Reason += " (" + hint + ")"
 	}
 	return be
 }
 
-// hintOf says what helps against errors that can come from anywhere.
+// hintOf returns advice against errors that can come from any system call.
 func hintOf(err error) string {
 	switch {
-	case errors.Is(err, syscall.EMFILE):
+	case errors.Is(err, unix.EMFILE):
 		return "raise the limit of open files, ulimit -n"
-	case errors.Is(err, syscall.ENFILE):
+	case errors.Is(err, unix.ENFILE):
 		return "raise fs.file-max"
-	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return optionHint(err)
-	case errors.Is(err, syscall.ENODEV):
+	case errors.Is(err, unix.ENODEV):
 		return "there is no interface of that name"
 	}
-	return ""
-}
-
-// optionHint says what privilege the option of err needs.
-func optionHint(err error) string {
-	oe, ok := errors.AsType[*optionError](err)
-	if !ok {
+	oe, ok := errors.AsType[*spec.OptionError](err)
+	if !ok || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
 		return ""
 	}
-	switch oe.option {
+	switch oe.Option {
 	case "mark", "transparent":
 		return "needs CAP_NET_ADMIN"
 	case "device":
@@ -89,25 +74,32 @@ func optionHint(err error) string {
 	return ""
 }
 
-// reason returns the text of err without the name of the system call, which
-// tells an operator nothing.
-func reason(err error) string {
-	if _, ok := errors.AsType[*optionError](err); ok {
-		return err.Error()
+// explainInet adds advice to an error of opening end.
+func (o *opener) explainInet(end spec.Endpoint, err error) error {
+	if _, ok := errors.AsType[*spec.OptionError](err); ok {
+		return err
 	}
-	if pe, ok := errors.AsType[*problem](err); ok {
-		return pe.text
+	text := ""
+	switch ip := end.Addr(); {
+	case errors.Is(err, unix.EADDRINUSE) && end.Port() == 0:
+		text = "no port is free (net.ipv4.ip_local_port_range says which there are)"
+	case errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders:
+		return holders.OfInet(o.spec, end).Err()
+	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
+		text = fmt.Sprintf("permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		text = fmt.Sprintf("no interface of this machine has the address %s (the option freebind binds it all the same)", ip)
+	case errors.Is(err, unix.EAFNOSUPPORT) && ip.Is6():
+		text = "IPv6 is not to be had here (the kernel has none, or this process may not use it)"
+	case errors.Is(err, unix.EINVAL) && ip.Is6() && ip.IsLinkLocalUnicast() && ip.Zone() == "":
+		text = fmt.Sprintf("a link-local address needs its interface: [%s%%INTERFACE]:%d", ip, end.Port())
+	case errors.Is(err, unix.ENODEV) && ip.Zone() != "":
+		text = fmt.Sprintf("there is no interface %q", ip.Zone())
+	default:
+		return err
 	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return dns.Err
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return errno.Error()
-	}
-	return err.Error()
+	return &spec.Problem{Text: text, Err: err}
 }
 
-// deniedTo says who was denied something, as an operator needs to know.
-func deniedTo(what string) string {
-	return fmt.Sprintf("permission denied (uid %d may not %s)", os.Geteuid(), what)
-}
+// firstFreePort returns the lowest port that needs no privilege (ip(7)).
+func firstFreePort() int { return sysctl("net/ipv4/ip_unprivileged_port_start", 1024) }

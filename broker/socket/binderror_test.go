@@ -91,8 +91,8 @@ func TestInUseNamesSeveral(t *testing.T) {
 	}
 }
 
-// An accepted connection keeps its port against those without SO_REUSEADDR only,
-// so a broker can come back while a worker still serves.
+// An accepted connection keeps its port against those without SO_REUSEADDR only, so a broker can come back while a
+// worker still serves.
 func TestBindWhileConnectionsLive(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "a=127.0.0.1:0")

@@ -11,10 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-func figures(t testing.TB, sock *socket.Socket) socket.Figures {
+func figures(t testing.TB, sock *socket.Socket) sockdiag.Figures {
 	t.Helper()
 	f, err := sock.Figures()
 	if err != nil {
@@ -34,7 +35,7 @@ func TestFiguresOfConnections(t *testing.T) {
 		t.Run(test.spec, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			sock := open(t, test.spec)
-			want := socket.Figures{Limit: 5, DropsKnown: test.network == "tcp"}
+			want := sockdiag.Figures{Limit: 5, DropsKnown: test.network == "tcp"}
 			if got := figures(t, sock); got != want || sock.Backlog() != 5 {
 				t.Errorf("got %+v, backlog %d, want %+v", got, sock.Backlog(), want)
 			}
@@ -88,8 +89,8 @@ func TestFiguresOfMany(t *testing.T) {
 	}
 }
 
-// TestFiguresCountDrops lets one more connect than there is room for: backlog 1
-// is room for two (KERNEL §2).
+// TestFiguresCountDrops lets one more connect than there is room for: backlog 1 is room for two (docs/kernel.md, Queue
+// and drops).
 func TestFiguresCountDrops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "a=127.0.0.1:0,backlog=1")
@@ -151,7 +152,7 @@ func TestFiguresOfUDP(t *testing.T) {
 func TestFiguresOfUnixgram(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "a=unixgram://"+filepath.Join(fdtest.SocketDir(t), "g"))
-	if got, want := figures(t, sock), (socket.Figures{Bytes: true}); got != want {
+	if got, want := figures(t, sock), (sockdiag.Figures{Bytes: true}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	c := dial(t, "unixgram", sock.Address())
@@ -160,12 +161,12 @@ func TestFiguresOfUnixgram(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := figures(t, sock), (socket.Figures{Queue: 30, Bytes: true}); got != want {
+	if got, want := figures(t, sock), (sockdiag.Figures{Queue: 30, Bytes: true}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
-// TestBacklogIsCapped: what Backlog says is what the kernel has.
+// TestBacklogIsCapped: Backlog returns the backlog that the kernel has.
 func TestBacklogIsCapped(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, text := range []string{"a=127.0.0.1:0", "a=127.0.0.1:0,backlog=2147483647", "a=unix://@fdbroker-test-backlog,backlog=2147483647"} {

@@ -9,20 +9,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// portTries is how often a port is looked for that is still free once it is known.
+// portTries limits the attempts to bind a port that was free a moment ago.
 const portTries = 16
 
 // openInet opens a socket of an IP network.
-func openInet(n *network, s Spec) (*Socket, error) {
-	ends, err := endpoints(n, s)
+func (o *opener) openInet() (*Socket, error) {
+	ends, err := o.spec.Endpoints()
 	if err != nil {
 		return nil, err
 	}
 	for i, end := range ends {
-		sock, err := openEndpoint(n, s, end)
+		sock, err := o.openEndpoint(end)
 		if err == nil {
 			return sock, nil
 		}
@@ -33,112 +35,100 @@ func openInet(n *network, s Spec) (*Socket, error) {
 	return nil, unix.EADDRNOTAVAIL // there is always an endpoint
 }
 
-// lacksIPv6 reports whether err is what a kernel without IPv6 says to [::].
+// lacksIPv6 reports whether err is the answer of a kernel without IPv6 to [::].
 func lacksIPv6(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
-// openEndpoint binds end. Port 0 is bound twice, once to learn a number and then
-// by that number: a socket that was bound to 0 loses its port when a worker shuts
-// it down (KERNEL §1).
-func openEndpoint(n *network, s Spec, end endpoint) (*Socket, error) {
+// openEndpoint binds end. Port 0 is bound twice, once to learn a number and then by that number, because a socket that
+// was bound to 0 loses its port when a worker shuts it down (docs/kernel.md, Listeners and shutdown).
+func (o *opener) openEndpoint(end spec.Endpoint) (*Socket, error) {
 	if end.Port() != 0 {
-		return bindInet(n, s, end)
+		return o.bindInet(end)
 	}
 	for range portTries {
-		port, err := freePort(n, s, end)
+		port, err := o.freePort(end)
 		if err != nil {
-			return nil, explainInet(n, s, end, err)
+			return nil, o.explainInet(end, err)
 		}
 		end.AddrPort = netip.AddrPortFrom(end.Addr(), port)
-		sock, err := bindInet(n, s, end)
+		sock, err := o.bindInet(end)
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return sock, err
 		}
 	}
-	return nil, &problem{"each free port was taken by somebody else at once; try again", unix.EADDRINUSE, nil}
+	return nil, &spec.Problem{Text: "each free port was taken by somebody else at once; try again", Err: unix.EADDRINUSE}
 }
 
-// freePort returns a port that is free for end just now. It asks for one without
-// SO_REUSEADDR, which would also offer ports that only look free.
-func freePort(n *network, s Spec, end endpoint) (port uint16, err error) {
-	fd, err := newSocket(n, s, end.family())
+// freePort returns a port that is free for end just now. It asks for one without SO_REUSEADDR, which would also offer
+// ports that only look free.
+func (o *opener) freePort(end spec.Endpoint) (port uint16, err error) {
+	fd, err := o.newFD(end.Family())
 	if err != nil {
 		return 0, err
 	}
 	defer fd.Close()
 	err = control(fd, func(fd int) error {
-		if err := bindOptions(fd, s, end); err != nil {
+		if err := bindOptions(fd, o.spec, end); err != nil {
 			return err
 		}
-		if err := end.bind(fd); err != nil {
+		if err := bindEndpoint(fd, end); err != nil {
 			return err
 		}
-		sa, err := unix.Getsockname(fd)
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			port = uint16(sa.Port)
-		case *unix.SockaddrInet6:
-			port = uint16(sa.Port)
+		address, err := sockdiag.BoundTo(fd)
+		if err != nil {
+			return err
 		}
-		return os.NewSyscallError("getsockname", err)
+		bound, err := netip.ParseAddrPort(address)
+		port = bound.Port()
+		return err
 	})
 	return port, err
 }
 
 // bindInet opens a socket at end, whose port is not 0.
-func bindInet(n *network, s Spec, end endpoint) (*Socket, error) {
-	fd, err := newSocket(n, s, end.family())
+func (o *opener) bindInet(end spec.Endpoint) (*Socket, error) {
+	fd, err := o.newFD(end.Family())
 	if err != nil {
-		return nil, explainInet(n, s, end, err)
+		return nil, o.explainInet(end, err)
 	}
-	backlog, err := setUpInet(n, s, end, fd)
+	backlog, err := o.setUpInet(end, fd)
 	if err != nil {
 		// Closed first: the search for the holder of the address must not find us.
 		_ = fd.Close()
-		return nil, explainInet(n, s, end, err)
+		return nil, o.explainInet(end, err)
 	}
-	return newSocketOf(s, end.String(), fd, backlog, nil)
+	return newSocket(o.spec, end.String(), fd, backlog, nil)
 }
 
-func setUpInet(n *network, s Spec, end endpoint, fd *scmrights.FD) (backlog int, err error) {
+func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, err error) {
+	opts := changes(new(spec.Options), o.spec.Opts())
+	if o.network.In(spec.TCP) {
+		opts = append(opts, sockopt{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+	}
+	share := sockopt{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
+	if o.sharePort {
+		opts = append(opts, share)
+	}
 	err = control(fd, func(fd int) error {
-		if n.in(tcpNets) {
-			if err := setFlag(fd, "SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR); err != nil {
-				return err
-			}
-		}
-		if n.beside {
-			if err := setFlag(fd, "SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil {
-				return err
-			}
-		}
-		if err := bindOptions(fd, s, end); err != nil {
+		if err := bindOptions(fd, o.spec, end, opts...); err != nil {
 			return err
 		}
-		if err := listenOptions(fd, s); err != nil {
+		if err := bindEndpoint(fd, end); err != nil {
 			return err
 		}
-		if err := end.bind(fd); err != nil {
+		if backlog, err = listen(o.spec, fd); err != nil || !o.sharePort {
 			return err
 		}
-		if backlog, err = listen(n, s, fd); err != nil || !n.beside {
-			return err
-		}
-		return setInt(fd, "SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 0)
+		share.value = 0
+		return share.set(fd)
 	})
 	return backlog, err
 }
 
-func (e endpoint) family() int {
-	if e.Addr().Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-func (e endpoint) bind(fd int) error {
-	sa, err := e.sockaddr()
+// bindEndpoint binds fd to an address of an IP network.
+func bindEndpoint(fd int, end spec.Endpoint) error {
+	sa, err := end.Sockaddr()
 	if err != nil {
 		return err
 	}

@@ -18,23 +18,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"hold": holdHelper, "try": tryHelper, "noipv6": noIPv6Helper})
 }
 
-// holdHelper opens the specs, prints what was bound, a line each, and holds it
-// until its standard input ends. Then it goes without closing anything.
+// holdHelper opens the specs, prints the bound addresses, a line each, and holds it until its standard input ends. Then
+// it goes without closing anything.
 func holdHelper(args []string) int {
 	for _, text := range args {
-		s, err := socket.ParseSpec(text)
+		s, err := spec.Parse(text)
 		if err != nil {
 			fmt.Println(err)
 			return 1
 		}
-		sock, err := socket.Open(s)
+		sock, err := socket.Open(s, socket.OpenConfig{})
 		if err != nil {
 			fmt.Println(err)
 			return 1
@@ -48,12 +50,12 @@ func holdHelper(args []string) int {
 // tryHelper opens the specs one after the other, and prints "ok" or the error.
 func tryHelper(args []string) int {
 	for _, text := range args {
-		s, err := socket.ParseSpec(text)
+		s, err := spec.Parse(text)
 		if err != nil {
 			fmt.Println(err)
 			return 1
 		}
-		sock, err := socket.Open(s)
+		sock, err := socket.Open(s, socket.OpenConfig{})
 		if err != nil {
 			fmt.Println(err)
 			continue
@@ -64,8 +66,8 @@ func tryHelper(args []string) int {
 	return 0
 }
 
-// hold starts a process that holds the specs. It returns the process, what was
-// bound, and a function that ends the process as a crash would.
+// hold starts a process that holds the specs. It returns the process, the bound addresses, and a function that ends the
+// process as a crash would.
 func hold(t *testing.T, specs ...string) (cmd *exec.Cmd, addresses []string, end func()) {
 	t.Helper()
 	cmd = fdtest.Helper(t, "hold", specs...)
@@ -95,8 +97,7 @@ func hold(t *testing.T, specs ...string) (cmd *exec.Cmd, addresses []string, end
 	}
 }
 
-// tryAs opens the specs in a process of that uid and gid, and returns a line for
-// each: "ok" or its error.
+// tryAs opens the specs in a process of that uid and gid, and returns a line for each: "ok" or its error.
 func tryAs(t *testing.T, id uint32, specs ...string) []string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -113,15 +114,24 @@ func tryAs(t *testing.T, id uint32, specs ...string) []string {
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// helperCommand is what the kernel calls a process of this test binary.
+// put makes a descriptor that another program has opened the socket of a donation.
+func put(d socket.Donation, fd *scmrights.FD) (*socket.Socket, error) {
+	s, err := d.Spec(fd)
+	if err != nil {
+		return nil, errors.Join(err, fd.Close())
+	}
+	return socket.Adopt(s, fd, socket.Foreign)
+}
+
+// helperCommand is the kernel's name of a process of this test binary.
 func helperCommand() string {
 	name := filepath.Base(os.Args[0])
 	return name[:min(len(name), 15)]
 }
 
-func parse(t testing.TB, text string) socket.Spec {
+func parse(t testing.TB, text string) spec.Spec {
 	t.Helper()
-	s, err := socket.ParseSpec(text)
+	s, err := spec.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +141,7 @@ func parse(t testing.TB, text string) socket.Spec {
 // open opens the spec, and closes it when the test ends.
 func open(t testing.TB, text string) *socket.Socket {
 	t.Helper()
-	sock, err := socket.Open(parse(t, text))
+	sock, err := socket.Open(parse(t, text), socket.OpenConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +156,7 @@ func open(t testing.TB, text string) *socket.Socket {
 // refused returns the error with which the spec must fail to open.
 func refused(t *testing.T, text string) *socket.BindError {
 	t.Helper()
-	sock, err := socket.Open(parse(t, text))
+	sock, err := socket.Open(parse(t, text), socket.OpenConfig{})
 	if err == nil {
 		t.Errorf("%s was opened", text)
 		_ = sock.Close()

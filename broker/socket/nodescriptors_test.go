@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestNoDescriptors opens sockets where only so many descriptors are left, so
-// that each place that needs one fails once.
+// TestNoDescriptors opens sockets while only a few descriptors are left, so that each place that needs one fails once.
 func TestNoDescriptors(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, text := range []string{
@@ -54,7 +54,7 @@ func TestNoDescriptors(t *testing.T) {
 }
 
 // openWith opens s while this process may open only that many descriptors.
-func openWith(t *testing.T, free int, s socket.Spec) (*socket.Socket, error) {
+func openWith(t *testing.T, free int, s spec.Spec) (*socket.Socket, error) {
 	t.Helper()
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
@@ -83,10 +83,10 @@ func openWith(t *testing.T, free int, s socket.Spec) (*socket.Socket, error) {
 		_ = unix.Close(filler[len(filler)-1])
 		filler = filler[:len(filler)-1]
 	}
-	return socket.Open(s)
+	return socket.Open(s, socket.OpenConfig{})
 }
 
-// names lists what is in dir.
+// names lists the files in dir.
 func names(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -14,8 +14,8 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// noIPv6Helper forbids itself IPv6 sockets, in the way in which systemd does it
-// for RestrictAddressFamilies=, then opens the specs as tryHelper does.
+// noIPv6Helper forbids itself IPv6 sockets, in the way in which systemd does it for RestrictAddressFamilies=, then
+// opens the specs as tryHelper does.
 func noIPv6Helper(args []string) int {
 	const (
 		number   = 0  // offset of the system call's number in struct seccomp_data

@@ -5,107 +5,113 @@ package socket
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Open binds the socket of s and, where its network has connections, listens.
-// The caller must close it. The error is a [*BindError]; nothing is left then,
-// neither a descriptor nor a path.
+// OpenConfig says how to open a socket.
+type OpenConfig struct {
+	// Replacing are sockets that are about to be closed, and go on as they are until then. The new one may have the
+	// address of one of them. They may have other holders.
+	Replacing []*Socket
+	// SkipHolders leaves out of an error for an address that is in use which processes have it: to find that out takes
+	// a look at every process.
+	SkipHolders bool
+}
+
+// Open binds the socket of s and, if its network has connections, listens. The caller must close it and, with
+// c.Replacing, first call Commit or Abort. The error is a [*BindError]; nothing is left then, neither a descriptor nor
+// a path.
 //
-// The socket is close-on-exec, and non-blocking without the option blocking.
-// A TCP socket has SO_REUSEADDR, so that it can be bound while old connections
-// linger, and listen again while accepted ones live (KERNEL §1). A UDP socket
-// has not: there it would let a second process bind the same address and take
-// the packets away. None has SO_REUSEPORT.
+// The socket is close-on-exec, and non-blocking without the option blocking. A TCP socket has SO_REUSEADDR, so that it
+// can be bound while old connections linger, and listen again while accepted ones live (docs/kernel.md, listen again).
+// A UDP socket does not have it: it would let a second process bind the same address and take the packets away. None
+// has SO_REUSEPORT.
 //
-// A Unix path in the way is removed if it is a socket at which nobody answers.
-// Resolving a host's name may block for some seconds.
-func Open(s Spec) (*Socket, error) {
-	sock, err := open(s)
+// Open removes a socket in the way of a Unix path if no process answers there. Resolving a host's name may block for
+// some seconds.
+func Open(s spec.Spec, c OpenConfig) (*Socket, error) {
+	o := opener{OpenConfig: c, spec: s, network: spec.NetworkOf(s.Network)}
+	sock, err := o.replace()
 	if err != nil {
 		return nil, newBindError(s, err)
 	}
 	return sock, nil
 }
 
-// OpenBriefly is Open, but where somebody has the address the error only says so: to
-// find out who it is takes a look at every process.
-func OpenBriefly(s Spec) (*Socket, error) {
-	n := networkOf(s.Network)
-	if n != nil {
-		brief := *n
-		brief.brief = true
-		n = &brief
+// An opener opens one socket.
+type opener struct {
+	OpenConfig
+	spec    spec.Spec
+	network *spec.Network
+	// sharePort binds the port also if sockets of Replacing have it.
+	sharePort bool
+}
+
+// replace opens the socket after it has made way for it.
+func (o *opener) replace() (*Socket, error) {
+	if o.network == nil {
+		return nil, fmt.Errorf("there is no network %q", o.spec.Network)
 	}
-	sock, err := openAs(n, s)
+	if len(o.Replacing) == 0 {
+		return o.open()
+	}
+	r, err := makeWay(o.spec, o.Replacing)
 	if err != nil {
-		return nil, newBindError(s, err)
+		return nil, err
 	}
+	o.sharePort = len(r.sharing) > 0
+	sock, err := o.open()
+	if err != nil {
+		r.undo()
+		return nil, err
+	}
+	sock.replaces = r
 	return sock, nil
 }
 
-func open(s Spec) (*Socket, error) { return openAs(networkOf(s.Network), s) }
-
-func openAs(n *network, s Spec) (*Socket, error) {
+func (o *opener) open() (*Socket, error) {
 	switch {
-	case n == nil:
-		return nil, fmt.Errorf("there is no network %q", s.Network)
-	case n.in(inetNets):
-		return openInet(n, s)
-	case strings.HasPrefix(s.Address, "@"):
-		return openAbstract(n, s)
+	case o.network.In(spec.Inet):
+		return o.openInet()
+	case strings.HasPrefix(o.spec.Address, "@"):
+		return o.openAbstract()
 	}
-	return openPath(n, s)
+	return o.openPath()
 }
 
-// newSocket makes an unbound socket of n, close-on-exec from birth; the caller
-// must close it.
-func newSocket(n *network, s Spec, family int) (*scmrights.FD, error) {
+// newFD makes an unbound socket, close-on-exec from birth; the caller must close it.
+func (o *opener) newFD(family int) (*scmrights.FD, error) {
 	flags := unix.SOCK_CLOEXEC
-	if !s.options().Blocking {
+	if !o.spec.Opts().Blocking {
 		flags |= unix.SOCK_NONBLOCK
 	}
-	fd, err := unix.Socket(family, n.sotype|flags, n.protocol)
+	fd, err := unix.Socket(family, o.network.Type|flags, o.network.Protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	return scmrights.NewFD(fd), nil
 }
 
-// listen makes a bound socket listen, where its network does, and returns its
-// backlog as it became.
-func listen(n *network, s Spec, fd int) (int, error) {
-	if !n.in(connNets) {
-		return 0, nil
-	}
-	limit := somaxconn()
-	backlog := s.options().Backlog
-	if backlog == 0 {
-		backlog = limit
-	}
-	err := unix.Listen(fd, backlog)
-	return min(backlog, limit), os.NewSyscallError("listen", err)
-}
-
-// newSocketOf takes fd, bound and listening, and its file, nil where it has none.
-func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *socketFile) (*Socket, error) {
+// newSocket takes fd, bound and listening, and its file, nil if it has none.
+func newSocket(s spec.Spec, address string, fd *scmrights.FD, backlog int, file *sockfile.File) (*Socket, error) {
 	sock := &Socket{address: address, fd: fd, file: file}
 	sock.setSpec(s)
 	sock.backlog.Store(int32(backlog))
 	var st unix.Stat_t
 	err := control(fd, func(n int) (err error) {
-		if sock.cookie, err = unix.GetsockoptUint64(n, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
-			return os.NewSyscallError("getsockopt", err)
+		if sock.cookie, err = cookieOf(n); err != nil {
+			return err
 		}
 		mark(n)
-		if err := sock.born(n); err != nil {
+		if err := sock.noteHealth(n); err != nil {
 			return err
 		}
 		return os.NewSyscallError("fstat", unix.Fstat(n, &st))
@@ -117,28 +123,83 @@ func newSocketOf(s Spec, address string, fd *scmrights.FD, backlog int, file *so
 	return sock, nil
 }
 
-// somaxconn returns the kernel's cap on backlogs in this network namespace.
-func somaxconn() int {
-	const unread = 4096 // the kernel's own default (≥ 5.4)
-	return min(sysctl("net/core/somaxconn", unread), math.MaxInt32)
+// noteHealth notes how a socket is that has had no holder yet.
+func (s *Socket) noteHealth(fd int) error {
+	s.health.queue = -1
+	if !s.network().In(spec.Inet) {
+		return nil
+	}
+	port, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	addr, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
+	return os.NewSyscallError("getsockopt", err)
 }
 
-// sysctl returns a number below /proc/sys, or otherwise where it cannot be read.
-func sysctl(name string, otherwise int) int {
-	// Not os.ReadFile: this is read for each listener, of which there may be thousands.
-	fd, err := unix.Open("/proc/sys/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func cookieOf(fd int) (uint64, error) {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	return cookie, os.NewSyscallError("getsockopt", err)
+}
+
+// openAbstract opens a Unix socket that has a name and no file.
+func (o *opener) openAbstract() (*Socket, error) {
+	fd, err := o.newFD(unix.AF_UNIX)
 	if err != nil {
-		return otherwise
+		return nil, err
 	}
-	defer unix.Close(fd)
-	var text [32]byte // a number fits, and such files are read at once
-	n, err := unix.Read(fd, text[:])
+	backlog := 0
+	err = control(fd, func(num int) error {
+		if err := sockfile.BindAddress(num, o.spec.Address); err != nil {
+			return err
+		}
+		backlog, err = listen(o.spec, num)
+		return err
+	})
 	if err != nil {
-		return otherwise
+		_ = fd.Close()
+		if errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders {
+			err = holders.OfUnix(o.spec.Address, sockfile.FileID{}).Err()
+		}
+		return nil, err
 	}
-	n, err = strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	return newSocket(o.spec, o.spec.Address, fd, backlog, nil)
+}
+
+// openPath opens a Unix socket that has a path. The path is locked from before it exists until the socket listens: to
+// another process, a socket that does not listen yet looks like one that a dead process left.
+func (o *opener) openPath() (*Socket, error) {
+	lock, err := sockfile.LockFor(o.spec.Address)
 	if err != nil {
-		return otherwise
+		return nil, err
 	}
-	return n
+	defer lock.Unlock()
+	fd, err := o.newFD(unix.AF_UNIX)
+	if err != nil {
+		return nil, err
+	}
+	file, backlog, err := o.setUpPath(fd)
+	if err != nil {
+		_ = fd.Close()
+		return nil, err
+	}
+	return newSocket(o.spec, o.spec.Address, fd, backlog, file)
+}
+
+// setUpPath binds fd and makes it listen. On an error there is no path.
+func (o *opener) setUpPath(fd *scmrights.FD) (file *sockfile.File, backlog int, err error) {
+	owner, err := sockfile.OwnerOf(o.spec.Opts())
+	if err != nil {
+		return nil, 0, err
+	}
+	c := sockfile.ClearConfig{Type: o.network.Type, SkipHolders: o.SkipHolders}
+	if file, err = sockfile.Bind(fd, o.spec.Address, owner, c); err != nil {
+		return nil, 0, err
+	}
+	if err = control(fd, func(n int) (err error) { backlog, err = listen(o.spec, n); return err }); err != nil {
+		return nil, 0, errors.Join(err, file.Remove())
+	}
+	file.KeepBackup()
+	return file, backlog, nil
 }

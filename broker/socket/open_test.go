@@ -17,8 +17,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestServe opens a socket of each network and has a client served through a
-// duplicate of it, as a worker would.
+// TestServe opens a socket of each network and has a client served through a duplicate of it, as a worker would.
 func TestServe(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, test := range []struct{ spec, network, host, address string }{
@@ -87,7 +86,7 @@ func servePacket(t *testing.T, sock *socket.Socket, network, address string) {
 	}
 }
 
-// checkBirth checks what every socket has.
+// checkBirth checks the flags and options of every new socket.
 func checkBirth(t *testing.T, sock *socket.Socket) {
 	t.Helper()
 	control(t, sock, func(fd int) {
@@ -138,8 +137,7 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
-// TestPortZeroKeepsItsNumber shuts the socket down as a worker might, and makes
-// it listen again.
+// TestPortZeroKeepsItsNumber shuts the socket down as a worker might, and makes it listen again.
 func TestPortZeroKeepsItsNumber(t *testing.T) {
 	for _, spec := range []string{"a=:0", "a=127.0.0.1:0", "a=tcp6://[::1]:0"} {
 		fdtest.CheckLeaks(t)

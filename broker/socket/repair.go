@@ -12,6 +12,11 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
 // ErrBeyondRepair is the error of [Socket.Repair] if the kernel has no way to undo what was
@@ -32,11 +37,11 @@ type repairState struct {
 //
 // Repair undoes shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and
 // SO_REUSEADDR cleared, and a path that was removed. It leaves O_NONBLOCK, and anything
-// from [AdoptAny], as they are. If the kernel caps the backlog below what was asked for,
+// that need not be a socket, as they are. If the kernel caps the backlog below what was asked for,
 // Repair says so once, and keeps what the kernel gives from then on.
 func (s *Socket) Repair() (done []string, err error) {
 	n := s.network()
-	if n.in(anyNet) {
+	if n.In(^spec.All) {
 		return nil, nil
 	}
 	s.changing.Lock()
@@ -53,7 +58,7 @@ func (s *Socket) Repair() (done []string, err error) {
 // repair is one call of [Socket.Repair].
 type repair struct {
 	*Socket
-	network *network
+	network *spec.Network
 	fd      int
 	done    []string
 }
@@ -63,9 +68,9 @@ func (r *repair) note(what string) { r.done = append(r.done, what) }
 func (r *repair) all() error {
 	var err error
 	switch {
-	case r.network.in(tcpNets):
+	case r.network.In(spec.TCP):
 		err = r.tcp()
-	case r.network.in(connNets):
+	case r.network.In(spec.Listening):
 		err = r.unix()
 	default:
 		err = r.packet()
@@ -117,7 +122,7 @@ func (r *repair) tcp() error {
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
 	}
-	if info.State == tcpListen {
+	if info.State == sockdiag.Listen {
 		r.health.queue = int32(min(info.Unacked, math.MaxInt32))
 		return r.limit(int(info.Sacked))
 	}
@@ -125,7 +130,7 @@ func (r *repair) tcp() error {
 	if queue := r.health.queue; queue > 0 {
 		what += fmt.Sprintf(", which reset what was queued: %d connections at the last look", queue)
 	}
-	if info.State != tcpClose { // a worker has connected it, too
+	if info.State != sockdiag.Close { // a worker has connected it, too
 		if err := disconnect(r.fd); err != nil {
 			return err
 		}
@@ -166,31 +171,31 @@ func (r *repair) limit(is int) error {
 }
 
 func (r *repair) limitNow() (int, error) {
-	if r.network.in(tcpNets) {
+	if r.network.In(spec.TCP) {
 		info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return 0, err
 		}
 		return int(info.Sacked), nil
 	}
-	_, limit, err := unixQueue(r.inode, r.cookie)
-	return int(limit), err
+	queue, err := sockdiag.UnixQueue(r.inode, r.cookie)
+	return int(queue.Limit), err
 }
 
 func (r *repair) unix() error {
 	if r.isShut() {
 		return r.beyond("the socket of %s was shut down by a worker")
 	}
-	queue, limit, err := unixQueue(r.inode, r.cookie)
+	queue, err := sockdiag.UnixQueue(r.inode, r.cookie)
 	if err != nil {
 		return nil // it can only be asked in the network namespace where it was opened
 	}
-	r.health.queue = int32(min(queue, math.MaxInt32))
-	return r.limit(int(limit))
+	r.health.queue = int32(min(queue.Waiting, math.MaxInt32))
+	return r.limit(int(queue.Limit))
 }
 
 func (r *repair) packet() error {
-	if r.network.in(udpNets) {
+	if r.network.In(spec.UDP) {
 		if err := r.reuse(); err != nil {
 			return err
 		}
@@ -209,7 +214,7 @@ func (r *repair) packet() error {
 		return noEffect(what)
 	}
 	r.note(what)
-	if !r.network.in(udpNets) {
+	if !r.network.In(spec.UDP) {
 		return nil
 	}
 	if err := r.bindAgain(); err != nil {
@@ -223,7 +228,7 @@ func (r *repair) packet() error {
 // must close theirs first.
 func (r *repair) beyond(what string) error {
 	advice := "fdclient unbind %s, bind it again, and start its workers again"
-	if r.network.in(udpNets) || strings.HasPrefix(r.Address(), "@") {
+	if r.network.In(spec.UDP) || strings.HasPrefix(r.Address(), "@") {
 		advice = "stop its workers, fdclient unbind %s, then bind it again"
 	}
 	name := r.Name()
@@ -245,7 +250,7 @@ func (r *repair) bindAgain() error {
 	if err != nil {
 		return err
 	}
-	if err = end.bind(r.fd); err == nil || errors.Is(err, unix.EINVAL) {
+	if err = bindEndpoint(r.fd, end); err == nil || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
 	return r.explain(err)
@@ -253,7 +258,7 @@ func (r *repair) bindAgain() error {
 
 // checkBound makes sure that the socket has its address.
 func (r *repair) checkBound() error {
-	is, err := boundTo(r.fd)
+	is, err := sockdiag.BoundTo(r.fd)
 	if err != nil || is != r.Address() {
 		return errors.Join(err, r.beyond(fmt.Sprintf("the socket of %%s is bound to %q by now", is)))
 	}
@@ -272,15 +277,14 @@ func (r *repair) explain(err error) error {
 func (s *Socket) WhoHas() string {
 	n := s.network()
 	switch {
-	case n.in(inetNets):
+	case n.In(spec.Inet):
 		end, err := endpointOf(s.Address())
 		if err != nil {
 			return err.Error()
 		}
-		return holdersOfInet(n, s.Spec(), end).inUse()
-	case n.in(unixNets):
-		file, _, _ := findFile(s.Address()) // nil for an abstract one
-		return holdersOfUnix(s.Address(), file).inUse()
+		return holders.OfInet(s.Spec(), end).String()
+	case n.In(spec.Unix):
+		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).String()
 	}
 	return ""
 }
@@ -296,35 +300,7 @@ func disconnect(fd int) error {
 }
 
 // endpointOf returns the endpoint that a socket's address says.
-func endpointOf(address string) (endpoint, error) {
+func endpointOf(address string) (spec.Endpoint, error) {
 	at, err := netip.ParseAddrPort(address)
-	return endpoint{AddrPort: at}, err
-}
-
-// setReusePort changes SO_REUSEPORT for as long as the broker wants it so.
-func (s *Socket) setReusePort(on bool) {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	_ = control(s.fd, func(fd int) error {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)); err != nil {
-			return err
-		}
-		s.health.reusePort = on
-		return nil
-	})
-}
-
-// born records the options of a socket that no worker has had yet.
-func (s *Socket) born(fd int) error {
-	s.health.queue = -1
-	if !s.network().in(inetNets) {
-		return nil
-	}
-	port, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	addr, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
-	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
-	return os.NewSyscallError("getsockopt", err)
+	return spec.Endpoint{AddrPort: at}, err
 }

@@ -131,7 +131,7 @@ func TestRepairPortZero(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		sock, err := socket.AdoptDonated("a", "", fd)
+		sock, err := put(socket.Donation{Name: "a"}, fd)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,13 +370,13 @@ func TestRepairBeside(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")
 	old := open(t, "a=unix://"+path)
-	sock, settle, err := socket.OpenBeside(parse(t, "a=unix://"+path+",mode=0600"), []*socket.Socket{old})
+	sock, err := socket.Open(parse(t, "a=unix://"+path+",mode=0600"), socket.OpenConfig{Replacing: []*socket.Socket{old}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	repaired(t, old)
 	repaired(t, sock)
-	settle(false)
+	sock.Abort()
 	repaired(t, old)
 	serves(t, old)
 	if got := names(t, filepath.Dir(path)); got != ".s.fdbroker s" {
@@ -397,7 +397,7 @@ func TestRepairLeavesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pipe, err := socket.AdoptAny("a", "", scmrights.NewFD(n))
+	pipe, err := put(socket.Donation{Name: "a", Any: true}, scmrights.NewFD(n))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,8 +417,7 @@ func TestRepairLeavesAlone(t *testing.T) {
 	}
 }
 
-// serves checks that a worker gets what a client sends to the address of sock. The
-// test's end closes the connection.
+// serves checks that a worker gets what a client sends to the address of sock. The test's end closes the connection.
 func serves(t *testing.T, sock *socket.Socket) {
 	t.Helper()
 	c, err := net.Dial(sock.Network(), sock.Address())

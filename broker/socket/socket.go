@@ -1,5 +1,12 @@
 //go:build linux
 
+// Package socket opens listening sockets by their specs, takes over those that another process has opened, changes and
+// repairs them, and closes them.
+//
+// It may touch the sockets that it owns, and their files. It never accepts on, reads from or shuts down a socket: the
+// processes that are handed a duplicate do that. No socket of this package joins the runtime's poller, which would wake
+// up for connections that others are meant to accept. It knows nothing of the control protocol, of grants or of
+// clients.
 package socket
 
 import (
@@ -10,77 +17,116 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Socket is one bound socket, which it owns. Its methods may be called
-// concurrently; after Close those that ask the kernel return [os.ErrClosed].
+// Socket is one bound socket, which it owns. Its methods may be called concurrently; after Close those that ask the
+// kernel return [os.ErrClosed].
+//
+// As long as a new one was not handed to any process, Abort undoes what opening, adopting or recovering it has changed.
 type Socket struct {
-	spec    atomic.Pointer[Spec] // its options are never nil
-	address string               // as was really bound
+	spec    atomic.Pointer[spec.Spec] // its options are never nil
+	address string                    // as was really bound
 	fd      *scmrights.FD
 	cookie  uint64
-	file    *socketFile // nil without a path
-	inode   uint32      // of the socket itself, in sockfs
+	file    *sockfile.File // nil without a path
+	inode   uint32         // of the socket itself, in sockfs
 	backlog atomic.Int32
 
-	changing sync.Mutex // held by who changes the socket, or repairs it; guards file, health and closed
+	changing sync.Mutex // held while the socket is changed or repaired; guards file, health and closed
 	health   repairState
 
-	// Token is for the owner to know the socket by, and to guard; nothing here looks at it.
+	// Token is for the owner, to know the socket by, and to guard; nothing here looks at it.
 	Token uint32
 
-	closed  bool
-	adopted bool // somebody else has opened it
+	closed   bool
+	adopted  bool         // another program has opened it
+	held     bool         // it has holders already
+	replaces *replacement // until Commit or Abort
 }
 
-// Spec returns what the socket was opened by, or has become.
-func (s *Socket) Spec() Spec { return *s.spec.Load() }
-
-// setSpec makes spec what s was opened by.
-func (s *Socket) setSpec(spec Spec) {
-	spec.Options = spec.options()
-	s.spec.Store(&spec)
+// A replacement is what Open has changed of the sockets that a new one replaces.
+type replacement struct {
+	sharing []*Socket      // which have SO_REUSEPORT now
+	owner   *Socket        // of the file that was moved out of the way; nil: none was
+	path    string         // from which it was moved
+	moved   *sockfile.File // where it is now
 }
 
-// Adopted reports whether the socket came from [Adopt].
+// Spec returns the spec by which the socket was opened, or that of the last Become.
+func (s *Socket) Spec() spec.Spec { return *s.spec.Load() }
+
+func (s *Socket) setSpec(to spec.Spec) {
+	to.Options = to.Opts()
+	s.spec.Store(&to)
+}
+
+// network returns the network of the spec.
+func (s *Socket) network() *spec.Network {
+	if s.Any() {
+		return spec.AnyNetwork()
+	}
+	return spec.NetworkOf(s.Network())
+}
+
+// Adopted reports whether another program has opened the socket: see [Adopt].
 func (s *Socket) Adopted() bool { return s.adopted }
 
+// Any reports whether it need not be a socket: its network is [spec.Any].
+func (s *Socket) Any() bool { return s.Network() == spec.Any }
+
 // Network returns the network as the spec has it.
-func (s *Socket) Network() string { return s.Spec().Network }
+func (s *Socket) Network() string { return s.spec.Load().Network }
 
 // Name returns the name of the spec, which stays the same.
 func (s *Socket) Name() string { return s.spec.Load().Name }
 
-// Address returns what was really bound: "[::]:9000", "127.0.0.1:9000", "/path"
-// or "@abstract". Port 0 has become a number, a host's name an address.
+// Address returns the address that was really bound: "[::]:9000", "127.0.0.1:9000", "/path" or "@abstract". Port 0 has
+// become a number, a host's name an address.
 func (s *Socket) Address() string { return s.address }
 
 // Packet reports whether the socket receives packets and accepts no connections.
-func (s *Socket) Packet() bool { return s.network().in(udpNets | unixgramNet) }
+func (s *Socket) Packet() bool { return s.network().In(spec.Packets) }
 
-// FD returns the socket's descriptor, which s goes on owning: the caller must
-// not close it.
+// FD returns the socket's descriptor, which s goes on owning: the caller must not close it.
 func (s *Socket) FD() *scmrights.FD { return s.fd }
 
-// Cookie returns the kernel's number for this socket (SO_COOKIE), which is the
-// same in every process that holds it, and is never used again.
+// Cookie returns the kernel's number for this socket (SO_COOKIE), which is the same in every process that holds it, and
+// is never used again.
 func (s *Socket) Cookie() uint64 { return s.cookie }
 
-// Backlog returns how many connections may wait, plus one: what was asked of
-// listen, or somaxconn where that was less. It is 0 for a socket of packets.
-// Another holder may have changed it since: see [Socket.Figures].
+// File returns which file the socket's path is, and the zero FileID if it has none that is its own.
+func (s *Socket) File() sockfile.FileID {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.file == nil {
+		return sockfile.FileID{}
+	}
+	return s.file.ID()
+}
+
+// Backlog returns how many connections may wait, plus one: the argument of listen, or somaxconn if that was less. It is
+// 0 for a socket of packets. Another holder may have changed it since: see [Socket.Figures].
 func (s *Socket) Backlog() int { return int(s.backlog.Load()) }
 
-// Blocking reports whether the socket is without O_NONBLOCK now. The bit is
-// shared by all holders, and any of them may have changed it.
+// Blocking reports whether the socket is without O_NONBLOCK now. All holders share the bit, and any of them may have
+// changed it.
 func (s *Socket) Blocking() (bool, error) {
-	flags := 0
+	blocking := false
 	err := control(s.fd, func(n int) (err error) {
-		flags, err = unix.FcntlInt(uintptr(n), unix.F_GETFL, 0)
-		return os.NewSyscallError("fcntl", err)
+		blocking, err = isBlocking(n)
+		return err
 	})
-	return flags&unix.O_NONBLOCK == 0, err
+	return blocking, err
+}
+
+func isBlocking(fd int) (bool, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	return flags&unix.O_NONBLOCK == 0, os.NewSyscallError("fcntl", err)
 }
 
 // SetBlocking sets or clears O_NONBLOCK for all holders.
@@ -90,9 +136,54 @@ func (s *Socket) SetBlocking(blocking bool) error {
 	})
 }
 
-// Close closes the broker's descriptor. Whoever else holds the socket may go on
-// using it. The path of a Unix socket is removed if it still leads to this
-// socket. Closing again does nothing.
+// Figures asks the kernel for the figures of now. Those of the networks unix and unixpacket can only be read in the
+// network namespace in which the socket was opened. A descriptor of the network "any" has none, which is
+// [errors.ErrUnsupported].
+func (s *Socket) Figures() (sockdiag.Figures, error) { return s.figures(nil) }
+
+// FiguresOf returns the results of Figures for each of sockets. It asks the kernel once for all that are of unix and
+// unixpacket, because the kernel looks through all of those to find one.
+func FiguresOf(sockets []*Socket) ([]sockdiag.Figures, []error) {
+	figures, errs := make([]sockdiag.Figures, len(sockets)), make([]error, len(sockets))
+	n := 0
+	for _, s := range sockets {
+		if s.network().In(spec.Listening &^ spec.TCP) {
+			n++
+		}
+	}
+	var queues map[uint64]sockdiag.Queue
+	if n > 1 {
+		queues = sockdiag.UnixQueues(n)
+	}
+	for i, s := range sockets {
+		figures[i], errs[i] = s.figures(queues)
+	}
+	return figures, errs
+}
+
+func (s *Socket) figures(queues map[uint64]sockdiag.Queue) (f sockdiag.Figures, err error) {
+	err = control(s.fd, func(fd int) error {
+		f, err = sockdiag.FiguresOf(s.network(), fd, s.inode, s.cookie, queues)
+		return err
+	})
+	return f, err
+}
+
+// HeldBy reports whether a process can be seen to have the socket open. It takes longer the more descriptors the
+// process has.
+func (s *Socket) HeldBy(pid int) bool { return s.inode != 0 && holders.Holds(pid, s.inode) }
+
+// Release closes the broker's descriptor and leaves the path of a Unix socket to those that hold the socket: workers,
+// or the next broker.
+func (s *Socket) Release() error {
+	s.changing.Lock()
+	s.file = nil
+	s.changing.Unlock()
+	return s.Close()
+}
+
+// Close closes the broker's descriptor. Other holders of the socket may go on using it. It removes the path of a Unix
+// socket if that still leads to this socket. Closing again does nothing.
 func (s *Socket) Close() error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -102,19 +193,12 @@ func (s *Socket) Close() error {
 	s.closed = true
 	var err error
 	if s.file != nil {
-		// Before the socket is closed: while it is open the inode's number cannot
-		// be given to another file.
-		err = s.file.remove()
-		s.file.dropSpare()
+		// Before the socket is closed: while it is open the inode's number cannot be given to another file.
+		err = s.file.Remove()
+		s.file.RemoveBackup()
 	}
 	return errors.Join(err, s.fd.Close())
 }
 
-// control calls use with fd's number, and returns its error.
-func control(fd *scmrights.FD, use func(n int) error) error {
-	var uerr error
-	if err := fd.Control(func(n uintptr) { uerr = use(int(n)) }); err != nil {
-		return err
-	}
-	return uerr
-}
+// control is [sockdiag.Control].
+func control(fd *scmrights.FD, use func(n int) error) error { return sockdiag.Control(fd, use) }

@@ -16,12 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
 var unixTypes = map[string]int{"unix": unix.SOCK_STREAM, "unixpacket": unix.SOCK_SEQPACKET, "unixgram": unix.SOCK_DGRAM}
 
-// leaveStale leaves at path a socket that nobody has, as a crash does.
+// leaveStale leaves at path a socket that no process has, as a crash does.
 func leaveStale(t *testing.T, path string, sotype int) {
 	t.Helper()
 	_ = os.Remove(path)
@@ -65,7 +67,7 @@ func TestLivePathIsRefused(t *testing.T) {
 		if be.Error() != want {
 			t.Errorf("got %q, want %q", be, want)
 		}
-		if len(be.Holders) != 1 || be.Holders[0] != (socket.Process{PID: cmd.Process.Pid, Command: helperCommand()}) {
+		if len(be.Holders) != 1 || be.Holders[0] != (holders.Process{PID: cmd.Process.Pid, Command: helperCommand()}) {
 			t.Errorf("Holders: got %v", be.Holders)
 		}
 		if !errors.Is(be, unix.EADDRINUSE) {
@@ -76,7 +78,22 @@ func TestLivePathIsRefused(t *testing.T) {
 	refused(t, "c=unixgram://"+filepath.Join(dir, "unix"))
 	end()
 	for _, spec := range specs {
-		open(t, spec) // what the process left is stale now
+		open(t, spec) // the path that the process left is stale now
+	}
+}
+
+// TestRefusalLeavesNoConnection: the look at a path that is in use leaves no connection in the queue there.
+func TestRefusalLeavesNoConnection(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	path := fdtest.SocketDir(t) + "/s"
+	for _, network := range []string{"unix", "unixpacket"} {
+		first := open(t, "a="+network+"://"+path+network)
+		if _, err := socket.Open(parse(t, "b=unix://"+path+network), socket.OpenConfig{}); !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatalf("%s: got %v", network, err)
+		}
+		if f, err := first.Figures(); err != nil || f.Queue != 0 {
+			t.Errorf("%s: %d connections are queued, %v", network, f.Queue, err)
+		}
 	}
 }
 
@@ -127,7 +144,7 @@ func TestPathInTheWay(t *testing.T) {
 	}
 }
 
-// A Spec made by hand did not go through ParseSpec's checks.
+// TestOpenChecksSpec: a Spec made by hand has not passed the checks of spec.Parse.
 func TestOpenChecksSpec(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, test := range []struct{ network, address, want string }{
@@ -137,7 +154,7 @@ func TestOpenChecksSpec(t *testing.T) {
 		{"tcp", "nonsense", "missing port"},
 		{"tcp", ":http", "invalid syntax"},
 	} {
-		sock, err := socket.Open(socket.Spec{Name: "a", Network: test.network, Address: test.address})
+		sock, err := socket.Open(spec.Spec{Name: "a", Network: test.network, Address: test.address}, socket.OpenConfig{})
 		if err == nil {
 			_ = sock.Close()
 			t.Errorf("%s was opened", test.address)
@@ -187,8 +204,7 @@ func TestFileOwner(t *testing.T) {
 	}
 }
 
-// TestRaceForStalePath has several bind one stale path at once: one gets it, and
-// it stays that one's.
+// TestRaceForStalePath opens several sockets at one stale path at once: one of them gets the path, and keeps it.
 func TestRaceForStalePath(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for range 20 {
@@ -201,7 +217,7 @@ func TestRaceForStalePath(t *testing.T) {
 		for i := range socks {
 			wg.Go(func() {
 				<-start
-				sock, err := socket.Open(spec)
+				sock, err := socket.Open(spec, socket.OpenConfig{})
 				if err != nil && !errors.Is(err, unix.EADDRINUSE) {
 					t.Error(err)
 				}
@@ -228,8 +244,7 @@ func TestRaceForStalePath(t *testing.T) {
 	}
 }
 
-// TestLock: a path that another process has locked is waited for, and a lock file
-// that a crash left behind is in nobody's way.
+// TestLock: Open waits for a path that another process has locked, and uses a lock file that a crash left behind.
 func TestLock(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")
@@ -243,7 +258,7 @@ func TestLock(t *testing.T) {
 	spec := parse(t, "a=unix://"+path)
 	opened := make(chan error)
 	go func() {
-		sock, err := socket.Open(spec)
+		sock, err := socket.Open(spec, socket.OpenConfig{})
 		if err == nil {
 			err = sock.Close()
 		}
@@ -263,8 +278,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestLockOfAnother: a lock file that another user has made is not waited for where it
-// is locked, and in nobody's way where it is not.
+// TestLockOfAnother: Open does not wait for a lock file of another user if it is locked, and uses it if it is not.
 func TestLockOfAnother(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := fdtest.SocketDir(t) + "/s"

@@ -9,10 +9,45 @@ import (
 	"os"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
 )
 
-// readConfig calls add with each spec of a configuration file and where it stands.
+// specs returns the listeners of flags and configuration file, in that order. The
+// error joins one for each spec that is wrong.
+func specs(binds []string, config string) ([]spec.Spec, error) {
+	all := make([]spec.Spec, 0, len(binds))
+	var errs []error
+	where := make(map[string]string, len(binds))
+	add := func(text, from string) {
+		spec, err := spec.Parse(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", from, err))
+			return
+		}
+		if first, ok := where[spec.Name]; ok {
+			text := fmt.Sprintf("%s: the name %q is given twice", from, spec.Name)
+			if first != from {
+				text += ", first in " + first
+			}
+			errs = append(errs, errors.New(text))
+			return
+		}
+		where[spec.Name] = from
+		all = append(all, spec)
+	}
+	for _, text := range binds {
+		add(text, "--bind")
+	}
+	if config != "" {
+		if err := readConfig(config, add); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// readConfig calls add with each spec of a configuration file and its place.
 func readConfig(path string, add func(text, from string)) error {
 	f, err := openConfig(path)
 	if err != nil {
@@ -36,9 +71,8 @@ func readConfig(path string, add func(text, from string)) error {
 	return nil
 }
 
-// openConfig opens a configuration file; the caller must close it. What is no file is
-// refused, and is not waited for: a pipe would have nothing to read again at a reload, nor
-// when the broker is started again.
+// openConfig opens a configuration file; the caller must close it. It refuses a pipe or a
+// device, without waiting for it: a reload or a restart would find nothing there.
 func openConfig(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -1,43 +1,135 @@
 //go:build linux
 
-// Command fdbroker owns named listening sockets and hands duplicates of them to
-// whoever asks at its control socket. See "fdbroker --help".
+// Command fdbroker owns named listening sockets and hands duplicates of them to any process
+// that asks at its control socket. See "fdbroker --help".
+//
+// Main decides whether this process is a keeper (keeper.go), which starts another one, or
+// the broker itself (daemon.go).
 package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
+
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/fdbroker/fdbroker/internal/logging"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
 )
 
 // gcPercent is how much garbage, in percent of what lives, may be there before it is
-// collected. What lives is small and lives long, so that memory is saved where
-// the default of 100 would save time.
+// collected. The broker's objects are few and live long, so a lower value than the default
+// of 100 saves memory and costs little time.
 const gcPercent = 25
+
+// inputs is what reaches the command besides its arguments.
+type inputs struct {
+	self     self
+	hangups  chan os.Signal // SIGHUP
+	upgrades chan os.Signal // SIGUSR2
+}
 
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	// A crash ends by a signal, and not by Go's status 2, which is that of wrong usage:
-	// a service manager does not start that again.
+	// A crash ends this process by a signal, not with Go's status 2: a service manager does
+	// not start a service again after 2, which is wrong usage.
 	debug.SetTraceback("crash")
-	// A log that nobody reads any more must not end the broker.
-	signal.Ignore(syscall.SIGPIPE)
+	signal.Ignore(syscall.SIGPIPE) // a closed log must not end the broker
 	self := findSelf()
 	self.rename()
-	if wantsKeeper(os.Args[1:], os.Getenv) {
-		os.Exit(keep(self))
+	if o, wants := wantsKeeper(os.Args[1:], os.Getenv); wants {
+		os.Exit(keep(self, o))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if !self.kept {
-		context.AfterFunc(ctx, stop) // a second signal kills at once; under a keeper it is that which kills
+		context.AfterFunc(ctx, stop) // a second signal kills at once; under a keeper, the keeper does that
 	}
-	// Heard from the start, so that a terminal that is closed never ends the broker.
+	// From the start, so that a closed terminal never ends the broker.
 	in := inputs{self: self, hangups: make(chan os.Signal, 1), upgrades: make(chan os.Signal, 1)}
 	signal.Notify(in.hangups, syscall.SIGHUP)
 	signal.Notify(in.upgrades, syscall.SIGUSR2)
 	os.Exit(run(ctx, os.Args[1:], in, os.Stdout, os.Stderr))
+}
+
+// run is the broker's command: it returns the exit status.
+func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer) int {
+	o, err := parse(args, stdout)
+	switch {
+	case errors.Is(err, errDone):
+		return exitOK
+	case err != nil:
+		complain(stderr, err)
+		fmt.Fprintln(stderr, "Try 'fdbroker --help'.")
+		return exitUsage
+	}
+	listeners, err := specs(o.binds, o.config)
+	if err == nil && len(listeners) > o.server.MaxNames {
+		err = fmt.Errorf("%d listeners, and --max-names is %d", len(listeners), o.server.MaxNames)
+	}
+	if o.check {
+		return check(listeners, err, stdout, stderr)
+	}
+	foreign := activation.FindForeign()
+	passed, perr := takePassed()
+	switch {
+	case perr != nil:
+		complain(stderr, perr)
+		return exitFailed
+	case err != nil && len(passed.stored) == 0:
+		passed.close()
+		complain(stderr, err)
+		return exitUsage
+	}
+	log, lines := logging.New(stderr, o.level, o.format)
+	warnForeign(log, foreign)
+	d := &daemon{options: o, inputs: in, log: log, passed: passed, listeners: listeners, wrong: err}
+	err = d.run(ctx)
+	lines.Close()
+	if err == nil && d.next != nil {
+		err = d.next()
+	}
+	if err != nil {
+		complain(stderr, err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// check is --check: it prints what would be bound, or err.
+func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
+	if err == nil {
+		err = checkLayout(os.Getenv)
+	}
+	if err != nil {
+		complain(stderr, err)
+		return exitUsage
+	}
+	for _, spec := range listeners {
+		fmt.Fprintln(stdout, spec)
+	}
+	return exitOK
+}
+
+// complain prints an error, each line as one of this command's. It makes them printable,
+// because other users choose the names of processes.
+func complain(w io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(w, "fdbroker: %s\n", protocol.Printable(line))
+	}
 }

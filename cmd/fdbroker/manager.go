@@ -15,19 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manager tells the service manager, if there is one, how the broker is doing.
-// Where that does not work the log says so, and the broker goes on.
+// manager tells the service manager, if there is one, how the broker is doing. If that
+// fails, it logs that, and the broker goes on.
 type manager struct {
 	*notify.Manager
 	log       zerolog.Logger
 	listeners atomic.Int64
 }
 
-// newManager returns the manager that the environment tells of. A keeper, at the other
-// end of l, is told instead, and tells it.
+// newManager returns the manager that the environment names. With a keeper at the other end
+// of l, the manager tells that, and the keeper passes it on.
 func newManager(log zerolog.Logger, l *link) (*manager, error) {
 	m, err := notify.FromEnvironment()
-	if err != nil && l == nil { // else the keeper has said so
+	if err != nil && l == nil { // else the keeper has logged it
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
 	}
 	if l != nil {
@@ -57,8 +57,8 @@ func (m *manager) serving() string {
 	return "serving 1 listener"
 }
 
-// feedWatchdog tells a manager that watches the broker that it lives, for as long
-// as it answers on its own control socket at path, until ctx is done.
+// feedWatchdog tells a watching manager that the broker lives, as long as the broker answers
+// at its control socket, until ctx is done.
 func (m *manager) feedWatchdog(ctx context.Context, path string) {
 	interval := m.Watchdog()
 	if interval == 0 {
@@ -80,9 +80,8 @@ func (m *manager) feedWatchdog(ctx context.Context, path string) {
 	}
 }
 
-// alive returns an error if no broker answers at path in time. One that has run out
-// of descriptors, or turns clients away, lives: to start it anew would close every
-// listener, and cure nothing.
+// alive returns an error if no broker answers at path in time. A broker that has run out of
+// descriptors, or refuses clients, lives: a restart would not help.
 func alive(ctx context.Context, path string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

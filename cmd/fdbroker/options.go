@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,22 +66,26 @@ type options struct {
 	format  string
 	check   bool
 	store   string
+
+	// As they are written; parse makes control and level of them.
+	socket, mode, group, logLevel string
+
+	version bool
 }
 
-// errDone says that what was asked for is done, and there is nothing to run.
+// errDone says that all that was asked for is done, and there is nothing to run.
 var errDone = errors.New("done")
 
-// parse reads the command line. What goes to stdout on request goes to out.
-func parse(args []string, out io.Writer) (options, error) {
-	o := options{server: server.Config{Version: version.Number}}
+// define returns the flags, which set o.
+func (o *options) define() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("fdbroker", pflag.ContinueOnError)
 	fs.Usage = func() {}
 	fs.SortFlags = false
 	fs.StringArrayVar(&o.binds, "bind", nil, "bind the listener of `SPEC`, which is NAME=ADDRESS[,OPTION[=VALUE]]...; may be given many times")
 	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, a regular one, one a line; lines that begin with # are comments")
-	socket := fs.String("socket", "", "`PATH` of the control socket")
-	mode := fs.String("socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
-	group := fs.String("socket-group", "", "`GROUP` of the control socket, by name or number")
+	fs.StringVar(&o.socket, "socket", "", "`PATH` of the control socket")
+	fs.StringVar(&o.mode, "socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
+	fs.StringVar(&o.group, "socket-group", "", "`GROUP` of the control socket, by name or number")
 	fs.IntVar(&o.server.MaxClients, "max-clients", server.DefaultMaxClients, "serve at most `N` connections at a time")
 	fs.IntVar(&o.server.MaxClientsPerUID, "max-clients-per-uid", server.DefaultMaxClientsPerUID, "and `N` of one user other than root and the broker's")
 	fs.IntVar(&o.server.MaxGrantsPerUID, "max-grants-per-uid", server.DefaultMaxGrantsPerUID, "let at most `N` processes of such a user hold listeners")
@@ -89,12 +94,18 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "take calls of at most `BYTES`")
 	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "give a client `DURATION` to complete a call")
 	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "do not take back, at the start, what an earlier broker's workers still hold")
-	level := fs.String("log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
+	fs.StringVar(&o.logLevel, "log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
 	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
 	fs.StringVar(&o.store, "store", storeAuto, "keep what is to outlive the broker in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's where it offers one, else a keeper")
 	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
-	showVersion := fs.Bool("version", false, "print the version and exit")
+	fs.BoolVar(&o.version, "version", false, "print the version and exit")
+	return fs
+}
 
+// parse reads the command line. What is asked for, such as help, goes to out.
+func parse(args []string, out io.Writer) (options, error) {
+	o := options{server: server.Config{Version: version.Number}}
+	fs := o.define()
 	if len(args) > 0 && args[0] == complete.Verb {
 		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], map[string][]string{
 			"log-level": {"debug", "info", "warn", "error", "disabled"}, "log-format": {"console", "json", "auto"},
@@ -107,15 +118,15 @@ func parse(args []string, out io.Writer) (options, error) {
 		fmt.Fprintf(out, usage, fs.FlagUsages())
 		return o, errDone
 	case err != nil:
-		return o, plainly(err)
-	case *showVersion:
+		return o, flagError(err)
+	case o.version:
 		fmt.Fprintln(out, "fdbroker", version.Number)
 		return o, errDone
 	case fs.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q (a listener is given with --bind NAME=ADDRESS)", fs.Arg(0))
 	}
-	if o.level, err = zerolog.ParseLevel(*level); err != nil || *level == "" {
-		return o, fmt.Errorf("--log-level %q: use debug, info, warn, error or disabled", *level)
+	if o.level, err = zerolog.ParseLevel(o.logLevel); err != nil || o.logLevel == "" {
+		return o, fmt.Errorf("--log-level %q: use debug, info, warn, error or disabled", o.logLevel)
 	}
 	if o.format != "auto" && o.format != "console" && o.format != "json" {
 		return o, fmt.Errorf("--log-format %q: use auto, console or json", o.format)
@@ -129,11 +140,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	if n := o.server.MaxNamesInCall; n > scmrights.MaxFDs {
 		return o, fmt.Errorf("--max-names-per-call %d: one message carries at most %d sockets", n, scmrights.MaxFDs)
 	}
-	return o, o.parseControl(*socket, *mode, *group)
+	return o, o.parseControl()
 }
 
-// plainly says what a flag's value may be, instead of what Go thinks of it.
-func plainly(err error) error {
+// flagError says what a flag takes, if err says that its value is no number or no duration.
+func flagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
 		return err
@@ -147,7 +158,7 @@ func plainly(err error) error {
 	return err
 }
 
-// checkLimits refuses the limits that would mean "default" or nothing at all.
+// checkLimits refuses the limits that would mean the default, or nothing.
 func checkLimits(fs *pflag.FlagSet) (err error) {
 	fs.Visit(func(f *pflag.Flag) {
 		switch f.Value.Type() {
@@ -164,26 +175,39 @@ func checkLimits(fs *pflag.FlagSet) (err error) {
 	return err
 }
 
-func (o *options) parseControl(socket, mode, group string) (err error) {
-	if o.control.Path = socket; socket == "" {
+// parseControl sets where the control socket is, and who may connect.
+func (o *options) parseControl() (err error) {
+	if o.control.Path = o.socket; o.socket == "" {
 		if o.control.Path, err = protocol.ListenPath(os.Geteuid(), os.Getenv); err != nil {
 			return err
 		}
 	}
-	if group != "" {
-		gid, err := groupID(group)
+	if o.group != "" {
+		gid, err := groupID(o.group)
 		if err != nil {
-			return fmt.Errorf("--socket-group %s: %w", group, err)
+			return fmt.Errorf("--socket-group %s: %w", o.group, err)
 		}
 		o.control.GID = &gid
 		o.control.Mode = 0o660
 	}
-	if mode != "" {
-		m, err := strconv.ParseUint(mode, 8, 32)
+	if o.mode != "" {
+		m, err := strconv.ParseUint(o.mode, 8, 32)
 		if err != nil || m == 0 || m > 0o777 {
-			return fmt.Errorf("--socket-mode %q: use an octal number up to 0777, such as 0660", mode)
+			return fmt.Errorf("--socket-mode %q: use an octal number up to 0777, such as 0660", o.mode)
 		}
 		o.control.Mode = os.FileMode(m)
 	}
 	return nil
+}
+
+// groupID returns the number of a group given by name or number.
+func groupID(name string) (int, error) {
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
 }

@@ -9,16 +9,16 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/rs/zerolog"
 )
 
-// passed is what this process was passed. Its owner must close it.
+// passed is the descriptors that this process was passed. The owner must close it.
 type passed struct {
-	sockets []server.Passed // each by a name that a listener can have and no other has
+	sockets []server.Passed // under names that are valid for listeners, each once
 	stored  []server.Passed // of an earlier broker
-	link    *link           // to the keeper; nil: there is none
+	link    *link           // to the keeper; nil: none
 }
 
 func (p passed) close() {
@@ -29,7 +29,7 @@ func (p passed) close() {
 	}
 }
 
-// takePassed returns what this process was passed.
+// takePassed takes what this process was passed.
 func takePassed() (p passed, err error) {
 	all, err := activation.Take()
 	if err != nil {
@@ -60,11 +60,10 @@ func takePassed() (p passed, err error) {
 	return p, nil
 }
 
-// tellStrays says why sockets that a service manager has passed are not used, if there
-// are such.
-func tellStrays(log zerolog.Logger, s activation.Strays) {
-	if s.Sockets > 0 {
-		log.Warn().Str("listen_pid", s.PID).Int("pid", os.Getpid()).Int("count", s.Sockets).
+// warnForeign says why passed sockets are not used, if there are such.
+func warnForeign(log zerolog.Logger, f activation.Foreign) {
+	if f.Sockets > 0 {
+		log.Warn().Str("listen_pid", f.PID).Int("pid", os.Getpid()).Int("count", f.Sockets).
 			Msg("sockets were passed to another process (LISTEN_PID) and are not used here: start fdbroker directly, or by exec where a shell starts it")
 	}
 }
@@ -80,7 +79,7 @@ func namedSockets(all []activation.Passed) ([]server.Passed, error) {
 		passed[i] = server.Passed{Name: p.Name, FD: p.FD}
 		if n, twice := first[p.Name]; twice {
 			errs = append(errs, fmt.Errorf("LISTEN_FDNAMES: descriptors %d and %d are both called %q %s", n, p.Number, p.Name, help))
-		} else if err := socket.CheckName(p.Name); err != nil {
+		} else if err := spec.CheckName(p.Name); err != nil {
 			errs = append(errs, fmt.Errorf("LISTEN_FDNAMES: descriptor %d: %w %s", p.Number, err, help))
 		}
 		first[p.Name] = p.Number

@@ -12,9 +12,9 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestStrays: sockets that were passed to the shell which starts the broker are not used,
+// TestForeign: sockets that were passed to the shell which starts the broker are not used,
 // and the log says so, once.
-func TestStrays(t *testing.T) {
+func TestForeign(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"sync"
 
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
@@ -19,37 +19,29 @@ import (
 // reloader reads the configuration file again, when a signal or a client asks.
 type reloader struct {
 	server  *server.Server
-	binds   []string // of the command line: these stay
+	binds   []string // of the command line
 	config  string
 	manager *manager
 	log     zerolog.Logger
 
-	mu sync.Mutex // one at a time, so that each READY=1 ends the RELOADING=1 before it
+	mu sync.Mutex // one reload at a time, so that each READY=1 ends the RELOADING=1 before it
 
-	making sync.Once
-	ended  chan struct{} // see over
+	stopped chan struct{} // is closed when the broker is to stop
 }
 
-// errStops says that a broker that is told to stop reads nothing any more.
+// errStops says that the broker no longer reads its configuration.
 var errStops = errors.New("the broker stops")
 
-// over returns the channel that is closed when the broker is to stop.
-func (r *reloader) over() chan struct{} {
-	r.making.Do(func() { r.ended = make(chan struct{}) })
-	return r.ended
-}
-
-// onSignals reloads for each of signals until ctx is done. Without --config there is
-// nothing to read; that the signal is heard all the same is what keeps a broker alive
-// when its terminal is closed. It is called once.
+// onSignals reloads for each of signals until ctx is done. It is called once, also without
+// --config, because an unhandled SIGHUP would end a broker whose terminal is closed.
 func (r *reloader) onSignals(ctx context.Context, signals <-chan os.Signal) {
-	context.AfterFunc(ctx, func() { close(r.over()) })
+	context.AfterFunc(ctx, func() { close(r.stopped) })
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-signals:
-			_, _ = r.reload() // which has logged it
+			_, _ = r.reload() // logs its error
 		}
 	}
 }
@@ -75,15 +67,15 @@ func (r *reloader) reload() (server.Changes, error) {
 }
 
 func (r *reloader) load() (server.Changes, error) {
-	listeners, err := unless(r.over(), func() ([]socket.Spec, error) { return specs(r.binds, r.config) })
+	listeners, err := unless(r.stopped, func() ([]spec.Spec, error) { return specs(r.binds, r.config) })
 	if err != nil {
 		return server.Changes{}, &protocol.ReloadFailedError{Reasons: strings.Split(err.Error(), "\n")}
 	}
 	return r.server.Reload(listeners)
 }
 
-// unless returns what f does, or [errStops] once over is closed. Then f, which a file
-// system may hold up for ever, is left alone until the process ends.
+// unless returns the results of f, or [errStops] once over is closed: f may block for ever in
+// a file system, and then ends with the process.
 func unless[T any](over <-chan struct{}, f func() (T, error)) (value T, err error) {
 	type result struct {
 		value T

@@ -15,13 +15,13 @@ import (
 // TestReloadStops: a broker that is told to stop does not wait for its configuration.
 func TestReloadStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	r := &reloader{config: "conf", manager: &manager{}, log: zerolog.Nop()}
+	r := &reloader{config: "conf", manager: &manager{}, log: zerolog.Nop(), stopped: make(chan struct{})}
 	ctx, stop := context.WithCancel(context.Background())
 	hangs := make(chan struct{})
 	defer close(hangs)
 	result := make(chan error)
 	go func() {
-		_, err := unless(r.over(), func() (int, error) {
+		_, err := unless(r.stopped, func() (int, error) {
 			stop()
 			<-hangs
 			return 0, nil

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -24,7 +26,7 @@ const (
 	storeNone    = "none"
 )
 
-// chosenStore returns what auto means: systemd's store where it offers one.
+// chosenStore returns flag, or what auto means: systemd's store if there is one, else a keeper.
 func chosenStore(flag string, getenv func(string) string) string {
 	if flag != "" && flag != storeAuto {
 		return flag
@@ -35,8 +37,7 @@ func chosenStore(flag string, getenv func(string) string) string {
 	return storeKeeper
 }
 
-// store is the broker's store: the service manager, or the keeper, which speaks the same
-// language.
+// store is the broker's store: the service manager, or the keeper, which speaks its protocol.
 type store struct{ manager *notify.Manager }
 
 var _ server.Store = store{}
@@ -44,12 +45,12 @@ var _ server.Store = store{}
 func (s store) Keep(name string, fd *scmrights.FD) error { return s.manager.Store(name, fd) }
 func (s store) Forget(name string) error                 { return s.manager.Unstore(name) }
 
-// link is the broker's end of the pair that it has with its keeper; nil: it has none.
+// link is the broker's end of the socket pair with its keeper; nil: there is no keeper.
 type link struct {
-	end *os.File // the manager's, see notify.Over
+	end *os.File // belongs to the manager, see notify.Over
 }
 
-// dupOf returns a descriptor of what f is; the caller must close it.
+// dupOf returns a duplicate of f's descriptor; the caller must close it.
 func dupOf(f *os.File) (fd *scmrights.FD, err error) {
 	rc, err := f.SyscallConn()
 	if err != nil {
@@ -69,14 +70,14 @@ func (l *link) await(ctx context.Context, lost func()) {
 	if l == nil {
 		return
 	}
-	defer context.AfterFunc(ctx, func() { _ = l.end.SetReadDeadline(longAgo) })()
+	defer context.AfterFunc(ctx, func() { _ = l.end.SetReadDeadline(time.Unix(1, 0)) })()
 	if _, err := l.end.Read(make([]byte, 1)); err != nil && ctx.Err() == nil {
 		lost()
 	}
 }
 
-// passed returns what the broker that goes on in this process has to be passed. Under a
-// keeper that lives it needs the link too.
+// passed returns what the next program in this process is to be passed: descriptors and, if
+// the keeper lives, the link. The variables say that they are for it.
 func (l *link) passed(descriptors []server.Passed) (passed []launch.Passed, env []string, err error) {
 	for _, d := range descriptors {
 		passed = append(passed, launch.Passed{Name: d.Name, FD: d.FD})
@@ -87,7 +88,9 @@ func (l *link) passed(descriptors []server.Passed) (passed []launch.Passed, env 
 			return nil, nil, err
 		}
 		passed = append(passed, launch.Passed{Name: keeper.StoreName, FD: fd})
-		env = append(env, storeEnvOf(len(passed)-1, fd))
+		var st unix.Stat_t
+		_ = fd.Control(func(n uintptr) { _ = unix.Fstat(int(n), &st) })
+		env = append(env, activation.StoreEnv+"="+activation.Store(len(passed)-1, st.Ino))
 	}
 	return passed, env, nil
 }

@@ -7,7 +7,7 @@ import (
 	"fmt"
 
 	"github.com/fdbroker/fdbroker/broker"
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/spf13/pflag"
 )
 
@@ -25,8 +25,7 @@ user or root has, and what put takes.
   fdclient get --wait web -- ./server &        # and then: kill 812
 `,
 	define: defineAdopt,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	takes:  one("give one name"),
 }
 
 func defineAdopt(fs *pflag.FlagSet) action {
@@ -34,9 +33,6 @@ func defineAdopt(fs *pflag.FlagSet) action {
 	address := fs.String("address", "", "where it listens, if at more than one: `ADDRESS` as in a spec, such as :80 or unix:///run/app.sock")
 	drain := fs.String("drain-signal", "TERM", "what asks the server to leave, when a newer one takes over: `SIGNAL`, or none")
 	return func(ctx context.Context, c command) error {
-		if len(c.args) != 1 {
-			return usagef("give one name")
-		}
 		if *pid <= 0 {
 			return usagef("say which process: --pid PID")
 		}
@@ -48,14 +44,12 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		fd, err := socket.FromProcess(*pid, *address)
+		fd, err := holders.FromProcess(*pid, *address)
 		if err != nil {
 			return err
 		}
 		defer fd.Close()
-		client := broker.Client{Socket: c.socket}
-		defer client.Close()
-		l, err := client.Put(ctx, broker.PutOptions{Options: options, PID: *pid, DrainSignal: signal}, name, fd)
+		l, err := c.client.Put(ctx, broker.PutOptions{Options: options, PID: *pid, DrainSignal: signal}, name, fd)
 		if err != nil {
 			return err
 		}

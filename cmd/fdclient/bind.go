@@ -5,9 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-
-	"github.com/fdbroker/fdbroker/broker"
-	"github.com/spf13/pflag"
 )
 
 var bindVerb = verb{
@@ -19,24 +16,16 @@ that the broker runs as may do this. 'fdbroker --help' shows addresses and optio
 
   fdclient bind web=:9000 adm=127.0.0.1:9001,backlog=16
 `,
-	define: defineBind,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	act:   bind,
+	takes: some("no listener: give NAME=ADDRESS"),
 }
 
-func defineBind(*pflag.FlagSet) action {
-	return func(ctx context.Context, c command) error {
-		if len(c.args) == 0 {
-			return usagef("no listener: give NAME=ADDRESS")
-		}
-		client := broker.Client{Socket: c.socket}
-		defer client.Close()
-		bound, err := client.Bind(ctx, c.args...)
-		for _, l := range bound {
-			fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
-		}
-		return err
+func bind(ctx context.Context, c command) error {
+	bound, err := c.client.Bind(ctx, c.args...)
+	for _, l := range bound {
+		fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
 	}
+	return err
 }
 
 var unbindVerb = verb{
@@ -46,19 +35,11 @@ var unbindVerb = verb{
 is free once the last of them has gone. Only root and the user that the broker
 runs as may do this.
 `,
-	define: defineUnbind,
-	failed: exitFailed,
-	wrong:  exitUsage,
-	words:  otherNames,
+	act:   unbind,
+	takes: some("no name"),
+	words: otherNames,
 }
 
-func defineUnbind(*pflag.FlagSet) action {
-	return func(ctx context.Context, c command) error {
-		if len(c.args) == 0 {
-			return usagef("no name")
-		}
-		client := broker.Client{Socket: c.socket}
-		defer client.Close()
-		return client.Unbind(ctx, c.args...)
-	}
+func unbind(ctx context.Context, c command) error {
+	return c.client.Unbind(ctx, c.args...)
 }

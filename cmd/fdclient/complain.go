@@ -14,8 +14,8 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// complain prints an error, and behind it what to do where that is known. Names of
-// processes may be in it, which others have chosen.
+// complain prints an error and, if that is known, what to do. It makes the error printable,
+// because other users choose the names of processes.
 func complain(w io.Writer, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(w, "fdclient: %s\n", protocol.Printable(line))
@@ -28,8 +28,8 @@ func complain(w io.Writer, err error) {
 	}
 }
 
-// socketFlag returns the flag that makes a broker listen where one was looked for,
-// or nothing where that is the default.
+// socketFlag returns the flag that makes a broker listen where fdclient has looked for one,
+// or nothing if that is the default.
 func socketFlag(err error) string {
 	none, ok := errors.AsType[*broker.NoBrokerError](err)
 	if !ok || len(none.Paths) != 1 {

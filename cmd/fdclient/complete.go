@@ -3,21 +3,12 @@
 package main
 
 import (
-	"context"
-	"slices"
 	"strings"
-	"time"
 
-	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/complete"
 )
 
-// answerTime is how long a completion waits for the broker: somebody has pressed Tab,
-// and a List of ten thousand listeners takes a second.
-const answerTime = 2 * time.Second
-
-// answer says what may stand at the end of a command line, which the words up to the
-// cursor are, without "fdclient".
+// answer completes the last of the words of a command line, without "fdclient".
 func answer(words []string) complete.Answer {
 	before, word := complete.Cursor(words)
 	var socket string
@@ -34,14 +25,12 @@ func answer(words []string) complete.Answer {
 	}
 	socket, _ = line.Flag("socket")
 	name, args := before[line.Rest], before[line.Rest+1:]
-	for _, v := range verbs() {
-		if v.name == name {
-			a := v.answer(socket, args, word)
-			if a.Kind == complete.Command {
-				a.Skip += len(before) - len(args) + 1
-			}
-			return a
+	if v, ok := findVerb(name); ok {
+		a := v.answer(socket, args, word)
+		if a.Kind == complete.Command {
+			a.Skip += len(before) - len(args) + 1
 		}
+		return a
 	}
 	if name == "help" && len(args) == 0 {
 		return verbNames().Filter(word)
@@ -49,7 +38,7 @@ func answer(words []string) complete.Answer {
 	return complete.Answer{Kind: complete.Words}
 }
 
-// answer completes the word behind a verb and its arguments.
+// answer completes the word behind a verb and the words before it.
 func (v verb) answer(socket string, before []string, word string) complete.Answer {
 	fs, _ := v.flags(new(string))
 	line := complete.Read(fs, true, before)
@@ -76,7 +65,7 @@ func (v verb) answer(socket string, before []string, word string) complete.Answe
 	return a.Filter(word[a.Skip:])
 }
 
-// verbNames are the verbs, as the usage describes them, and more.
+// verbNames completes a verb, or one of more.
 func verbNames(more ...string) complete.Answer {
 	a := complete.Answer{Kind: complete.Words}
 	for _, v := range verbs() {
@@ -88,7 +77,7 @@ func verbNames(more ...string) complete.Answer {
 	return a
 }
 
-// summary is what the usage says of the verb in its list.
+// summary is the line of the usage about the verb.
 func (v verb) summary() string {
 	_, list, _ := strings.Cut(usage, "\nVerbs:\n")
 	for line := range strings.SplitSeq(list, "\n") {
@@ -97,34 +86,4 @@ func (v verb) summary() string {
 		}
 	}
 	return ""
-}
-
-// names are the listeners of the broker that answers; none where none does.
-func names(socket string) []complete.Word {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
-	defer cancel()
-	client := broker.Client{Socket: socket}
-	defer client.Close()
-	list, err := client.List(ctx)
-	if err != nil {
-		return nil
-	}
-	var words []complete.Word
-	for _, l := range list.Listeners {
-		words = append(words, complete.Word{Text: l.Name, Help: l.Network + " " + l.Address})
-	}
-	return words
-}
-
-// otherNames completes the names behind others.
-func otherNames(args []string, socket string) []complete.Word {
-	return slices.DeleteFunc(names(socket), func(w complete.Word) bool { return slices.Contains(args, w.Text) })
-}
-
-// oneName completes the only name.
-func oneName(args []string, socket string) []complete.Word {
-	if len(args) > 0 {
-		return nil
-	}
-	return names(socket)
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 
 	"github.com/fdbroker/fdbroker/internal/complete"
-	"github.com/spf13/pflag"
 )
 
 // The scripts only ask the commands (complete.Verb), so they know every flag.
@@ -32,9 +31,8 @@ looks for such scripts, or have it read when the shell starts:
   source <(fdclient completion zsh)           # in ~/.zshrc, behind compinit
   fdclient completion fish | source           # in ~/.config/fish/config.fish
 `,
-	define: defineCompletion,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	act:   completion,
+	takes: one("give one shell: bash, zsh or fish"),
 	words: func(args []string, _ string) []complete.Word {
 		if len(args) > 0 {
 			return nil
@@ -43,16 +41,11 @@ looks for such scripts, or have it read when the shell starts:
 	},
 }
 
-func defineCompletion(*pflag.FlagSet) action {
-	return func(_ context.Context, c command) error {
-		if len(c.args) != 1 {
-			return usagef("give one shell: bash, zsh or fish")
-		}
-		script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.args[0]]
-		if !ok {
-			return usagef("no completion for %q: give bash, zsh or fish", c.args[0])
-		}
-		_, err := io.WriteString(c.out, script)
-		return err
+func completion(_ context.Context, c command) error {
+	script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.args[0]]
+	if !ok {
+		return usagef("no completion for %q: give bash, zsh or fish", c.args[0])
 	}
+	_, err := io.WriteString(c.out, script)
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
@@ -31,8 +32,7 @@ Users other than root and the broker's own drain their own processes only.
   fdclient drain web --wait 30s
 `,
 	define: defineDrain,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	takes:  some("no name"),
 	words:  otherNames,
 }
 
@@ -41,32 +41,28 @@ func defineDrain(fs *pflag.FlagSet) action {
 	wait := fs.Duration("wait", 0, "wait until they have left, at most `DURATION`")
 	return func(ctx context.Context, c command) error {
 		switch {
-		case len(c.args) == 0:
-			return usagef("no name")
 		case fs.Changed("before") && *before < 1:
 			return usagef("--before %d: use the number of a grant", *before)
 		case fs.Changed("wait") && *wait <= 0:
 			return usagef("--wait %v: use a duration such as 30s", *wait)
 		}
-		client := broker.Client{Socket: c.socket}
-		defer client.Close()
-		if *wait == 0 {
-			n, err := client.Drain(ctx, broker.DrainOptions{Before: *before}, c.args...)
-			if err == nil || errors.Is(err, broker.ErrUnasked) {
-				fmt.Fprintln(c.out, asked(n))
-			}
-			return err
+		if *wait > 0 {
+			return drainAndWait(ctx, c, *before, *wait)
 		}
-		return drain(ctx, c, &client, *before, *wait)
+		n, err := c.client.Drain(ctx, broker.DrainOptions{Before: *before}, c.args...)
+		if err == nil || errors.Is(err, broker.ErrUnasked) {
+			fmt.Fprintln(c.out, asked(n))
+		}
+		return err
 	}
 }
 
-// drain asks, and waits until all have left.
-func drain(ctx context.Context, c command, client *broker.Client, before int64, limit time.Duration) error {
+// drainAndWait drains, and waits until all holders have left.
+func drainAndWait(ctx context.Context, c command, before int64, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	drained, left := -1, 0 // -1: no answer yet
-	_, err := client.Drain(ctx, broker.DrainOptions{Before: before, Progress: func(n int) {
+	_, err := c.client.Drain(ctx, broker.DrainOptions{Before: before, Progress: func(n int) {
 		if left = n; drained < 0 {
 			drained = n
 			fmt.Fprintln(c.out, asked(n))
@@ -76,13 +72,13 @@ func drain(ctx context.Context, c command, client *broker.Client, before int64, 
 	if drained > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
 		fmt.Fprintf(c.out, "%d of %d left\n", drained-left, drained)
 	}
-	if drained >= 0 && errors.Is(err, broker.ErrLost) {
+	switch {
+	case drained >= 0 && errors.Is(err, broker.ErrLost):
 		return fmt.Errorf("%w: the drain was begun; run the same again to wait for the rest, with --before to spare newer holders", err)
-	}
-	if !timedOut {
+	case !timedOut:
 		return err
 	}
-	who, err := staying(c, client)
+	who, err := staying(c)
 	if err != nil {
 		return fmt.Errorf("after %v it is not known who is still there: %w", limit, err)
 	}
@@ -96,26 +92,22 @@ func asked(n int) string {
 	return fmt.Sprintf("%d holders were asked to leave", n)
 }
 
-// staying says who has been asked to leave, and has not.
-func staying(c command, client *broker.Client) (string, error) {
+// staying lists the holders that were asked to leave and have not left.
+func staying(c command) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	list, err := client.List(ctx)
+	list, err := c.client.List(ctx)
 	if err != nil {
 		return "", err
 	}
-	text := ""
+	var holders []string
 	for _, h := range list.Holders {
-		if h.State != protocol.StateDraining || !slices.ContainsFunc(h.Names, func(name string) bool { return slices.Contains(c.args, name) }) {
-			continue
+		if h.State == protocol.StateDraining && slices.ContainsFunc(h.Names, func(name string) bool { return slices.Contains(c.args, name) }) {
+			holders = append(holders, fmt.Sprintf("grant %d, pid %s (%s)", h.Grant, pidText(h.PID), h.Command))
 		}
-		if text != "" {
-			text += ", "
-		}
-		text += fmt.Sprintf("grant %d, pid %s (%s)", h.Grant, pidText(h.PID), h.Command)
 	}
-	if text == "" {
-		text = "none by now"
+	if holders == nil {
+		return "none by now", nil
 	}
-	return text, nil
+	return strings.Join(holders, ", "), nil
 }

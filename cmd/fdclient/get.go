@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// exitGet is the exit status where get itself failed, as env(1) and timeout(1) have it.
+// exitGet is the exit status if get itself failed, as of env(1) and timeout(1).
 const exitGet = 125
 
 var getVerb = verb{
@@ -38,8 +38,8 @@ Exit status: 125 fdclient itself failed (wrong usage included), 126 CMD cannot b
 run, 127 CMD is not found, else CMD's own.
 `,
 	define: defineGet,
-	failed: exitGet,
-	wrong:  exitGet,
+	takes:  some("no name"),
+	status: exitGet,
 	runs:   true,
 	words:  otherNames,
 }
@@ -49,9 +49,6 @@ func defineGet(fs *pflag.FlagSet) action {
 	wait := fs.String("wait", "", "wait for a broker, the names and a place: at most `DURATION`, as in --wait=30s")
 	fs.Lookup("wait").NoOptDefVal = "forever"
 	return func(ctx context.Context, c command) error {
-		if len(c.args) == 0 {
-			return usagef("no name")
-		}
 		options, err := l.options(c)
 		if err != nil {
 			return err
@@ -67,18 +64,18 @@ func defineGet(fs *pflag.FlagSet) action {
 			if err != nil || limit <= 0 {
 				return usagef("--wait=%s: use a duration such as 30s", *wait)
 			}
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, limit)
+			within, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
+			ctx = within
 		}
-		if options.Wait && !reports() {
+		if options.Wait && !startedByRun() {
 			defer tellWaiting(c)()
 		}
 		return get(ctx, c, options, l.config(c))
 	}
 }
 
-// get fetches the sockets and becomes the command. It returns only an error.
+// get gets the sockets and becomes the command. It returns only an error.
 func get(ctx context.Context, c command, options broker.GetOptions, program launch.Config) error {
 	report := inheritedProgress()
 	if !report.awaitStart() {
@@ -95,16 +92,15 @@ func get(ctx context.Context, c command, options broker.GetOptions, program laun
 }
 
 func become(ctx context.Context, c command, options broker.GetOptions, program launch.Config, report *progress) error {
-	if s := options.DrainSignal; s != "" && s != "TERM" { // which ends a Go program too
-		_ = launch.DefaultSignal(s) // KILL and STOP are as they are
+	if s := options.DrainSignal; s != "" && s != "TERM" { // SIGTERM ends a Go program anyway
+		_ = launch.DefaultSignal(s) // fails for KILL and STOP, which cannot be ignored
 	}
-	if options.Wait { // else a place might become free for nothing
+	if options.Wait { // a command that cannot be run must not take a place that becomes free
 		if err := checkCommand(program.Command, program.Environ); err != nil {
 			return err
 		}
 	}
-	client := broker.Client{Socket: c.socket}
-	sockets, err := report.get(ctx, &client, options, c.args)
+	sockets, err := report.get(ctx, c.client, options, c.args)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("gave up waiting: %w", missing(c))
 	}
@@ -122,7 +118,7 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 }
 
 // checkCommand returns why the command cannot be run, as far as that is known before there
-// are sockets: one with a placeholder for its name is not known yet.
+// are sockets. A name with a placeholder is not known yet.
 func checkCommand(command, environ []string) error {
 	if strings.Contains(command[0], "{") {
 		return nil
@@ -133,11 +129,10 @@ func checkCommand(command, environ []string) error {
 	return nil
 }
 
-// quietTime is how long a get waits before it says what for.
+// quietTime is how long get waits before it says what it waits for.
 const quietTime = time.Second
 
-// tellWaiting says what get waits for, once, if it does for long, until the result is
-// called.
+// tellWaiting says once what get waits for, if it still waits after quietTime. Stop ends it.
 func tellWaiting(c command) (stop func() bool) {
 	return time.AfterFunc(quietTime, func() {
 		if err := missing(c); err != errNotMissing {
@@ -146,7 +141,8 @@ func tellWaiting(c command) (stop func() bool) {
 	}).Stop
 }
 
-// missing says what a Get that has waited in vain was waiting for.
+// missing says what a Get that waits is waiting for. It has a client of its own, because
+// that call is under way.
 func missing(c command) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -156,20 +152,18 @@ func missing(c command) error {
 	if err != nil {
 		return err
 	}
-	bound := make(map[string]bool)
 	var names []string
 	for _, l := range list.Listeners {
-		bound[l.Name] = true
 		names = append(names, l.Name)
 	}
 	for _, name := range c.args {
-		if !bound[name] {
+		if !slices.Contains(names, name) {
 			return &protocol.UnknownNameError{Name: name, Names: names}
 		}
 	}
 	for _, l := range list.Listeners {
 		if slices.Contains(c.args, l.Name) && l.Max > 0 && l.Holders >= l.Max {
-			return &protocol.FullError{Name: l.Name, Max: l.Max, Holders: holding(list, l.Name)}
+			return &protocol.FullError{Name: l.Name, Max: l.Max, Holders: holdersOf(list, l.Name)}
 		}
 	}
 	return errNotMissing
@@ -177,7 +171,7 @@ func missing(c command) error {
 
 var errNotMissing = errors.New("what was missing is there now")
 
-func holding(list protocol.ListReply, name string) []protocol.Holder {
+func holdersOf(list protocol.ListReply, name string) []protocol.Holder {
 	return slices.DeleteFunc(slices.Clone(list.Holders), func(h protocol.Holder) bool {
 		holds := h.State == protocol.StateActive || h.State == protocol.StateDraining
 		return !holds || !slices.Contains(h.Names, name)

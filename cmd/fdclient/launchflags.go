@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// launchFlags say how a command gets its sockets: those of get that run has too.
+// launchFlags say how a command gets its sockets. Get and run have them.
 type launchFlags struct {
 	fs                      *pflag.FlagSet
 	stdin, noListen, blocks bool
@@ -30,7 +30,7 @@ func defineLaunch(fs *pflag.FlagSet) *launchFlags {
 	return l
 }
 
-// options returns what to ask the broker for, or what is wrong with the command line.
+// options returns what to ask the broker for, or an error in the command line.
 func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	if len(c.dashed) == 0 {
 		return o, usagef("no command: put -- and the command behind the names")
@@ -57,7 +57,7 @@ func (l *launchFlags) config(c command) launch.Config {
 	return launch.Config{Stdin: l.stdin, NoListenEnv: l.noListen, Env: l.env, Command: c.dashed}
 }
 
-// words returns the flags that were given, as words of a command line.
+// words returns the given flags as words of a command line.
 func (l *launchFlags) words() []string {
 	var words []string
 	l.fs.VisitAll(func(f *pflag.Flag) {

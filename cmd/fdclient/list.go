@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
-	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 )
@@ -32,19 +30,13 @@ how often the broker has undone what a worker did to the shared socket, and what
 cannot undo at the moment.
 `,
 	define: defineList,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	takes:  nothing,
 }
 
 func defineList(fs *pflag.FlagSet) action {
 	asJSON := fs.Bool("json", false, "print the broker's answer as JSON")
 	return func(ctx context.Context, c command) error {
-		if len(c.args) > 0 {
-			return usagef("unexpected argument %q", c.args[0])
-		}
-		client := broker.Client{Socket: c.socket}
-		defer client.Close()
-		list, err := listOf(ctx, &client)
+		list, err := listOf(ctx, c.client)
 		if err != nil {
 			return err
 		}
@@ -55,7 +47,7 @@ func defineList(fs *pflag.FlagSet) action {
 	}
 }
 
-// listOf is client.List, as long as that may take.
+// listOf is client.List in time.
 func listOf(ctx context.Context, client *broker.Client) (list protocol.ListReply, err error) {
 	return list, inTime(ctx, func(ctx context.Context) error {
 		list, err = client.List(ctx)
@@ -132,7 +124,7 @@ func dropsText(l protocol.Listener) string {
 	return strconv.FormatUint(*l.Drops, 10)
 }
 
-// noteText says what workers have done to the socket.
+// noteText is the column NOTE: the fault of the socket, else how often it was repaired.
 func noteText(l protocol.Listener) string {
 	switch {
 	case l.Ailment != "":
@@ -152,7 +144,7 @@ func pidText(pid int) string {
 	return strconv.Itoa(pid)
 }
 
-// userName returns the name of a user, or the number where there is none.
+// userName returns the name of a user, or the number if it has none.
 func userName(uid uint32) string {
 	id := strconv.FormatUint(uint64(uid), 10)
 	if u, err := user.LookupId(id); err == nil {
@@ -161,16 +153,11 @@ func userName(uid uint32) string {
 	return id
 }
 
-// age returns how long ago something was, in its two largest units.
+// age returns d in its two largest units.
 func age(d time.Duration) string {
 	d = max(d, 0).Truncate(time.Second)
 	if d < 24*time.Hour {
 		return d.String()
 	}
 	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-}
-
-// standOut reports whether a row may be made to stand out on w.
-func standOut(w io.Writer) bool {
-	return os.Getenv("NO_COLOR") == "" && terminal.Is(w)
 }

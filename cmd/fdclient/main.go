@@ -2,19 +2,70 @@
 
 // Command fdclient asks a running fdbroker for sockets and tells it what to bind.
 // See "fdclient --help".
+//
+// A verb is a file and a value of type verb. Verbs may use each other's functions and
+// command.go, but not the table of all verbs (verbs.go): only main.go and complete.go do.
 package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"runtime"
+
+	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/internal/version"
+	"github.com/spf13/pflag"
 )
 
-// main leaves all signals alone: what it was told to ignore, a command that it
-// becomes ignores too, as far as Go allows.
+// main handles no signal, so that a command that it becomes ignores what fdclient was told
+// to ignore, as far as Go allows.
 func main() {
 	// PR_SET_PDEATHSIG, which a supervisor may have set, survives an exec by the
 	// main thread only.
 	runtime.LockOSThread()
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the command: it returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var socket string
+	var showVersion bool
+	fs := rootFlags(&socket, &showVersion)
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	case err != nil:
+		return wrongUsage(stderr, "fdclient", flagError(err))
+	case showVersion:
+		fmt.Fprintln(stdout, "fdclient", version.Number)
+		return exitOK
+	case fs.NArg() == 0:
+		return wrongUsage(stderr, "fdclient", errors.New("no verb"))
+	case fs.Arg(0) == "help" && fs.NArg() == 1:
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	case fs.Arg(0) == "help":
+		return run(ctx, []string{fs.Arg(1), "--help"}, stdout, stderr)
+	case fs.Arg(0) == complete.Verb:
+		_ = answer(fs.Args()[1:]).Print(stdout)
+		return exitOK
+	}
+	if v, ok := findVerb(fs.Arg(0)); ok {
+		return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
+	}
+	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown verb %q", fs.Arg(0)))
+}
+
+// rootFlags are the flags before the verb.
+func rootFlags(socket *string, showVersion *bool) *pflag.FlagSet {
+	fs := newFlags("fdclient")
+	fs.StringVar(socket, "socket", "", "`PATH` of the control socket")
+	fs.BoolVar(showVersion, "version", false, "print the version and exit")
+	fs.SetInterspersed(false) // the rest is the verb's
+	return fs
 }

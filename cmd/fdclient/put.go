@@ -35,8 +35,7 @@ O_NONBLOCK stay as they are where no option says otherwise. With CMD, it then be
 Exit status with CMD: that of 'fdclient get'.
 `,
 	define: definePut,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	takes:  one("give one name"),
 	runs:   true,
 }
 
@@ -45,9 +44,6 @@ func definePut(fs *pflag.FlagSet) action {
 	fs.Lookup("fd").DefValue = "0" // as pflag knows that there is none to show
 	anything := fs.Bool("any", false, "store any descriptor: a pipe, a file, a memfd, a connected socket")
 	return func(ctx context.Context, c command) error {
-		if len(c.args) != 1 {
-			return usagef("give one name")
-		}
 		if fs.Changed("fd") && *number < 0 {
 			return usagef("--fd %d: use the number of an open descriptor", *number)
 		}
@@ -69,7 +65,7 @@ func definePut(fs *pflag.FlagSet) action {
 	}
 }
 
-// nameAndOptions parts NAME[,OPTION[=VALUE]]...
+// nameAndOptions splits NAME[,OPTION[=VALUE]]...
 func nameAndOptions(word string) (name, options string, err error) {
 	if name, options, _ = strings.Cut(word, ","); name == "" {
 		return "", "", usagef("%q begins with no name", word)
@@ -77,12 +73,10 @@ func nameAndOptions(word string) (name, options string, err error) {
 	return name, options, nil
 }
 
-// put stores fd, which it takes, and then becomes the command, if there is one.
+// put stores fd, which it takes, and then becomes the command if there is one.
 func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *scmrights.FD) error {
-	client := broker.Client{Socket: c.socket}
-	defer client.Close()
-	l, err := client.Put(ctx, o, name, fd)
-	_ = fd.Close() // the broker has it, or does not want it
+	l, err := c.client.Put(ctx, o, name, fd)
+	_ = fd.Close()
 	if err != nil {
 		return err
 	}
@@ -94,11 +88,11 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed})
 }
 
-// donated returns the descriptor of that number or, where that is negative, the one
-// that a service manager has passed for name; the caller must close it.
+// donated returns a duplicate of descriptor number or, if that is negative, the descriptor
+// that a service manager has passed for name. The caller must close it.
 func donated(name string, number int) (*scmrights.FD, error) {
 	if number >= 0 {
-		// Its number stays the caller's: it may be standard input or output.
+		// A duplicate, because number may be standard input or output.
 		n, err := unix.FcntlInt(uintptr(number), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, fmt.Errorf("--fd %d: no such descriptor is open", number)
@@ -121,7 +115,7 @@ func donated(name string, number int) (*scmrights.FD, error) {
 	return passed[chosen].FD, nil
 }
 
-// choose returns which of those that were passed is meant by name, or -1.
+// choose returns which of the passed descriptors name means, or -1.
 func choose(name string, passed []activation.Passed) (int, error) {
 	called := func(p activation.Passed) bool { return p.Name == name }
 	i := slices.IndexFunc(passed, called)

@@ -5,198 +5,240 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
 
-	"github.com/fdbroker/fdbroker/internal/complete"
-	"github.com/fdbroker/fdbroker/internal/version"
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/deploy"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/launch"
+	"github.com/fdbroker/fdbroker/internal/logging"
+	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
-// Exit statuses of all verbs but get.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
+var runVerb = verb{
+	name:  "run",
+	usage: "run [NAME...] [flags] -- CMD [ARG...]",
+	help: `Keeps workers alive: processes that 'fdclient get --wait NAME... -- CMD' became or,
+without names, that run CMD, which gets its sockets by itself. One that ends is
+started again: at once, and if it does not live long, after a delay that doubles.
 
-const usage = `fdclient asks an fdbroker for listening sockets, and tells it what to bind.
+  SIGHUP            replaces all workers: each is stopped once a new one is ready
+  SIGTTIN, SIGTTOU  one worker more, one less
+  SIGTERM, SIGINT   stops them and ends; once more: at once
 
-Usage:
-  fdclient [--socket PATH] VERB ...
+With --replace, workers that others have started for the same listeners are asked to
+leave once these are ready; 'fdclient run' that has started those ends then.
 
-Verbs:
-  get NAME... -- CMD   run CMD with the sockets of these listeners open
-  run NAME... -- CMD   keep such processes alive, and replace them without a gap
-  list                 show the listeners, their queues and who holds them
-  watch                print what happens, as it happens
-  bind SPEC...         bind listeners
-  unbind NAME...       close listeners
-  drain NAME...        ask who holds listeners to leave
-  put NAME             store a socket that was made elsewhere
-  adopt NAME --pid N   store the socket of a server that runs
-  reload               make the broker read its configuration file again
-  upgrade              make the broker go on with the program that is now in its place
-  addr NAME            print the address that a listener is bound to
-  ping                 see whether a broker answers
-  completion SHELL     print what makes a shell complete both commands
-  version              print the version of fdclient
+  fdclient run web -n 4 -- ./server
+  fdclient run web --replace --ready notify -- ./server-v2
+  fdclient run -n 1 --standby 1 -- ./worker   # gets a listener with max=1 by itself
 
-'fdclient VERB --help' tells more. The control socket is --socket, else
-$FDBROKER_SOCKET, else /run/fdbroker/control for root, else
-$XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
-root where that does not exist.
-
-Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get and run: 125 fdclient
-itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of get).
-`
-
-// verb is one of fdclient's subcommands. Its flags are set by define, which returns
-// what runs it.
-type verb struct {
-	name   string
-	usage  string // what follows "fdclient"
-	help   string
-	define func(*pflag.FlagSet) action
-	failed int  // exit status of a failure
-	wrong  int  // exit status of wrong usage
-	runs   bool // it runs a command, which "--" stands before
-	// words completes an argument behind those that are there; nil where nothing does.
-	words func(args []string, socket string) []complete.Word
+Exit status: 0 stopped, or replaced; 125 fdclient itself failed (wrong usage
+included), 126 CMD cannot be run, 127 CMD is not found.
+`,
+	define: defineRun,
+	status: exitGet,
+	runs:   true,
+	words:  otherNames,
 }
 
-// action runs a verb with its arguments.
-type action func(ctx context.Context, c command) error
-
-// command is what an action has to work with.
-type command struct {
-	socket string
-	args   []string // of a verb that runs a command: before "--"
-	dashed []string // behind it; nil without
-	out    io.Writer
-	err    io.Writer
+// runFlags are the flags of run. Those beside config are checked and then go into it.
+type runFlags struct {
+	config     supervisor.Config
+	ready      string
+	stopSignal string
+	replace    bool
+	launch     *launchFlags
 }
 
-func verbs() []verb {
-	return []verb{getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
-}
-
-// usageError is an error of whoever wrote the command line.
-type usageError struct{ text string }
-
-func (e *usageError) Error() string { return e.text }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
-
-// run is the command: it returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var socket string
-	var showVersion bool
-	fs := rootFlags(&socket, &showVersion)
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		fmt.Fprint(stdout, usage)
-		return exitOK
-	case err != nil:
-		return wrongUsage(stderr, "fdclient", plainly(err))
-	case showVersion:
-		fmt.Fprintln(stdout, "fdclient", version.Number)
-		return exitOK
-	case fs.NArg() == 0:
-		return wrongUsage(stderr, "fdclient", errors.New("no verb"))
-	case fs.Arg(0) == "help":
-		return help(ctx, fs.Args()[1:], stdout, stderr)
-	case fs.Arg(0) == complete.Verb:
-		_ = answer(fs.Args()[1:]).Print(stdout)
-		return exitOK
+func defineRun(fs *pflag.FlagSet) action {
+	var f runFlags
+	c := &f.config
+	fs.IntVarP(&c.Workers, "workers", "n", 1, "keep `N` workers alive")
+	fs.IntVar(&c.Standby, "standby", 0, "and `K` more, which wait for a place (of a listener with max=)")
+	fs.StringVar(&f.ready, "ready", supervisor.DefaultReadyAfter.String(), "`WHEN` a worker is ready: after a duration, or notify: when it says READY=1 (sd_notify)")
+	fs.DurationVar(&c.ReadyTimeout, "ready-timeout", supervisor.DefaultReadyTimeout, "stop a new worker that is not ready by then: `DURATION`")
+	fs.BoolVar(&f.replace, "replace", false, "when all are ready, ask older workers of these listeners to leave")
+	fs.IntVar(&c.Surge, "surge", 1, "start at most `M` new workers before old ones are stopped")
+	fs.DurationVar(&c.RestartDelay, "restart-delay", supervisor.DefaultRestartDelay, "first `DURATION` between two starts of a worker that does not live that long")
+	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "longest `DURATION` between two starts")
+	fs.StringVar(&f.stopSignal, "stop-signal", "TERM", "`SIGNAL` that stops a worker")
+	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill workers that have not stopped after `DURATION`")
+	ofGet := newFlags("get")
+	f.launch = defineLaunch(ofGet)
+	fs.AddFlagSet(ofGet)
+	return func(ctx context.Context, c command) error {
+		if err := f.check(fs, c); err != nil {
+			return err
+		}
+		return f.run(ctx, c)
 	}
-	for _, v := range verbs() {
-		if v.name == fs.Arg(0) {
-			return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
+}
+
+// check completes the configuration from what the flags say.
+func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
+	if _, err := f.launch.options(c); err != nil {
+		return err
+	}
+	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
+		return usagef("%s is for the sockets of names, and there is no name", words[0])
+	}
+	switch s := &f.config; {
+	case s.Workers < 1:
+		return usagef("-n %d: use 1 or more", s.Workers)
+	case s.Standby < 0:
+		return usagef("--standby %d: use 0 or more", s.Standby)
+	case s.Surge < 1:
+		return usagef("--surge %d: use 1 or more", s.Surge)
+	}
+	for _, name := range []string{"ready-timeout", "restart-delay", "restart-max", "grace"} {
+		if d, err := fs.GetDuration(name); err != nil || d <= 0 {
+			return usagef("--%s %v: use a duration such as 10s", name, d)
 		}
 	}
-	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown verb %q", fs.Arg(0)))
-}
-
-// help answers "fdclient help [VERB]".
-func help(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 {
-		fmt.Fprint(stdout, usage)
-		return exitOK
-	}
-	return run(ctx, []string{args[0], "--help"}, stdout, stderr)
-}
-
-// rootFlags are the flags before the verb.
-func rootFlags(socket *string, showVersion *bool) *pflag.FlagSet {
-	fs := newFlags("fdclient")
-	fs.StringVar(socket, "socket", "", "`PATH` of the control socket")
-	fs.BoolVar(showVersion, "version", false, "print the version and exit")
-	fs.SetInterspersed(false) // the rest is the verb's
-	return fs
-}
-
-// flags are the flags of a verb, and what runs it once they are parsed.
-func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
-	fs := newFlags(v.name)
-	act := v.define(fs)
-	fs.StringVar(socket, "socket", *socket, "`PATH` of the control socket")
-	return fs, act
-}
-
-func newFlags(name string) *pflag.FlagSet {
-	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
-	fs.Usage = func() {}
-	fs.SortFlags = false
-	return fs
-}
-
-func wrongUsage(w io.Writer, command string, err error) int {
-	fmt.Fprintf(w, "fdclient: %v\nTry '%s --help'.\n", err, command)
-	return exitUsage
-}
-
-// run parses the verb's flags and runs it.
-func (v verb) run(ctx context.Context, socket string, args []string, stdout, stderr io.Writer) int {
-	fs, act := v.flags(&socket)
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		fmt.Fprintf(stdout, "Usage:\n  fdclient %s\n\n%s\nFlags:\n%s", v.usage, v.help, fs.FlagUsages())
-		return exitOK
-	case err != nil:
-		wrongUsage(stderr, "fdclient "+v.name, plainly(err))
-		return v.wrong
-	}
-	c := command{socket: socket, args: fs.Args(), out: stdout, err: stderr}
-	if n := fs.ArgsLenAtDash(); n >= 0 && v.runs {
-		c.args, c.dashed = fs.Args()[:n:n], fs.Args()[n:] // none grows into the other
-	}
-	err = act(ctx, c)
-	if bad, ok := errors.AsType[*usageError](err); ok {
-		wrongUsage(stderr, "fdclient "+v.name, bad)
-		return v.wrong
-	}
+	signal, err := signalName("--stop-signal", f.stopSignal)
 	if err != nil {
-		return v.fail(stderr, err)
+		return err
 	}
-	return exitOK
-}
-
-// fail says what went wrong, and what helps where that is known.
-func (v verb) fail(w io.Writer, err error) int {
-	complain(w, err)
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.status
+	if signal == "" {
+		return usagef("--stop-signal %s: a worker must be told somehow", f.stopSignal)
 	}
-	return v.failed
+	f.config.StopSignal = unix.SignalNum("SIG" + signal)
+	if signal, err = signalName("--drain-signal", f.launch.drainSignal); err != nil {
+		return err
+	}
+	f.config.DrainSignal = unix.SignalNum("SIG" + signal)
+	if f.config.NotifyReady = f.ready == "notify"; f.config.NotifyReady {
+		return nil
+	}
+	if f.config.ReadyAfter, err = time.ParseDuration(f.ready); err != nil || f.config.ReadyAfter < 0 {
+		return usagef("--ready %s: use a duration such as 1s, or notify", f.ready)
+	}
+	return nil
 }
 
-// exitError is an error with an exit status of its own.
-type exitError struct {
-	error
-	status int
+// run keeps the workers alive.
+func (f *runFlags) run(ctx context.Context, c command) error {
+	log, lines := logging.New(c.err, zerolog.InfoLevel, "auto")
+	defer lines.Close()
+	manager, err := notify.FromEnvironment()
+	if err != nil {
+		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+	}
+	f.config.Logger = log
+	if manager != nil {
+		t := newTeller(manager, log)
+		defer t.close()
+		f.config.Tell, f.config.Watchdog = t.tell, manager.Watchdog()
+	}
+	if f.config.Command, err = f.command(c); err != nil {
+		return err
+	}
+	f.config.Deploy = deploy.New(deploy.Config{
+		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, SocketOf: socketOf, Logger: log,
+	})
+	signals, stop := runSignals()
+	defer stop()
+	// In another goroutine, because main is locked to the main thread: each event would wake that.
+	ended := make(chan error)
+	go func() { ended <- supervisor.Run(ctx, f.config, signals) }()
+	err = <-ended
+	if bad, ok := errors.AsType[*supervisor.StartError](err); ok {
+		return &exitError{err, bad.Status}
+	}
+	return err
 }
 
-func (e *exitError) Unwrap() error { return e.error }
+// socketOf returns a duplicate of a worker's socket. With Yama's ptrace_scope 1 only the
+// worker's parent may take one.
+func socketOf(pid int, network, address string) (*scmrights.FD, error) {
+	return holders.FromProcess(pid, network+"://"+address)
+}
+
+// command returns what a worker is started as.
+func (f *runFlags) command(c command) (supervisor.Command, error) {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		key, _, _ := strings.Cut(kv, "=")
+		return key == broker.GenerationEnv || key == supervisor.StatusEnv || key == supervisor.StartEnv
+	})
+	if len(c.args) == 0 {
+		if c.socket != "" {
+			env = append(env, protocol.SocketEnv+"="+c.socket)
+		}
+		path, argv, err := launch.Direct(c.dashed, env)
+		if err != nil {
+			return supervisor.Command{}, &exitError{err, launch.ExitCode(err)}
+		}
+		return supervisor.Command{Path: path, Argv: argv, Env: env}, nil
+	}
+	if err := checkCommand(c.dashed, env); err != nil { // now, not once there is a broker
+		return supervisor.Command{}, err
+	}
+	argv := []string{"fdclient", "get", "--wait"}
+	if c.socket != "" {
+		argv = append(argv, "--socket="+c.socket)
+	}
+	argv = append(argv, f.launch.words()...)
+	argv = append(append(append(argv, c.args...), "--"), c.dashed...)
+	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prestart: true}, nil
+}
+
+// runSignals returns the signals that run acts on, and a function that ends that. Signals
+// that run was started with ignored stay ignored, also in its workers, except SIGTERM.
+// SIGPIPE is caught, because a closed log must not end run, and workers would inherit an
+// ignored SIGPIPE.
+func runSignals() (<-chan os.Signal, func()) {
+	signals, broken := make(chan os.Signal, 16), make(chan os.Signal, 1)
+	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU} {
+		if sig == unix.SIGTERM || !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	signal.Notify(broken, unix.SIGPIPE)
+	return signals, func() {
+		signal.Stop(signals)
+		signal.Stop(broken)
+	}
+}
+
+// teller tells the service manager how the workers are doing, without waiting for it.
+type teller struct {
+	states chan []string
+	done   chan struct{}
+}
+
+func newTeller(m *notify.Manager, log zerolog.Logger) *teller {
+	t := &teller{make(chan []string, 64), make(chan struct{})}
+	go func() {
+		defer close(t.done)
+		for states := range t.states {
+			if err := m.Tell(states...); err != nil {
+				log.Warn().Err(err).Msg("the service manager was not told")
+			}
+		}
+	}()
+	return t
+}
+
+// tell drops states if the manager has not read many before.
+func (t *teller) tell(states ...string) {
+	select {
+	case t.states <- states:
+	default:
+	}
+}
+
+func (t *teller) close() {
+	close(t.states)
+	<-t.done
+}

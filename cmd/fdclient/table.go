@@ -4,14 +4,16 @@ package main
 
 import (
 	"io"
+	"os"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/fdbroker/fdbroker/internal/terminal"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// table prints rows in aligned columns. Cells may hold what others have chosen, so
-// they are made printable.
+// table prints rows in aligned columns. It makes cells printable, because other users choose
+// some of the texts.
 type table struct {
 	header []string
 	rows   [][]string
@@ -63,4 +65,9 @@ func writeRow(b *strings.Builder, row []string, width []int) {
 			b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(c)+2))
 		}
 	}
+}
+
+// standOut reports whether a row may be made to stand out on w.
+func standOut(w io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && terminal.Is(w)
 }

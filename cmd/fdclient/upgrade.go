@@ -10,7 +10,6 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/spf13/pflag"
 )
 
 var upgradeVerb = verb{
@@ -24,44 +23,37 @@ it is ready, the old one is started again, and the exit status is 1. No connecti
 lost, and holders notice nothing. Only root and the user that the broker runs as may
 do this.
 `,
-	define: defineUpgrade,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	act:   upgrade,
+	takes: nothing,
 }
 
-func defineUpgrade(*pflag.FlagSet) action {
-	return func(ctx context.Context, c command) error {
-		if len(c.args) > 0 {
-			return usagef("unexpected argument %q", c.args[0])
-		}
-		client := broker.Client{Socket: c.socket}
-		if err := client.Upgrade(ctx); err != nil {
-			_ = client.Close()
-			return err
-		}
-		_ = client.Close()
-		info, err := nextInfo(ctx, c.socket)
-		if err != nil {
-			return fmt.Errorf("after the upgrade: %w", err)
-		}
-		product, version := protocol.Printable(info.Product), protocol.Printable(info.Version)
-		why, err := whyRestarted(ctx, c.socket)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%s %s answers, and does not say whether it was upgraded: %w", product, version, err)
-		case why != protocol.WhyUpgraded:
-			return fmt.Errorf("not upgraded: the new program was not ready when it ended (the broker says: %s), so %s %s was started again and goes on with everything; the broker's log says more", why, product, version)
-		}
-		fmt.Fprintln(c.out, "upgraded to", product, version)
-		return nil
+func upgrade(ctx context.Context, c command) error {
+	err := c.client.Upgrade(ctx)
+	_ = c.client.Close() // what follows is the next broker's
+	if err != nil {
+		return err
 	}
+	info, err := nextInfo(ctx, c.socket)
+	if err != nil {
+		return fmt.Errorf("after the upgrade: %w", err)
+	}
+	product, version := protocol.Printable(info.Product), protocol.Printable(info.Version)
+	why, err := whyRestarted(ctx, c.socket)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s %s answers, and does not say whether it was upgraded: %w", product, version, err)
+	case why != protocol.WhyUpgraded:
+		return fmt.Errorf("not upgraded: the new program was not ready when it ended (the broker says: %s), so %s %s was started again and goes on with everything; the broker's log says more", why, product, version)
+	}
+	fmt.Fprintln(c.out, "upgraded to", product, version)
+	return nil
 }
 
-// tellTime is how long it may take to be told why the broker is there.
+// tellTime is how long the broker may take to send its first event.
 const tellTime = 5 * time.Second
 
-// whyRestarted returns what became of the broker before the one that answers now, which
-// says so to whoever begins to watch.
+// whyRestarted returns how the broker before this one ended: the first event of a watch
+// says so.
 func whyRestarted(ctx context.Context, socket string) (why string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
@@ -74,7 +66,7 @@ func whyRestarted(ctx context.Context, socket string) (why string, err error) {
 		if e.What == protocol.EventRestarted {
 			why = e.Why
 		}
-		return errTold
+		return errFirstEvent
 	})
 	if why != "" {
 		err = nil
@@ -82,11 +74,11 @@ func whyRestarted(ctx context.Context, socket string) (why string, err error) {
 	return why, err
 }
 
-// errTold ends a watch. What comes first is what became of the broker before, if anything.
-var errTold = errors.New("it tells nothing of another one")
+// errFirstEvent ends a watch. It is the error if the first event is about no earlier broker.
+var errFirstEvent = errors.New("it tells nothing of another one")
 
-// nextInfo asks the new broker. The call waits in the queue of the control socket, unless
-// the old one has accepted it at the very last moment.
+// nextInfo asks the new broker. It asks again if the old one has accepted the connection at
+// the last moment and closed it.
 func nextInfo(ctx context.Context, socket string) (info protocol.Info, err error) {
 	for range 3 {
 		next := broker.Client{Socket: socket}

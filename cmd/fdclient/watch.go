@@ -26,17 +26,13 @@ one. Only root and the user that the broker runs as may watch. When more happens
 can be printed, that is the last event, and the exit status is 1.
 `,
 	define: defineWatch,
-	failed: exitFailed,
-	wrong:  exitUsage,
+	takes:  nothing,
 }
 
 func defineWatch(fs *pflag.FlagSet) action {
 	asJSON := fs.Bool("json", false, "print each event as a line of JSON")
 	return func(ctx context.Context, c command) error {
-		if len(c.args) > 0 {
-			return usagef("unexpected argument %q", c.args[0])
-		}
-		return watch(ctx, c.socket, func(e protocol.Event) error {
+		return watch(ctx, c.client, func(e protocol.Event) error {
 			if *asJSON {
 				return json.NewEncoder(c.out).Encode(e)
 			}
@@ -45,19 +41,18 @@ func defineWatch(fs *pflag.FlagSet) action {
 	}
 }
 
-// eventLost says that the broker has gone. It is the one event that is no broker's.
+// eventLost says that the broker has ended. It is the only event that no broker sends.
 const eventLost = "lost"
 
-// How often watch looks whether there is a broker again.
+// How often watch looks for the next broker.
 const (
 	watchMin = 10 * time.Millisecond
 	watchMax = 250 * time.Millisecond
 )
 
-// watch tells what happens at the broker, and when that has ended, at the next one.
-func watch(ctx context.Context, socket string, tell func(protocol.Event) error) error {
-	client := broker.Client{Socket: socket}
-	begun := false // with one broker at least
+// watch calls tell with the events of the broker and, when it has ended, of the next one.
+func watch(ctx context.Context, client *broker.Client, tell func(protocol.Event) error) error {
+	begun := false // there was a broker
 	for wait := watchMin; ; wait = min(2*wait, watchMax) {
 		err := client.Watch(ctx, func(e protocol.Event) error {
 			begun, wait = true, watchMin

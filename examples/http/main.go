@@ -1,8 +1,8 @@
 //go:build linux
 
-// Command http is a web server without a port of its own: it serves the
-// listener of a broker. Start as many as you like, stop or kill them in any
-// order: the port stays open, and only what a killed one had begun is lost.
+// Command http is a web server without a port of its own: it serves the listener of a broker.
+// Start as many as you like, and stop or kill them in any order: the port stays open, and only
+// the requests that a killed one had begun are lost.
 //
 //	http               serves the listener "web"
 //	http -name adm     serves another one
@@ -33,12 +33,11 @@ import (
 	"github.com/fdbroker/fdbroker/broker"
 )
 
-// Once a stop was asked for, clients have patience to send another request over
-// connections that are kept alive, and all requests have goodbye to finish. A
-// supervisor that kills after some time must give more than that.
+// After SIGTERM or a drain, kept-alive connections get keepAliveTime for another request, and
+// all requests get finishTime. A supervisor must wait longer than that before it kills.
 const (
-	patience = 4 * time.Second
-	goodbye  = 8 * time.Second
+	keepAliveTime = 4 * time.Second
+	finishTime    = 8 * time.Second
 )
 
 func main() {
@@ -59,12 +58,12 @@ func serve(name, greeting string) error {
 	if err != nil {
 		return err
 	}
-	var conns sync.WaitGroup // those that are open
+	var conns sync.WaitGroup // the open connections
 	var leaving atomic.Bool
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			if leaving.Load() {
-				w.Header().Set("Connection", "close") // the client's next one goes to another worker
+				w.Header().Set("Connection", "close") // the client's next request goes to another worker
 			}
 			fmt.Fprintf(w, "%s from process %d\n", greeting, os.Getpid())
 		}),
@@ -89,20 +88,18 @@ func serve(name, greeting string) error {
 		return err
 	}
 
-	// Not srv.Shutdown: it drops the request of a connection that was accepted but
-	// not read yet, for which no other worker can stand in any more. Nor are idle
-	// connections closed at once, as the next request may be on its way: it is
-	// answered, and the last one there.
+	// Not srv.Shutdown: it drops the request of a connection that was accepted and not read yet.
+	// Idle connections stay open for a while, because the next request may be on its way. Its
+	// answer closes the connection.
 	leaving.Store(true)
 	stop() // a second signal ends the process at once
-	time.AfterFunc(patience, func() { srv.SetKeepAlivesEnabled(false) })
-	time.AfterFunc(goodbye, func() { log.Fatalf("not finished after %v", goodbye) })
+	time.AfterFunc(keepAliveTime, func() { srv.SetKeepAlivesEnabled(false) })
+	time.AfterFunc(finishTime, func() { log.Fatalf("not finished after %v", finishTime) })
 	conns.Wait()
 	return nil
 }
 
-// ready says READY=1 to whoever has started this process and wants to know
-// (sd_notify).
+// ready sends READY=1 to the supervisor, if that wants to know (sd_notify).
 func ready() error {
 	address := os.Getenv("NOTIFY_SOCKET")
 	if address == "" {

@@ -18,10 +18,10 @@ import (
 
 const module = "github.com/fdbroker/fdbroker"
 
-// setupLimit bounds one row; it takes well under a second.
+// setupLimit bounds one row, which takes well under a second.
 const setupLimit = 60 * time.Second
 
-// A bench is what all rows need: the programs, built from this module.
+// A bench has what all rows need: the programs, built from this module.
 type bench struct {
 	dir      string // this directory, for the scripts
 	bin      string // the built programs and a link to the Python interpreter
@@ -50,13 +50,13 @@ func newBench(ctx context.Context) (b *bench, err error) {
 		return nil, err
 	}
 	b.noPython = b.linkPython(ctx)
-	return b, ctx.Err() // interrupted, which is not the lack of a Python
+	return b, ctx.Err() // so that an interrupt is not taken for a missing Python
 }
 
 func (b *bench) close() { _ = os.RemoveAll(b.bin) }
 
-// linkPython puts the interpreter itself among the programs. What $PATH has may
-// be a version manager's script, whose start would be measured with the worker's.
+// linkPython puts the Python interpreter itself among the programs. The python3 in $PATH may be
+// a version manager's script, whose start would be measured with the worker's.
 func (b *bench) linkPython(ctx context.Context) error {
 	python := os.Getenv("PYTHON")
 	if python == "" {
@@ -77,8 +77,7 @@ func (b *bench) available(s setup) error {
 	return nil
 }
 
-// measure runs one row: it starts what the set-up needs, lets the client ask
-// its questions, and ends everything again.
+// measure runs one row: it starts the processes, runs the client, and ends all again.
 func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (results, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupLimit)
 	defer cancel()
@@ -96,7 +95,7 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 	defer closeAddress()
 	var workers []*process
 	for range s.times {
-		p, err := start(ctx, b.dir, append(env, "ADDR="+address), s.command, "accepting on "+address)
+		p, err := start(ctx, b.dir, append(env, "ADDR="+address), s.command)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +103,7 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 		workers = append(workers, p)
 	}
 	for _, p := range workers {
-		if err := p.waitReady(ctx); err != nil {
+		if err := p.waitFor(ctx, "accepting on "+address); err != nil {
 			return nil, err
 		}
 	}
@@ -121,30 +120,27 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 			return nil, err
 		}
 	}
-	_, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "ping") // it must have survived, too
+	_, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "ping") // the broker must have survived, too
 	return rs, err
 }
 
-// address says where the row's server will answer, and has a broker listen
-// there if the row wants one. The caller must call done at the end.
+// address returns the address of the row's server. If the row has a broker, it starts one that
+// listens there. The caller must call done at the end.
 func (b *bench) address(ctx context.Context, s setup, env []string) (address string, done func(), err error) {
 	if !s.broker {
 		address, err = freeAddress()
 		return address, func() {}, err
 	}
-	p, err := start(ctx, b.dir, env, "fdbroker --bind web=127.0.0.1:0"+s.options+" --log-format json", `"message":"ready"`)
+	p, err := start(ctx, b.dir, env, "fdbroker --bind web=127.0.0.1:0"+s.options+" --log-format json")
 	if err != nil {
 		return "", nil, err
 	}
-	defer func() {
-		if err != nil {
-			p.stop()
-		}
-	}()
-	if err := p.waitReady(ctx); err != nil {
-		return "", nil, err
+	if err = p.waitFor(ctx, `"message":"ready"`); err == nil {
+		address, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "addr", "web")
 	}
-	address, err = run(ctx, b.dir, env, filepath.Join(b.bin, "fdclient"), "addr", "web")
+	if err != nil {
+		p.stop()
+	}
 	return address, p.stop, err
 }
 
@@ -166,10 +162,9 @@ func (b *bench) ask(ctx context.Context, address string, words ...string) (resul
 	return rs, nil
 }
 
-// freeAddress finds a port for a server that binds its own. Its number lies
-// below those the kernel gives away by itself, so that nobody is given it by
-// chance while the server is down: not even the client's own connection, which
-// on loopback would then reach itself.
+// freeAddress finds a port for a server that binds its own. It is below the ports that the
+// kernel chooses, so that no other socket gets it while the server is down. On loopback the
+// client's own connection could, and would reach itself.
 func freeAddress() (string, error) {
 	for range 100 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))

@@ -1,11 +1,10 @@
 //go:build linux
 
-// Command square runs an experiment and prints its outcome as a table: what
-// becomes of twenty requests when the server crashes on the sixth. The server,
-// which squares numbers, runs in several ways, in Python and in Go: alone, in a
-// loop that starts it again, in such a loop behind a broker, as two workers behind
-// a broker, and kept alive by "fdclient run". At last two thousand requests crash
-// five workers, and all are replaced in the middle.
+// Command square runs an experiment and prints a table: what happens to twenty requests if the
+// server crashes on the sixth. The server squares numbers. It runs in several ways, in Python
+// and in Go: alone, in a loop that starts it again, in such a loop behind a broker, as two
+// workers behind a broker, and kept alive by "fdclient run". In the last row two thousand
+// requests crash five workers, and all workers are replaced in the middle.
 //
 //	go run ./examples/square
 //	go run ./examples/square -v           also shows each request
@@ -36,7 +35,7 @@ func main() {
 	verbose := flag.Bool("v", false, "show each request")
 	pause := flag.Duration("pause", defaultPause, "let the client wait `DURATION` between two requests")
 	flag.Parse()
-	// What the experiment started must end with it, also when it is interrupted.
+	// An interrupt must end all processes that the experiment has started.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := experiment(ctx, os.Stdout, *pause, *verbose)
 	if ctx.Err() != nil {
@@ -57,7 +56,7 @@ func experiment(ctx context.Context, w io.Writer, pause time.Duration, verbose b
 	}
 	defer b.close()
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer table.Flush() // also what there is before an error
+	defer table.Flush() // also the rows before an error
 	fmt.Fprintln(table, "SET-UP\tLANGUAGE\tANSWERED\tREFUSED\tUNANSWERED\tSLOWEST\tWHAT HAPPENED")
 	for _, s := range setups {
 		if err := b.available(s); err != nil {
@@ -78,7 +77,7 @@ func experiment(ctx context.Context, w io.Writer, pause time.Duration, verbose b
 	return nil
 }
 
-// printRequests shows what became of each request of one set-up.
+// printRequests shows the outcome of each request of one set-up.
 func printRequests(w io.Writer, s setup, rs results) {
 	fmt.Fprintf(w, "%s, %s: %d x %s\n", s.name, s.language, s.times, s.command)
 	for _, r := range rs {

@@ -15,24 +15,21 @@ import (
 	"time"
 )
 
-// A process is a running shell command with all its descendants. They share a
-// process group, so that one signal ends a loop and its worker at once: ended
-// one after the other, the loop would start the next worker in between.
+// A process is a running shell command with all its descendants. They share a process group,
+// so that one signal ends a loop and its worker together: otherwise the loop would start
+// another worker before it ends.
 type process struct {
 	command string
 	pid     int
 	output  output
-	ready   <-chan struct{} // closed once it has printed that it is
 	cancel  context.CancelFunc
-	ended   chan struct{} // closed once nobody holds the output any more
+	ended   chan struct{} // is closed when no process has the output open
 }
 
 // start runs a shell command in dir until ctx is done or stop is called.
-// It counts as ready as soon as it has printed the text ready.
-func start(ctx context.Context, dir string, env []string, command, ready string) (*process, error) {
+func start(ctx context.Context, dir string, env []string, command string) (*process, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &process{command: command, cancel: cancel, ended: make(chan struct{})}
-	p.ready = p.output.expect(ready)
+	p := &process{command: command, cancel: cancel, ended: make(chan struct{}), output: output{changed: make(chan struct{})}}
 	cmd := exec.CommandContext(ctx, "sh", "-c", "exec "+command)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
@@ -45,28 +42,26 @@ func start(ctx context.Context, dir string, env []string, command, ready string)
 	}
 	p.pid = cmd.Process.Pid
 	go func() {
-		_ = cmd.Wait() // how it ended is in its output, and no failure of ours
+		_ = cmd.Wait() // the output says how it ended
 		close(p.ended)
 	}()
 	return p, nil
 }
 
-// waitReady waits until the command has said that it is ready.
-func (p *process) waitReady(ctx context.Context) error { return p.wait(ctx, p.ready) }
-
 // waitFor waits until the command has printed a text.
 func (p *process) waitFor(ctx context.Context, text string) error {
-	return p.wait(ctx, p.output.expect(text))
-}
-
-func (p *process) wait(ctx context.Context, seen <-chan struct{}) error {
-	select {
-	case <-seen:
-		return nil
-	case <-p.ended:
-		return fmt.Errorf("%s: ended before it was ready:\n%s", p.command, p.output.String())
-	case <-ctx.Done():
-		return fmt.Errorf("%s: not ready: %w:\n%s", p.command, context.Cause(ctx), p.output.String())
+	for {
+		printed, changed := p.output.get()
+		if strings.Contains(printed, text) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-p.ended:
+			return fmt.Errorf("%s: ended before it was ready:\n%s", p.command, printed)
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not ready: %w:\n%s", p.command, context.Cause(ctx), printed)
+		}
 	}
 }
 
@@ -92,46 +87,23 @@ func run(ctx context.Context, dir string, env []string, name string, args ...str
 	return strings.TrimSpace(string(out)), nil
 }
 
-// An output keeps what a command prints and watches for texts in it.
+// An output is what a command has printed so far.
 type output struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	seen map[string]chan struct{} // by text; closed and removed when it has been printed
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	changed chan struct{} // is closed when there is more
 }
 
-// expect returns what is closed when a text has been printed.
-func (o *output) expect(text string) <-chan struct{} {
+func (o *output) get() (printed string, changed <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.seen == nil {
-		o.seen = make(map[string]chan struct{})
-	}
-	seen := make(chan struct{})
-	o.seen[text] = seen
-	o.look()
-	return seen
-}
-
-// look closes what is seen. The lock is held.
-func (o *output) look() {
-	for text, seen := range o.seen {
-		if bytes.Contains(o.buf.Bytes(), []byte(text)) {
-			close(seen)
-			delete(o.seen, text)
-		}
-	}
+	return o.buf.String(), o.changed
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.buf.Write(p)
-	o.look()
-	return len(p), nil
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.buf.Write(p)
 }

@@ -18,7 +18,7 @@ type result struct {
 	TookMS  float64 `json:"took_ms"`
 }
 
-// answered tells whether the request got what it asked for.
+// answered reports whether the request was answered.
 func (r result) answered() bool { return r.Outcome == "ok" }
 
 // kind is the outcome in the table's words.
@@ -38,7 +38,7 @@ func (r result) kind() string {
 // results are those of one row, in the order of the requests.
 type results []result
 
-// count returns how many requests were answered, refused, and connected in vain.
+// count returns how many requests were answered, were refused, and got no answer.
 func (rs results) count() (answered, refused, unanswered int) {
 	for _, r := range rs {
 		switch {
@@ -53,7 +53,7 @@ func (rs results) count() (answered, refused, unanswered int) {
 	return answered, refused, unanswered
 }
 
-// slowest returns the milliseconds that the slowest answered request took.
+// slowest returns the milliseconds of the slowest answered request.
 func (rs results) slowest() float64 {
 	ms := 0.0
 	for _, r := range rs {
@@ -75,8 +75,8 @@ func (rs results) crashes() int {
 	return n
 }
 
-// story tells what happened, in order: "5 answered, the crash, 14 refused". With more
-// crashes than one it only counts.
+// story says what happened, in order: "5 answered, the crash, 14 refused". After several
+// crashes it only counts.
 func (rs results) story() string {
 	var parts []string
 	if n := rs.crashes(); n > 1 {

@@ -1,13 +1,15 @@
 //go:build linux
 
-// Package activation takes the sockets that a service manager has opened for this
-// process (sd_listen_fds(3)). What they are is not its business.
+// Package activation takes the descriptors that a service manager, or another program, has
+// opened for this process, and names those that this process passes on (sd_listen_fds(3)). It
+// does not look at what they are.
 package activation
 
 import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,13 +20,33 @@ import (
 // first is the number of the first descriptor (SD_LISTEN_FDS_START).
 const first = 3
 
-// StoreEnv is set by a parent that cannot know the pid of its child, which LISTEN_PID
-// would be, before it starts: NUMBER:INODE of a socket that is among what it passes.
-// Nobody else has that one there.
+// StoreEnv is the variable that a keeper sets instead of LISTEN_PID, because it does not know
+// the pid of its child before the start: NUMBER:INODE of a passed socket. No other process
+// has that socket at that number.
 const StoreEnv = "FDBROKER_STORE"
 
-// variables are those that speak of descriptors.
+// variables are those about passed descriptors. The last one is ours, the others are those of
+// sd_listen_fds(3).
 var variables = [...]string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", StoreEnv}
+
+// IsListenVariable reports whether key is a variable of sd_listen_fds(3).
+func IsListenVariable(key string) bool {
+	return slices.Contains(variables[:len(variables)-1], key)
+}
+
+// Environ returns the variables for a program that this process becomes, and that finds
+// descriptors of these names open from 3 up.
+func Environ(names []string) []string {
+	env := []string{
+		"LISTEN_FDS=" + strconv.Itoa(len(names)),
+		"LISTEN_PID=" + strconv.Itoa(os.Getpid()),
+		"LISTEN_FDNAMES=" + strings.Join(names, ":"),
+	}
+	if id, known := pidfdID(); known {
+		env = append(env, "LISTEN_PIDFDID="+strconv.FormatUint(id, 10))
+	}
+	return env
+}
 
 // Passed is a descriptor that was passed.
 type Passed struct {
@@ -33,11 +55,10 @@ type Passed struct {
 	FD     *scmrights.FD
 }
 
-// Take returns the descriptors that the environment says were passed to this
-// process, close-on-exec from now on; the caller must close them. It removes the
-// variables that say so, also where they are another process's, which is no error.
-// Call it once, before anything else opens descriptors, as those passed could not
-// be told from these.
+// Take returns the descriptors that were passed to this process, and makes them
+// close-on-exec; the caller must close them. It removes the variables, also those for another
+// process, which are no error. Call it once, before anything else opens descriptors, because
+// it cannot tell those from the passed ones.
 func Take() ([]Passed, error) {
 	env := make(map[string]string)
 	for _, key := range variables {
@@ -71,21 +92,20 @@ func Take() ([]Passed, error) {
 	return passed, nil
 }
 
-// Strays is sockets that this process has inherited, and that are another one's by
-// LISTEN_PID, as where a service manager has started a shell that starts this process.
-type Strays struct {
-	PID     string // as LISTEN_PID has it
-	Sockets int    // 0: there are none
+// Foreign says which inherited sockets were passed to another process, as LISTEN_PID says:
+// a service manager may have started a shell that has started this process.
+type Foreign struct {
+	PID     string // what LISTEN_PID says
+	Sockets int    // how many are open here
 }
 
-// FindStrays returns what [Take] will not take, of what is open. What a parent has left of
-// its own environment alone is none. Call it before Take.
-func FindStrays() Strays {
+// FindForeign returns the open sockets that [Take] will not take. Call it before Take.
+func FindForeign() Foreign {
 	env := make(map[string]string)
 	for _, key := range variables {
 		env[key] = os.Getenv(key)
 	}
-	s := Strays{PID: env["LISTEN_PID"]}
+	s := Foreign{PID: env["LISTEN_PID"]}
 	count, err := strconv.Atoi(env["LISTEN_FDS"])
 	if err != nil || ours(env) {
 		return s
@@ -96,16 +116,16 @@ func FindStrays() Strays {
 	return s
 }
 
-// isInherited reports whether a descriptor is a socket that was open when this process
-// began: its own are close-on-exec.
+// isInherited reports whether a descriptor is a socket that was open when this process began:
+// it would be close-on-exec otherwise.
 func isInherited(n int) bool {
 	flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
 	var st unix.Stat_t
 	return err == nil && flags&unix.FD_CLOEXEC == 0 && unix.Fstat(n, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
-// ours reports whether the variables are for this process: by its pid and, where
-// given and to be had, by the inode of its pidfd, which no other process ever has.
+// ours reports whether the variables are for this process, by its pid and, if both are known,
+// by its pidfd's number.
 func ours(env map[string]string) bool {
 	if env["LISTEN_FDS"] != "" && ByStore(env[StoreEnv]) {
 		return true
@@ -117,18 +137,21 @@ func ours(env map[string]string) bool {
 	return env["LISTEN_PIDFDID"] == "" || !known || env["LISTEN_PIDFDID"] == strconv.FormatUint(id, 10)
 }
 
-// pidfdID returns the inode of a pidfd of this process, where the kernel has pidfs
-// (Linux 6.9).
+// pidfdID returns the inode number of this process's pidfds, which unlike a pid is never used
+// again. It needs pidfs (Linux 6.9) and 64 bits, because a 32-bit st_ino is but half of it.
+// An exec changes neither pid nor number.
 func pidfdID() (id uint64, known bool) {
+	if strconv.IntSize < 64 {
+		return 0, false
+	}
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return 0, false
 	}
 	defer unix.Close(fd)
-	const pidfsMagic = 0x50494446
 	var fs unix.Statfs_t
 	var st unix.Stat_t
-	if unix.Fstatfs(fd, &fs) != nil || fs.Type != pidfsMagic || unix.Fstat(fd, &st) != nil {
+	if unix.Fstatfs(fd, &fs) != nil || fs.Type != unix.PID_FS_MAGIC || unix.Fstat(fd, &st) != nil {
 		return 0, false
 	}
 	return st.Ino, true

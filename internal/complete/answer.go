@@ -1,3 +1,6 @@
+// Package complete answers the completion scripts of the shells: what may be at the cursor. It
+// uses the flags that a command defines, so new flags and verbs are completed without further
+// work. It does not parse command lines for use: it completes nothing in a wrong one.
 package complete
 
 import (
@@ -8,8 +11,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Verb is the hidden first word by which a script asks: the words of the line up to
-// the cursor follow, without the command's own name; the last one may be empty.
+// Verb is the hidden first word with which a script asks. The words of the line up to the
+// cursor follow, without the command's name; the last one may be empty.
 const Verb = "__complete"
 
 // Kinds of answers.
@@ -17,14 +20,14 @@ const (
 	Words   = "words"   // those of the answer
 	Files   = "files"   // the names of files
 	Groups  = "groups"  // the names of the system's groups
-	Command = "command" // a command line of its own, that begins at word number Skip
+	Command = "command" // another command line, which begins at word number Skip
 )
 
-// Answer says what may stand at the cursor.
+// Answer says what may be at the cursor.
 type Answer struct {
 	Kind string
-	// Skip is how many bytes of the word at the cursor stay as they are, such as
-	// "--socket="; of a Command, how many words stand before it, with the first.
+	// Skip is how many bytes at the beginning of the word stay, such as "--socket=". Of a
+	// Command, it is how many words are before it, including the first.
 	Skip  int
 	Words []Word
 }
@@ -32,8 +35,8 @@ type Answer struct {
 // Word is one completion, and what it means.
 type Word struct{ Text, Help string }
 
-// Print writes the answer as the scripts read it: kind and Skip, then a line for each
-// word. A word that would mean something to a shell, or a terminal, is left out.
+// Print writes the answer for the scripts: kind and Skip, then a line for each word. It leaves
+// out words that have a meaning to a shell or a terminal.
 func (a Answer) Print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintln(&b, a.Kind, a.Skip)
@@ -71,7 +74,7 @@ func Cursor(words []string) (before []string, word string) {
 	return before, Unquote(words[last])
 }
 
-// plain reports whether text means itself to every shell.
+// plain reports whether text has no special meaning to any shell.
 func plain(text string) bool {
 	for _, c := range []byte(text) {
 		switch {

@@ -7,13 +7,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Line is what the words before the cursor say to a set of flags.
+// Line is what the words before the cursor mean to a set of flags.
 type Line struct {
-	// Args are the arguments that are no flags, before "--".
+	// Args are the arguments before "--".
 	Args []string
-	// Rest is the number of words before the first that is not for these flags: what
-	// stands behind "--", or, for flags that are not interspersed, the first argument.
-	// It is -1 where there is none.
+	// Rest is the index of the first word that is not for these flags: the word behind "--"
+	// or, if flags are not interspersed, the first argument. It is -1 if there is none.
 	Rest int
 	// Value is the flag whose value the cursor is at; nil for none.
 	Value *pflag.Flag
@@ -46,7 +45,7 @@ func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
 			}
 			l.given[name] = value
 		case strings.HasPrefix(words[i], "-") && words[i] != "-":
-			// One with a value has it in the next word, or right behind the letter.
+			// A value is the next word, or follows the letter.
 			f := fs.ShorthandLookup(words[i][1:2])
 			if f == nil {
 				continue
@@ -68,8 +67,8 @@ func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
 	return l
 }
 
-// Flags completes word, which begins with "-", as a flag of fs, or as the value that
-// stands behind "=" in it. Choices are the values of the flags that have few.
+// Flags completes word, which begins with "-", as a flag of fs or as the value behind its "=".
+// Choices are the values of flags that have few.
 func (l *Line) Flags(fs *pflag.FlagSet, word string, choices map[string][]string) Answer {
 	if name, value, ok := strings.Cut(strings.TrimPrefix(word, "--"), "="); ok {
 		if f := fs.Lookup(name); f != nil {
@@ -94,7 +93,7 @@ func (l *Line) Flags(fs *pflag.FlagSet, word string, choices map[string][]string
 	return a.Filter(word)
 }
 
-// Value completes the value of a flag: what it is, its name in the usage tells.
+// Value completes the value of a flag, by its name in the usage.
 func Value(f *pflag.Flag, word string, choices map[string][]string) Answer {
 	kind, _ := pflag.UnquoteUsage(f)
 	switch {
@@ -114,7 +113,7 @@ func Value(f *pflag.Flag, word string, choices map[string][]string) Answer {
 	return Answer{Kind: Words}
 }
 
-// Filter leaves out the words that do not begin with prefix.
+// Filter drops the words that do not begin with prefix.
 func (a Answer) Filter(prefix string) Answer {
 	a.Words = slices.DeleteFunc(a.Words, func(w Word) bool { return !strings.HasPrefix(w.Text, prefix) })
 	return a

@@ -1,30 +1,28 @@
-// Package launch turns the calling process into a server that finds granted
-// sockets open: it places them, sets the environment that tells about them,
-// replaces placeholders, and execs. It is what stands behind
-// "fdclient get NAME... -- CMD"; asking the broker is not its business.
+// Package launch turns the calling process into a server that finds granted sockets open: it
+// places them, sets the environment that tells about them, replaces placeholders, and execs.
+// It is the second half of "fdclient get NAME... -- CMD", and of a broker that replaces itself.
+// It knows nothing about brokers, and logs nothing.
 //
 // # What the program finds
 //
-// The sockets are at 3, 4, ... in the order of [Config.Sockets], or the only one
-// at 0. The program keeps the caller's pid, and so its grant. What else it finds
-// is the caller's: working directory, umask, soft RLIMIT_NOFILE (which Go raises
-// for itself, and [syscall.Exec] restores), and descriptors.
+// The sockets are at 3, 4, ... in the order of [Config.Sockets], or the only one at 0. The
+// program keeps the caller's pid, and so its grant. It also finds what is the caller's: working
+// directory, umask, soft RLIMIT_NOFILE (Go raises that for itself, and [syscall.Exec] restores
+// it), and descriptors.
 //
-// Of fdclient's own descriptors none stays open: all are close-on-exec. One that
-// the caller had opened beyond 2 and meant to be inherited, such as a shell's
-// "5<file", is inherited as ever; only where a socket takes its number does it
-// give way. Where the caller had closed 0, 1 or 2, Go's runtime opened /dev/null
-// there before main began (runtime.checkfds), and that is what the program finds.
+// No descriptor of fdclient's own stays open: all are close-on-exec. A descriptor beyond 2 that
+// the caller left open, such as a shell's "5<file", is inherited, unless a socket takes its
+// number. If the caller has closed 0, 1 or 2, the program finds /dev/null there, which Go's
+// runtime opens before main (runtime.checkfds).
 //
 // # What cannot be kept
 //
-// Go's runtime installs handlers for nearly all signals before main begins, and
-// exec resets handled signals to their default. It spares SIGHUP and SIGINT where
-// they were ignored, so nohup works. Others that the caller ignored, such as
-// SIGPIPE under systemd's IgnoreSIGPIPE=, come back as default: what they were is
-// known to the runtime alone (runtime.initsig).
+// Go's runtime installs handlers for nearly all signals before main, and exec resets handled
+// signals to their default. The runtime leaves SIGHUP and SIGINT alone if they are ignored, so
+// nohup works. Other signals that the caller ignored, such as SIGPIPE under systemd's
+// IgnoreSIGPIPE=, become default: only the runtime knows what they were (runtime.initsig).
 //
-// PR_SET_PDEATHSIG is the one attribute of the caller that belongs to its main
-// thread only. The program has it where [Program.Exec] is called on that thread,
-// which a main function ensures by calling [runtime.LockOSThread] first of all.
+// PR_SET_PDEATHSIG is the one attribute of the caller that belongs to its main thread only. The
+// program has it if [Program.Exec] is called on that thread. A main function ensures that by
+// calling [runtime.LockOSThread] first.
 package launch

@@ -4,20 +4,13 @@ package launch
 
 import (
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/fdbroker/fdbroker/internal/activation"
 )
 
-// listenFDsStart is SD_LISTEN_FDS_START of sd_listen_fds(3).
-const listenFDsStart = 3
-
-// listenKeys are the variables of sd_listen_fds(3). Inherited ones speak of
-// descriptors that the program will not find.
-var listenKeys = [...]string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID"}
-
-// listenEnv returns the variables of sd_listen_fds(3) for c's sockets.
+// listenEnv returns the variables that tell the program about c's sockets.
 func (c *Config) listenEnv() []string {
 	if c.Stdin || c.NoListenEnv {
 		return nil
@@ -26,15 +19,7 @@ func (c *Config) listenEnv() []string {
 	for i, s := range c.Sockets {
 		names[i] = s.Name
 	}
-	env := []string{
-		"LISTEN_FDS=" + strconv.Itoa(len(c.Sockets)),
-		"LISTEN_PID=" + strconv.Itoa(os.Getpid()),
-		"LISTEN_FDNAMES=" + strings.Join(names, ":"),
-	}
-	if id, ok := ownPidfdID(); ok {
-		env = append(env, "LISTEN_PIDFDID="+strconv.FormatUint(id, 10))
-	}
-	return env
+	return activation.Environ(names)
 }
 
 // settings returns K=TEMPLATE settings with their templates expanded.
@@ -54,12 +39,12 @@ func (x expander) settings(templates []string) ([]string, error) {
 	return set, nil
 }
 
-// compose returns inherited without listenKeys, with set on top: what is set
-// replaces what is inherited, and what was set before.
+// compose returns inherited with set on top. A later setting replaces an earlier one of the
+// same key. Inherited variables about descriptors are dropped: the program has others.
 func compose(inherited, set []string) []string {
 	env := make([]string, 0, len(inherited)+len(set))
 	for _, kv := range inherited {
-		if key := keyOf(kv); !slices.Contains(listenKeys[:], key) && !hasKey(set, key) {
+		if key := keyOf(kv); !activation.IsListenVariable(key) && !hasKey(set, key) {
 			env = append(env, kv)
 		}
 	}

@@ -13,26 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exec replaces this process by the program. It returns only on failure, and then
-// the caller should tell, and exit: all descriptors are as they were, but the soft
-// RLIMIT_NOFILE may have been lowered to the caller's already.
+// Exec replaces this process by the program. It returns only on failure. Then all descriptors
+// are as before, but the soft RLIMIT_NOFILE may be that of the caller of this process.
 //
-// Other goroutines may run, and open and close descriptors, all the while. Only
-// those of the sockets, which Exec borrows, must stay open until it returns.
+// Other goroutines may run meanwhile, and open and close descriptors. Only the sockets, which
+// Exec borrows, must stay open until it returns.
 //
-// A file that is executable but of no format that the kernel knows is run by
-// /bin/sh, as execvp(3) does, if it is text.
+// A text without "#!" that is executable is run by /bin/sh, as execvp(3) does.
 func (p *Program) Exec() error {
 	sig := parentDeathSignal()
 	defer stopCollector()()
 	return onOwnThread(func() error { return p.replace(sig) })
 }
 
-// stopCollector keeps garbage collections from beginning until its result is
-// called. The thread that begins or ends one looks into the runtime's poller
-// (runtime.startTheWorldWithSema), and syscall.Exec allocates memory.
+// stopCollector prevents garbage collections until restart is called. syscall.Exec allocates
+// memory, and a thread that begins or ends a collection uses the runtime's poller
+// (runtime.startTheWorldWithSema), whose descriptor may have been moved.
 func stopCollector() (restart func()) {
-	percent := debug.SetGCPercent(-1) // waits for one that is under way
+	percent := debug.SetGCPercent(-1) // waits for a running collection
 	limit := debug.SetMemoryLimit(math.MaxInt64)
 	return func() {
 		debug.SetMemoryLimit(limit)
@@ -40,10 +38,9 @@ func stopCollector() (restart func()) {
 	}
 }
 
-// onOwnThread calls f on a thread that ends when f returns, and so may leave the
-// descriptor table that the process's threads share: nothing else ever runs in the
-// one that f made. It is never the main thread, which would stay, and whose table
-// is the one in /proc/PID/fd.
+// onOwnThread calls f on a thread that ends when f returns. So f may give the thread a
+// descriptor table of its own, because no other goroutine ever runs with that. The main
+// thread will not do: it never ends, and /proc/PID/fd shows its table.
 func onOwnThread(f func() error) error {
 	runtime.LockOSThread() // not on this one
 	defer runtime.UnlockOSThread()
@@ -61,9 +58,8 @@ func onOwnThread(f func() error) error {
 	return <-result
 }
 
-// replace does what Exec does, on a thread of its own, since placing descriptors
-// at 3 and up in the table that all threads share breaks the runtime, which keeps
-// its own there from before main on.
+// replace is Exec on a thread with a descriptor table of its own. In the table that the
+// threads share, the runtime has descriptors of its own from 3 up, opened before main.
 func (p *Program) replace(parentDeath int) error {
 	if err := leaveTable(); err != nil {
 		return err
@@ -71,12 +67,6 @@ func (p *Program) replace(parentDeath int) error {
 	if err := setParentDeathSignal(parentDeath); err != nil {
 		return err
 	}
-	return p.become()
-}
-
-// become makes the program of this process, on the calling thread and in its
-// descriptor table, or puts everything back.
-func (p *Program) become() error {
 	if err := p.hold(); err != nil {
 		return err
 	}
@@ -85,9 +75,9 @@ func (p *Program) become() error {
 	if err != nil {
 		return err
 	}
-	defer undo() // for the scheduler, if it only runs once more as this thread ends
-	// Not a bare execve: syscall.Exec waits for threads that are being made, and
-	// restores the soft RLIMIT_NOFILE that the os package raised.
+	defer undo() // for the scheduler, which may run once more before this thread ends
+	// syscall.Exec waits for threads that are being made, and restores the soft RLIMIT_NOFILE
+	// that package os has raised.
 	err = syscall.Exec(p.path, p.argv, p.env)
 	if err == unix.ENOEXEC && !isBinary(head(p.path)) {
 		argv := append([]string{shell, p.path}, p.argv[1:]...)
@@ -97,13 +87,9 @@ func (p *Program) become() error {
 	return explain(p.path, err)
 }
 
-// shell runs files that have no "#!" line: _PATH_BSHELL of execvp(3).
-const shell = "/bin/sh"
-
-// leaveTable gives the calling thread a descriptor table of its own, a copy of
-// the one that the process's threads share. Neither way needs a privilege, but
-// seccomp profiles that keep processes from making namespaces forbid unshare
-// as a whole. The close_range (Linux 5.9) closes nothing.
+// leaveTable gives the calling thread a copy of the descriptor table that the threads share.
+// Neither call needs a privilege, but some seccomp profiles forbid unshare altogether, to
+// prevent namespaces. The close_range (Linux 5.9) closes nothing.
 func leaveTable() error {
 	uerr := unix.Unshare(unix.CLONE_FILES)
 	if uerr == nil {

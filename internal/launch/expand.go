@@ -16,9 +16,8 @@ import (
 // ${port}, with or without a name, which belongs to a shell. What has been put in
 // is not looked at again.
 //
-// {addr} is the address as bound. {path} is a Unix socket's, {port} every other's;
-// asking for the one that a socket does not have is an error, since a server
-// that got the braces instead would fail in a less obvious way.
+// {addr} is the address as bound. A Unix socket has a {path}, any other a {port}. Asking for
+// the other one is an error, because a server that got the braces would fail less obviously.
 type expander struct {
 	sockets []Socket
 	first   int // the number of the first socket

@@ -8,15 +8,19 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
+
+// listenFDsStart is the number of the first passed descriptor (SD_LISTEN_FDS_START).
+const listenFDsStart = 3
 
 // Socket is one granted socket.
 type Socket struct {
 	Name    string        // the listener's
 	Network string        // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram
 	Address string        // as bound: 127.0.0.1:80, [::]:9000, /run/app.sock, @abstract
-	FD      *scmrights.FD // borrowed; only Exec uses it, and it must stay open until then
+	FD      *scmrights.FD // borrowed: it must stay open until Exec, which uses it
 }
 
 // Config says what to run, and with what.
@@ -40,10 +44,9 @@ type Program struct {
 	ignored syscall.Signal
 }
 
-// Prepare checks all that can be checked while an error costs nothing, and
-// resolves it: it replaces placeholders in the command and in c.Env, composes the
-// environment, and finds the command as execvp(3) does, in the PATH of c.Environ.
-// It borrows c's descriptors, and opens none.
+// Prepare checks all that can be checked before the exec. It replaces placeholders in the
+// command and in c.Env, composes the environment, and finds the command as execvp(3) does, in
+// the PATH of c.Environ. It borrows c's descriptors, and opens none.
 func Prepare(c Config) (*Program, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -69,6 +72,26 @@ func Prepare(c Config) (*Program, error) {
 		p.fds = append(p.fds, s.FD)
 	}
 	return p, nil
+}
+
+// Passed is a descriptor for [InPlace], under any name without a colon.
+type Passed struct {
+	Name string
+	FD   *scmrights.FD // borrowed
+}
+
+// InPlace returns the program that replaces this process by path, with all of passed as
+// sd_listen_fds(3) describes. The environment is environ without variables about other
+// descriptors.
+func InPlace(path string, argv, environ []string, passed []Passed) *Program {
+	p := &Program{path: path, argv: argv, first: listenFDsStart}
+	names := make([]string, len(passed))
+	for i, d := range passed {
+		names[i] = d.Name
+		p.fds = append(p.fds, d.FD)
+	}
+	p.env = compose(environ, activation.Environ(names))
+	return p
 }
 
 // Path returns the file that is to be run.

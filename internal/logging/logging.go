@@ -1,6 +1,7 @@
 //go:build linux
 
-// Package logging makes the logs of both commands.
+// Package logging makes the loggers of both commands. A log that nobody reads never delays the
+// command. No other package makes a logger.
 package logging
 
 import (
@@ -13,15 +14,14 @@ import (
 )
 
 const (
-	// Buffer is how many lines wait for a reader of the log that has fallen behind.
+	// Buffer is how many lines wait for a slow reader of the log.
 	Buffer = 1024
-	// flushTime is how long the end of the command waits for that reader.
+	// flushTime is how long the command waits for that reader when it ends.
 	flushTime = time.Second
 )
 
-// New returns a logger on w, and its lines, which the caller must close. The format is
-// json, console or auto. Whoever reads w may stop reading: lines are then dropped, and
-// their number is logged, but the command goes on, and ends when it is told to.
+// New returns a logger on w, and its lines, which the caller must close. The format is json,
+// console or auto. If the reader of w stops, lines are dropped, and their number is logged.
 func New(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, *Lines) {
 	direct := Plain(w, level, format)
 	lines := newLines(writer(w, format), func(missed int) {
@@ -30,12 +30,12 @@ func New(w io.Writer, level zerolog.Level, format string) (zerolog.Logger, *Line
 	return direct.Output(lines), lines
 }
 
-// Plain is New without its buffer, for who has next to nothing to say.
+// Plain is New without a buffer.
 func Plain(w io.Writer, level zerolog.Level, format string) zerolog.Logger {
 	return zerolog.New(writer(w, format)).Level(level).With().Timestamp().Logger()
 }
 
-// writer returns what writes events to w in that format.
+// writer returns a writer of events to w in that format.
 func writer(w io.Writer, format string) io.Writer {
 	if format != "console" && (format != "auto" || !terminal.Is(w)) {
 		return w

@@ -1,5 +1,8 @@
 //go:build linux
 
+// Package notify tells the service manager that started this process how it is doing, and
+// gives it descriptors to keep, in the protocol of sd_notify(3). It neither logs nor decides
+// anything.
 package notify
 
 import (
@@ -23,11 +26,11 @@ const (
 	Alive    = "WATCHDOG=1"
 )
 
-// sendTime bounds how long a manager that does not read may hold this process up.
+// sendTime bounds how long a manager that does not read may delay this process.
 const sendTime = time.Second
 
-// Manager is the service manager of this process. The nil Manager is none: telling
-// it something does nothing. Its methods may be called concurrently.
+// Manager is the service manager of this process. The nil Manager is none: telling it
+// something does nothing. Its methods may be called concurrently.
 type Manager struct {
 	addr     *net.UnixAddr
 	watchdog time.Duration
@@ -37,10 +40,10 @@ type Manager struct {
 	conn *scmrights.Conn // of pair; one message at a time
 }
 
-// FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and
-// WATCHDOG_PID tell of, or nil where there is none, and removes the three from the
-// environment: they are not for the processes that this one starts. The error says
-// what in them cannot be used; the Manager is good for the rest.
+// FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID name,
+// or nil if there is none. It removes the three from the environment, because they are not for
+// the processes that this one starts. The error says what in them cannot be used; the Manager
+// is good for the rest.
 func FromEnvironment() (*Manager, error) {
 	address := take("NOTIFY_SOCKET")
 	interval, err := watchdog(take("WATCHDOG_USEC"), take("WATCHDOG_PID"))
@@ -59,7 +62,7 @@ func take(key string) string {
 	return value
 }
 
-// watchdog returns the interval of WATCHDOG_USEC where it is for this process.
+// watchdog returns the interval of WATCHDOG_USEC if it is for this process.
 func watchdog(usec, pid string) (time.Duration, error) {
 	if usec == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
 		return 0, nil
@@ -71,8 +74,8 @@ func watchdog(usec, pid string) (time.Duration, error) {
 	return 0, fmt.Errorf("WATCHDOG_USEC=%s: not a time in microseconds", usec)
 }
 
-// Watchdog returns the time without [Alive] after which the manager takes this
-// process for dead, or 0 where it does not watch.
+// Watchdog returns the time without [Alive] after which the manager treats this process as
+// dead, or 0 if it does not watch.
 func (m *Manager) Watchdog() time.Duration {
 	if m == nil {
 		return 0
@@ -93,9 +96,9 @@ func Status(text string) string {
 	return "STATUS=" + strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// Reloading is the state of a service that has just begun to read its
-// configuration again; [Ready] ends it. It has the time of now, by which a manager
-// of a Type=notify-reload service knows that its signal has come first.
+// Reloading is the state of a service that now begins to read its configuration again; [Ready]
+// ends it. By the time in it, the manager of a Type=notify-reload service knows that its signal
+// has come before.
 func Reloading() string {
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {

@@ -1,8 +1,7 @@
 //go:build linux
 
-// Package procfs reads what /proc shows of other processes (proc(5)). It only reads,
-// never blocks on another process, and never decides: everything it returns may be
-// out of date, and a process chooses its own command line and name.
+// Package procfs reads what /proc shows of other processes (proc(5)). It only reads, never blocks on another process,
+// and never decides: everything it returns may be out of date, and a process chooses its own command line and name.
 package procfs
 
 import (
@@ -13,8 +12,8 @@ import (
 
 const maxCommand = 200 // bytes of a command line
 
-// Command returns the command line of a process, cut to 200 bytes; if it has no
-// arguments, its name. It is empty if the process has ended, or pid is 0.
+// Command returns the command line of a process, cut to 200 bytes; if it has no arguments, its name. It is empty if the
+// process has ended, or pid is 0.
 func Command(pid int) string {
 	if pid == 0 {
 		return ""
@@ -26,8 +25,7 @@ func Command(pid int) string {
 	return comm(pid)
 }
 
-// Name returns the name of a process as ps -o comm shows it, or "gone since". Reading
-// it never waits for the process.
+// Name returns the name of a process as ps -o comm shows it, or "gone since". Reading it never waits for the process.
 func Name(pid int) string {
 	if name := comm(pid); name != "" {
 		return name
@@ -45,15 +43,14 @@ func Parent(pid int) int {
 	return parent
 }
 
-// StartTime returns when a process started, in clock ticks since boot, or 0 if that
-// cannot be read.
+// StartTime returns when a process started, in clock ticks since boot, or 0 if that cannot be read.
 func StartTime(pid int) uint64 {
 	start, _ := strconv.ParseUint(stat(pid, 22), 10, 64)
 	return start
 }
 
-// stat returns a field of /proc/PID/stat by its number in proc_pid_stat(5), from 3 on.
-// The name in front of them may hold anything, so the fields are counted behind it.
+// stat returns a field of /proc/PID/stat by its number in proc_pid_stat(5), from 3 on. The name in front of them may
+// hold anything, so the fields are counted behind it.
 func stat(pid, number int) string {
 	b := read(pid, "stat")
 	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])

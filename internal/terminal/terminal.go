@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package terminal tells whether somebody looks at what is printed.
+// Package terminal tells terminals from other files.
 package terminal
 
 import (

@@ -1,20 +1,26 @@
 //go:build linux
 
+// Package control makes the control socket of a broker: it checks and locks the path,
+// removes the socket of a dead broker, or goes on with the socket of an earlier one, and
+// listens.
+//
+// It may change the socket's file, its lock file, and their directory, which it makes if
+// that is missing. It must never accept a connection, and never touch a file or a socket
+// that is not a broker's.
 package control
 
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
-// Config says where the control socket is and who may connect to it.
+// Config says at which path the control socket is, and which users may connect to it.
 type Config struct {
 	// Path of the socket, at most 107 bytes (unix(7)). If its directory does not exist
 	// it is made, with mode 0755; that directory's parent must exist.
@@ -28,14 +34,21 @@ type Config struct {
 	Restored *Restored
 }
 
+// Restored is the control socket of an earlier broker.
+type Restored struct {
+	FD   *scmrights.FD
+	File sockfile.FileID // its file then
+	Path string          // empty if that and the file are unknown
+}
+
 // Control is the control socket, and the lock that makes sure that a path has one broker.
 type Control struct {
 	// Listener is for [server.Server.Serve], which takes it.
 	Listener *scmrights.FD
 
 	path string
-	file FileID
-	lock *os.File
+	file sockfile.FileID
+	lock *sockfile.Lock
 }
 
 // Listen makes the control socket and listens on it; the caller must close the Control.
@@ -55,30 +68,30 @@ func Listen(c Config) (_ *Control, err error) {
 	} else if !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot make the directory of the control socket: %w", err)
 	}
-	lock, err := lockFor(c.Path)
-	if err != nil {
+	ctl := &Control{path: c.Path}
+	if ctl.lock, err = lockPath(c.Path); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			unlock(lock)
+			ctl.lock.Unlock()
 		}
 	}()
-	ctl := &Control{path: c.Path, lock: lock}
-	if ctl.Listener, ctl.file, err = c.Restored.use(c); err == nil {
+	var ok bool
+	if ctl.Listener, ctl.file, ok = c.Restored.use(c); ok {
 		return ctl, nil
 	}
 	c.Restored.close() // otherwise it would answer at its path
-	if err := removeStale(c.Path); err != nil {
+	if err := clearPath(c.Path); err != nil {
 		return nil, err
 	}
-	if ctl.Listener, ctl.file, err = listen(c); err != nil {
+	if ctl.Listener, ctl.file, err = c.listen(); err != nil {
 		return nil, fmt.Errorf("cannot listen on the control socket %s: %w", c.Path, err)
 	}
 	return ctl, nil
 }
 
-// checkPath refuses what bind(2) would refuse, or take for something else.
+// checkPath refuses a path that bind(2) would refuse, or take for an abstract name.
 func checkPath(path string) error {
 	const most = len(unix.RawSockaddrUnix{}.Path) - 1
 	switch {
@@ -90,70 +103,110 @@ func checkPath(path string) error {
 	return nil
 }
 
-// removeStale removes the socket of a broker that has ended. As the path is locked, what
-// answers there is not a broker.
-func removeStale(path string) error {
-	st, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("cannot look at the control socket: %w", err)
-	case st.Mode().Type() != os.ModeSocket:
-		return fmt.Errorf("%s exists and is no socket; remove it, or name another path with --socket", path)
+// lockPath locks the path, with the pid of this process in the lock file.
+func lockPath(path string) (*sockfile.Lock, error) {
+	l, err := sockfile.TryLock(path)
+	if locked, ok := errors.AsType[*sockfile.LockedError](err); ok {
+		pid := ""
+		if locked.PID != 0 {
+			pid = fmt.Sprintf(", pid %d,", locked.PID)
+		}
+		return nil, fmt.Errorf("another broker%s has the control socket %s; stop it, or name another path with --socket", pid, path)
 	}
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: path})
-	if err == nil {
-		_ = c.Close()
-		return fmt.Errorf("somebody answers at %s already; stop it, or name another path with --socket", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the control socket %s: %w (--socket names another path)", path, err)
 	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("cannot tell whether %s is in use: %w", path, err)
-	}
-	return os.Remove(path)
+	l.WritePID()
+	return l, nil
 }
 
-// listen is what net.ListenUnix does, except that mode and group are set before a client
-// can connect, and that the socket stays out of the runtime's poller.
-func listen(c Config) (_ *scmrights.FD, id FileID, err error) {
+// clearPath removes the socket of a broker that has ended. As the path is locked, a process
+// that answers there is not a broker.
+func clearPath(path string) error {
+	switch err := sockfile.Clear(path, sockfile.ClearConfig{Type: unix.SOCK_STREAM, SkipHolders: true}); {
+	case errors.Is(err, sockfile.ErrNotSocket):
+		return fmt.Errorf("%s exists and is no socket; remove it, or name another path with --socket", path)
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("somebody answers at %s already; stop it, or name another path with --socket", path)
+	case err != nil:
+		return fmt.Errorf("cannot tell whether %s is in use: %w", path, err)
+	}
+	return nil
+}
+
+// listen returns a new listening socket at the path, and its file.
+func (c Config) listen() (_ *scmrights.FD, id sockfile.FileID, err error) {
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, id, os.NewSyscallError("socket", err)
 	}
 	fd := scmrights.NewFD(n)
-	defer func() {
-		if err != nil {
-			_ = fd.Close()
+	file, err := sockfile.Bind(fd, c.Path, c.owner(), sockfile.ClearConfig{Type: unix.SOCK_STREAM, SkipHolders: true})
+	if err == nil {
+		if err = listenOn(n); err == nil {
+			return fd, file.ID(), nil
 		}
-	}()
-	// The file gets the socket's own mode, less the umask (unix(7)).
-	if err := unix.Fchmod(n, uint32(c.Mode.Perm())); err != nil {
-		return nil, id, os.NewSyscallError("fchmod", err)
+		_ = file.Remove()
 	}
-	if err := unix.Bind(n, &unix.SockaddrUnix{Name: c.Path}); err != nil {
-		return nil, id, os.NewSyscallError("bind", err)
-	}
-	if id, err = c.open(fd, n); err != nil {
-		_ = socket.RemoveFile(c.Path, id.Dev, id.Ino)
-	}
-	return fd, id, err
+	_ = fd.Close()
+	return nil, id, err
 }
 
-// open gives the file of the bound socket fd, which is n, its mode and group, and listens.
-// It returns which file that is, also on an error if it is there.
-func (c Config) open(fd *scmrights.FD, n int) (id FileID, err error) {
-	if id.Dev, id.Ino, err = socket.SetFile(fd, c.Path, c.Mode.Perm(), c.GID); err != nil {
-		return id, err
+func (c Config) owner() sockfile.Owner {
+	mode, gid := c.Mode.Perm(), -1
+	if c.GID != nil {
+		gid = *c.GID
 	}
+	return sockfile.Owner{Mode: &mode, UID: -1, GID: gid}
+}
+
+func listenOn(n int) error {
 	_ = unix.SetsockoptInt(n, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) // unknown to older kernels
-	return id, os.NewSyscallError("listen", unix.Listen(n, -1))       // -1: the kernel's somaxconn
+	return os.NewSyscallError("listen", unix.Listen(n, -1))           // -1: the kernel's somaxconn
 }
 
-// Path returns where the control socket is.
+// close closes a socket that was not used; r may be nil.
+func (r *Restored) close() {
+	if r != nil && r.FD != nil {
+		_ = r.FD.Close()
+	}
+}
+
+// use returns the socket as that of c, and its file, if the clients of c reach it; the
+// caller must close the socket. It listens again, because SO_PEERCRED shows clients the
+// process that did so last.
+func (r *Restored) use(c Config) (fd *scmrights.FD, id sockfile.FileID, ok bool) {
+	if r == nil || r.FD == nil {
+		return nil, id, false
+	}
+	at, err := sockfile.Find(c.Path)
+	if err != nil || r.Path != "" && (r.Path != c.Path || r.File != at.ID()) {
+		return nil, id, false
+	}
+	_ = r.FD.Control(func(n uintptr) {
+		sa, err := unix.Getsockname(int(n))
+		if own, isUnix := sa.(*unix.SockaddrUnix); err != nil || !isUnix || own.Name != c.Path {
+			return
+		}
+		id, err = sockfile.SetOwner(r.FD, c.Path, c.owner())
+		ok = err == nil && listenOn(int(n)) == nil
+	})
+	if ok {
+		fd, r.FD = r.FD, nil
+	}
+	return fd, id, ok
+}
+
+// Path returns the path of the control socket.
 func (c *Control) Path() string { return c.path }
 
 // File returns which file is the socket's.
-func (c *Control) File() FileID { return c.file }
+func (c *Control) File() sockfile.FileID { return c.file }
+
+// Exposed says, in words for the log, why another user can put a socket in the place of
+// the control socket, so that the broker's clients connect to that. It is empty if none
+// can, as far as the socket's directory shows.
+func (c *Control) Exposed() string { return sockfile.Exposure(filepath.Dir(c.path)) }
 
 // Close closes the listener, if Serve has not, removes the socket if its file is still at
 // the path, and gives up the lock. Closing again does nothing.
@@ -161,7 +214,7 @@ func (c *Control) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	err := socket.RemoveFile(c.path, c.file.Dev, c.file.Ino)
+	err := sockfile.Remove(c.path, c.file)
 	c.Release()
 	return err
 }
@@ -172,25 +225,6 @@ func (c *Control) Release() {
 		return
 	}
 	_ = c.Listener.Close() // usually closed already
-	unlock(c.lock)
+	c.lock.Unlock()
 	c.lock = nil
-}
-
-// Exposed says, in words for the log, why another user can put a socket in the place of
-// the control socket, so that the broker's clients connect to that. It is empty if none
-// can, as far as the socket's directory shows.
-func (c *Control) Exposed() string { return exposure(filepath.Dir(c.path)) }
-
-func exposure(dir string) string {
-	const help = "use a directory that root or the broker's user owns, and nobody else may write to"
-	var st unix.Stat_t
-	switch err := unix.Stat(dir, &st); {
-	case err != nil:
-		return "" // the socket is gone with it
-	case st.Uid != 0 && st.Uid != uint32(os.Geteuid()):
-		return fmt.Sprintf("%s belongs to uid %d, who can replace what is in it: %s", dir, st.Uid, help)
-	case st.Mode&unix.S_IWOTH != 0 && st.Mode&unix.S_ISVTX == 0:
-		return fmt.Sprintf("everybody may write to %s, and can replace what is in it: %s", dir, help)
-	}
-	return ""
 }

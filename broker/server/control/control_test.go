@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker/server/control"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"golang.org/x/sys/unix"
 )
@@ -275,8 +276,7 @@ func TestManyBrokersAtOnce(t *testing.T) {
 	listen(t, control.Config{Path: path})
 }
 
-// restored returns what the store keeps of a control socket for
-// the next broker.
+// restored returns the descriptor of a control socket that the store keeps, and its file.
 func restored(t *testing.T, ctl *control.Control) *control.Restored {
 	t.Helper()
 	fd, err := ctl.Listener.Dup()
@@ -303,7 +303,7 @@ func TestRestored(t *testing.T) {
 	if _, err := os.Lstat(path + ".lock"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the lock is left: %v", err)
 	}
-	if r.File == (control.FileID{}) {
+	if r.File == (sockfile.FileID{}) {
 		t.Error("its file is unknown")
 	}
 	next := listen(t, control.Config{Path: path, Mode: 0o640, Restored: r})
@@ -326,7 +326,7 @@ func TestRestored(t *testing.T) {
 	// Of no use at another path, or for another file there.
 	for _, r := range []*control.Restored{
 		{File: next.File(), Path: path + "2"},
-		{File: control.FileID{Dev: 1, Ino: 1}, Path: path},
+		{File: sockfile.FileID{Dev: 1, Ino: 1}, Path: path},
 		{},
 	} {
 		if r.FD, err = next.Listener.Dup(); err != nil {
@@ -372,7 +372,7 @@ func TestReplacedControlIsLeftAlone(t *testing.T) {
 	if err := unix.Lstat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	known.File = control.FileID{Dev: uint64(st.Dev), Ino: st.Ino} // as a path that was exchanged earlier
+	known.File = sockfile.FileID{Dev: uint64(st.Dev), Ino: st.Ino} // as a path that was exchanged earlier
 	for _, r := range []*control.Restored{known, unknown, nil} {
 		if _, err := control.Listen(control.Config{Path: path, Mode: 0o666, Restored: r}); err == nil {
 			t.Errorf("the symbolic link was taken for a control socket, restored %+v", r)

@@ -1,19 +1,19 @@
 //go:build linux
 
-// Package health watches the sockets of listeners and repairs what workers do to them (see
-// [socket.Socket.Repair]): a worker holds the very socket that all others hold.
+// Package health watches the sockets of listeners and repairs the harm that workers do to
+// them (see [socket.Socket.Repair]): a worker holds the very socket that all others hold.
 //
 // The kernel reports shutdowns, by an epoll instance that asks for nothing that a connection
-// brings (docs/kernel.md, Listeners and shutdown), and changes of paths, by inotify. It does
-// not report a changed backlog, option or peer. Servers change those as they start or stop,
-// so the monitor looks at a held socket often after a grant began or ended, and then more
-// and more rarely. At rest it costs nothing.
+// brings (docs/kernel.md, Listeners and shutdown), and changes of paths, by inotify. Other
+// changes it does not report. Servers make those as they start or stop, so the monitor looks
+// at a held socket often after a grant began or ended, and then more and more rarely.
 //
 // The package has its own lock and its own list of sockets. It knows no names, grants or
 // connections, calls only [Report], and never opens, replaces or closes a socket.
 package health
 
 import (
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -24,18 +24,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Report receives what the monitor finds. Its methods are called without the monitor's
+// Report receives the findings of a monitor. Its methods are called without the monitor's
 // lock, perhaps at the same time, and may call any method but Close. A report that is under
 // way during [Monitor.Unwatch] may still arrive.
 type Report interface {
-	// Repaired says what was undone, of at most five incidents a second and socket. The
-	// count is of all incidents so far.
+	// Repaired reports undone harm, at most five times a second for each socket; count is of
+	// all incidents so far.
 	Repaired(s *socket.Socket, what string, count int)
-	// Faulty says what cannot be undone: at once if it is an [socket.ErrBeyondRepair], else
-	// after 2, 4, 8 and so on attempts.
+	// Faulty reports harm that Repair could not undo: an [socket.ErrBeyondRepair] at once,
+	// anything else after 2, 4, 8 and so on attempts.
 	Faulty(s *socket.Socket, f Fault)
-	// ModeChanged says, once until the mode is right again, that a holder has changed
-	// O_NONBLOCK.
+	// ModeChanged says, once until it is right again, that a holder has changed O_NONBLOCK.
 	ModeChanged(s *socket.Socket)
 }
 
@@ -53,10 +52,8 @@ type Monitor struct {
 	report  Report
 	poller  *epoll.Poller
 	inotify *scmrights.FD // nil if the kernel gives none: paths are only looked at
-	timer   *time.Timer
+	timer   *scmrights.FD // in poller, because its wake-up costs a fifth of that of a time.Timer
 	now     func() time.Duration
-	done    chan struct{}
-	closing sync.Once
 	running sync.WaitGroup
 	batch   []*target // of one round, to be used again
 
@@ -67,10 +64,11 @@ type Monitor struct {
 	lastID    uint64
 	notBefore time.Duration // no scheduled look
 	wakeAt    time.Duration // when timer fires
+	origin    time.Duration // looks are at multiples of their pause after it
 }
 
-// inotifyID is the inotify instance among the targets.
-const inotifyID = 0
+// The ids that poller has for the timer and for inotify. Those of targets are greater.
+const timerID, inotifyID = 0, 1
 
 // Start returns a running monitor, which the caller must close.
 func Start(r Report) (*Monitor, error) {
@@ -78,7 +76,6 @@ func Start(r Report) (*Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.running.Go(m.listen)
 	m.running.Go(m.run)
 	return m, nil
 }
@@ -89,12 +86,18 @@ func newMonitor(r Report) (*Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
+	n, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		poller.Close()
+		return nil, os.NewSyscallError("timerfd_create", err)
+	}
 	began := time.Now()
 	m := &Monitor{
-		report: r, poller: poller, timer: time.NewTimer(never), now: func() time.Duration { return time.Since(began) },
-		done: make(chan struct{}), wakeAt: never,
+		report: r, poller: poller, timer: scmrights.NewFD(n), now: func() time.Duration { return time.Since(began) },
+		wakeAt: never, lastID: inotifyID,
 		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target), byPath: make(map[int32]*target),
 	}
+	_ = poller.Add(m.timer, unix.EPOLLIN|unix.EPOLLET, timerID)
 	if n, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil {
 		m.inotify = scmrights.NewFD(n)
 		_ = poller.Add(m.inotify, unix.EPOLLIN, inotifyID)
@@ -102,16 +105,14 @@ func newMonitor(r Report) (*Monitor, error) {
 	return m, nil
 }
 
-// Close stops the monitor and waits for what it is doing. It may be called again.
+// Close stops the monitor and waits for its last round. It may be called again.
 func (m *Monitor) Close() {
 	if m == nil {
 		return
 	}
-	m.closing.Do(func() {
-		close(m.done)
-		m.poller.Close()
-	})
+	m.poller.Close()
 	m.running.Wait()
+	_ = m.timer.Close()
 	if m.inotify != nil {
 		_ = m.inotify.Close()
 	}
@@ -159,6 +160,7 @@ func (m *Monitor) change(s *socket.Socket, by int32) {
 	m.with(s, func(t *target) {
 		t.holders += by
 		t.changed = m.now()
+		m.origin = t.changed.Truncate(lookEvery)
 		m.lookSoon(t, lookEvery)
 	})
 }
@@ -167,21 +169,20 @@ func (m *Monitor) change(s *socket.Socket, by int32) {
 // take it for a holder's doing. It reports whether a holder had changed O_NONBLOCK before,
 // unless ModeChanged has said that.
 func (m *Monitor) SetMode(s *socket.Socket, blocking bool) (changed bool, err error) {
-	is := !blocking
-	if m.with(s, func(t *target) {
-		is, err = s.Blocking()
-		changed = err == nil && is != t.blocking && !t.modeTold
-		t.blocking, t.modeTold = blocking, false
-		if err == nil && is != blocking {
+	if !m.with(s, func(t *target) {
+		var is bool
+		if is, err = s.Blocking(); err == nil && is != blocking {
 			err = s.SetBlocking(blocking)
 		}
+		changed = err == nil && is != t.blocking && !t.modeTold
+		t.blocking, t.modeTold = blocking, false
 	}) {
-		return changed, err
+		err = s.SetBlocking(blocking)
 	}
-	return false, s.SetBlocking(blocking)
+	return changed, err
 }
 
-// Status returns how often s was repaired, and what is wrong with it now, or "".
+// Status returns how often s was repaired, and its present fault, or "".
 func (m *Monitor) Status(s *socket.Socket) (repaired int, fault string) {
 	m.with(s, func(t *target) { repaired, fault = t.repaired, t.fault })
 	return repaired, fault

@@ -33,7 +33,7 @@ type target struct {
 	second   time.Duration // the one in which
 	notes    int           // so many incidents were reported
 	untold   int           // incidents since the last that was
-	fault    string        // what is wrong now
+	fault    string        // the present one, or ""
 	attempts int           // to repair a fault that may pass
 	since    time.Duration // the first of them
 }
@@ -89,4 +89,19 @@ func (t *target) checkMode() bool {
 	}
 	t.modeTold = !t.modeTold
 	return t.modeTold
+}
+
+// nextPause returns the pause after a look, or 0 if there is no reason for another one: the
+// socket has neither a holder nor a fault that may pass.
+func (t *target) nextPause(now time.Duration) time.Duration {
+	pause := min(max(2*t.pause, lookEvery), lookMost)
+	switch {
+	case t.attempts > 0:
+		return min(pause, max(retryMost, (now-t.since)/4))
+	case t.holders == 0:
+		return 0
+	case now-t.changed < freshTime:
+		return lookEvery
+	}
+	return pause
 }

@@ -4,7 +4,7 @@ package journal_test
 
 import "testing"
 
-// BenchmarkGrant is what a grant that begins and ends costs.
+// BenchmarkGrant measures a grant that begins and ends.
 func BenchmarkGrant(b *testing.B) {
 	j := begin(b)
 	for id := range int64(1000) {

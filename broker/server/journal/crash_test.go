@@ -26,7 +26,7 @@ const (
 
 func word(b []byte, at int) int { return int(binary.NativeEndian.Uint64(b[at:])) }
 
-// logEnd returns where the log ends.
+// logEnd returns the end of the log.
 func logEnd(b []byte) int {
 	at := word(b, atStart)
 	for word(b, at) != 0 {
@@ -35,7 +35,7 @@ func logEnd(b []byte) int {
 	return at
 }
 
-// contentsOf returns what a file with these bytes says.
+// contentsOf returns the contents of a file with these bytes.
 func contentsOf(t *testing.T, b []byte) journal.Contents {
 	t.Helper()
 	j, c, err := journal.Open(fileOf(t, b))
@@ -59,8 +59,8 @@ func tear(r *rand.Rand, before, after []byte, low, high int) []byte {
 	return torn
 }
 
-// TestTorn: until the one store that puts an update in force, whatever else of it was
-// written, the journal says what it did before.
+// TestTorn: until the one store that puts an update in force, the journal has its contents
+// from before, whatever else of the update was written.
 func TestTorn(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const size = 3 << 18
@@ -83,7 +83,7 @@ func TestTorn(t *testing.T) {
 		want.Grants[g.ID] = g
 		end, start := logEnd(before), word(before, atStart)
 		if word(after, atStart) == start {
-			for range 2 { // all but the head of the record and what is before that
+			for range 2 { // all behind the head of the record
 				next, got, err := journal.Open(fileOf(t, tear(r, before, after, end+head, size)))
 				if err != nil || !sameRecords(got, was) {
 					t.Fatalf("update %d: torn, it says something else, %v", i, err)

@@ -1,32 +1,34 @@
 //go:build linux
 
-// Package journal keeps what the next broker has to know of this one: the control socket,
-// the listeners, the grants, and how this broker ended. It is a memfd that the store has a
+// Package journal keeps the knowledge that the next broker needs: the control socket, the
+// listeners, the grants, and how this broker ended. It is a memfd that the store has a
 // descriptor of too, so it outlives the broker.
 //
 // An update takes no system call and is atomic: the journal is right at any instant,
 // whenever the broker is killed. The package writes to its memfd and nothing else. It must
-// never judge what it records, look at processes or sockets, or fail because of what an
-// earlier broker left.
+// never judge its records, look at processes or sockets, or fail because of a damaged
+// journal of an earlier broker.
 package journal
 
 import (
 	"errors"
 	"os"
 
-	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
-// Journal is a journal that this broker writes. It is not safe for concurrent use.
+// Journal is a journal that this broker writes. It is not safe for concurrent use. The zero Journal
+// records nothing.
 type Journal struct {
 	file   *scmrights.FD
 	data   []byte      // the mapping of the file; nil once closed
 	end    int         // of the log: the place of the next record
 	at     map[key]int // the places of the records in force
 	live   int         // bytes of those records
-	codec  codec
+	values []uint64    // of a record that is being made
+	body   []byte      // the same
 	sealed bool
 	err    error
 }
@@ -45,9 +47,9 @@ func Reads(layout string) bool { return layout == Layout() || layout == oldLayou
 
 // New returns an empty journal; the caller must close it.
 func New() (*Journal, error) {
-	n, err := unix.MemfdCreate(socket.BrokerMark, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	n, err := unix.MemfdCreate(holders.BrokerMark, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
-		n, err = unix.MemfdCreate(socket.BrokerMark, unix.MFD_CLOEXEC)
+		n, err = unix.MemfdCreate(holders.BrokerMark, unix.MFD_CLOEXEC)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
@@ -68,7 +70,7 @@ func New() (*Journal, error) {
 // Open takes fd, the journal of an earlier broker, to go on in the same file; the caller
 // must close the Journal. If that is nil the caller has to begin a new one: with an error
 // because fd is damaged or no journal, without because its layout is an older one. The
-// Contents are what could be read in any case.
+// Contents are all that could be read, in any case.
 func Open(fd *scmrights.FD) (*Journal, Contents, error) {
 	j := &Journal{file: fd, at: make(map[key]int)}
 	c := Contents{Listeners: make(map[uint32]*Listener), Grants: make(map[int64]*Grant)}
@@ -105,19 +107,29 @@ func (j *Journal) read(c *Contents) (goesOn bool, err error) {
 }
 
 // PutControl records the control socket.
-func (j *Journal) PutControl(c Control) { j.put(key{kindControl, 0}, c.code) }
+func (j *Journal) PutControl(c Control) {
+	j.put(kindControl, append(j.values[:0], 0, c.File.Dev, c.File.Ino), c.Path)
+}
 
 // PutListener records l, which it borrows, in place of an earlier one with its Token.
-func (j *Journal) PutListener(l *Listener) { j.put(key{kindListener, uint64(l.Token)}, l.code) }
+func (j *Journal) PutListener(l *Listener) {
+	j.put(kindListener, l.appendTo(j.values[:0]), l.Spec)
+}
 
 // PutGrant records g, which it borrows, in place of an earlier one with its ID.
-func (j *Journal) PutGrant(g *Grant) { j.put(key{kindGrant, uint64(g.ID)}, g.code) }
+func (j *Journal) PutGrant(g *Grant) { j.put(kindGrant, g.appendTo(j.values[:0]), "") }
 
 // RemoveListener removes the listener with that token, if there is one.
-func (j *Journal) RemoveListener(token uint32) { j.put(key{kindListener, uint64(token)}, nil) }
+func (j *Journal) RemoveListener(token uint32) { j.remove(key{kindListener, uint64(token)}) }
 
 // RemoveGrant removes the grant with that id, if there is one.
-func (j *Journal) RemoveGrant(id int64) { j.put(key{kindGrant, uint64(id)}, nil) }
+func (j *Journal) RemoveGrant(id int64) { j.remove(key{kindGrant, uint64(id)}) }
+
+func (j *Journal) remove(k key) {
+	if _, ok := j.at[k]; ok {
+		j.put(k.kind, append(j.values[:0], k.id), "")
+	}
+}
 
 // SetLastID records the last id that was given out.
 func (j *Journal) SetLastID(id int64) { j.set(atLastID, uint64(id)) }
@@ -129,8 +141,8 @@ func (j *Journal) SetEnding(e Ending, pid int) {
 	j.set(atEnding, uint64(e))
 }
 
-// Seal makes the grants what the next broker is to find: from now on PutGrant and
-// RemoveGrant change nothing, because the holders go on.
+// Seal preserves the grants for the next broker: from now on PutGrant and RemoveGrant
+// change nothing, because the holders go on while this broker ends.
 func (j *Journal) Seal() { j.sealed = true }
 
 // Sealed reports whether Seal was called.
@@ -149,5 +161,7 @@ func (j *Journal) Close() {
 		_ = unix.Munmap(j.data)
 		j.data = nil
 	}
-	_ = j.file.Close()
+	if j.file != nil {
+		_ = j.file.Close()
+	}
 }

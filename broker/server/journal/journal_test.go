@@ -14,6 +14,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/server/journal"
 	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -34,7 +35,7 @@ func begin(t testing.TB) *journal.Journal {
 	return j
 }
 
-// reopen returns what the next broker finds, and its journal.
+// reopen returns the journal as the next broker opens it, and its contents.
 func reopen(t testing.TB, j *journal.Journal) (*journal.Journal, journal.Contents) {
 	t.Helper()
 	fd, err := j.File().Dup()
@@ -96,7 +97,7 @@ func empty() journal.Contents {
 
 func someListener(token uint32) *journal.Listener {
 	return &journal.Listener{
-		Token: token, Cookie: 7, File: journal.FileID{Dev: 1, Ino: 1 << 63}, Configured: true, Blocking: true,
+		Token: token, Cookie: 7, File: sockfile.FileID{Dev: 1, Ino: 1 << 63}, Configured: true, Blocking: true,
 		Fence: journal.Fence{All: 3, Of: map[uint32]int64{5: 6, 1<<32 - 1: 1<<63 - 1}}, Spec: "web=:80",
 	}
 }
@@ -108,7 +109,7 @@ func someGrant(id int64) *journal.Grant {
 	}
 }
 
-// TestJournal: the next broker finds what this one has written last.
+// TestJournal: the next broker finds the last record of each thing.
 func TestJournal(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	j := begin(t)
@@ -116,7 +117,7 @@ func TestJournal(t *testing.T) {
 		t.Errorf("a new journal has %+v", c)
 	}
 	want := empty()
-	want.Control = journal.Control{File: journal.FileID{Dev: 1, Ino: 2}, Path: "/run/c"}
+	want.Control = journal.Control{File: sockfile.FileID{Dev: 1, Ino: 2}, Path: "/run/c"}
 	j.PutControl(journal.Control{Path: "/run/old"})
 	j.PutControl(want.Control)
 	for token := range uint32(4) {
@@ -206,7 +207,7 @@ func TestLayout(t *testing.T) {
 func step(r *rand.Rand, j *journal.Journal, want *journal.Contents) {
 	switch token, id := uint32(r.IntN(20)), r.Int64N(500)+1; r.IntN(7) {
 	case 0:
-		want.Control = journal.Control{File: journal.FileID{Ino: r.Uint64()}, Path: strings.Repeat("c", r.IntN(100))}
+		want.Control = journal.Control{File: sockfile.FileID{Ino: r.Uint64()}, Path: strings.Repeat("c", r.IntN(100))}
 		j.PutControl(want.Control)
 	case 1, 2:
 		l := someListener(token)
@@ -270,7 +271,7 @@ func bigGrant(id int64) *journal.Grant {
 	return g
 }
 
-// TestFull: a journal without room keeps what it has, and says so.
+// TestFull: a journal without room keeps its records, and Err says so.
 func TestFull(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	j, c, err := journal.Open(fileOf(t, bytesOf(t, begin(t), 1<<20)))
@@ -361,8 +362,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestOldLayout: what a broker before this layout has left is read. The bytes are of such a
-// broker; it was killed before it could drop a record that it had replaced.
+// TestOldLayout: the journal of a broker before this layout is read. The bytes are of such
+// a broker; it was killed before it could drop a record that it had replaced.
 func TestOldLayout(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b, err := os.ReadFile("testdata/bstate2")
@@ -370,12 +371,12 @@ func TestOldLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := empty()
-	want.Control = journal.Control{File: journal.FileID{Dev: 65025, Ino: 4711}, Path: "/run/fdbroker/control"}
+	want.Control = journal.Control{File: sockfile.FileID{Dev: 65025, Ino: 4711}, Path: "/run/fdbroker/control"}
 	want.Listeners[2] = &journal.Listener{
 		Token: 2, Cookie: 8, Configured: true, Spec: "web=tcp://:81", Fence: journal.Fence{All: 9, Of: map[uint32]int64{1000: 12}},
 	}
 	want.Listeners[3] = &journal.Listener{
-		Token: 3, Cookie: 1 << 40, File: journal.FileID{Dev: 65025, Ino: 4712}, Adopted: true, Blocking: true, Spec: "app=unix:///run/app,mode=0660",
+		Token: 3, Cookie: 1 << 40, File: sockfile.FileID{Dev: 65025, Ino: 4712}, Adopted: true, Blocking: true, Spec: "app=unix:///run/app,mode=0660",
 	}
 	want.Grants[10] = &journal.Grant{
 		ID: 10, Generation: 10, Since: time.UnixMicro(1700000000000001), Process: peer.ID{Inode: 6},

@@ -18,8 +18,10 @@ import (
 // head that is 0. A record replaces an earlier one of the same kind and id. Its head is
 // stored last, by one atomic store; until then the log ends before it.
 //
-//	record: head; body, which begins with the id; padding to whole words
-//	head: bits 0-6 kind, 7 removed, 8-31 length of the body, 32-63 CRC-32C of the body, which starts from bits 0-31
+//	record: head; body: a number of values, the values, of which the first is the id, and a text; padding to whole words
+//	head: bits 0-7 kind, 8-31 length of the body, 32-63 CRC-32C of the body, which starts from bits 0-31
+//
+// A record that has the id alone removes the earlier one.
 const (
 	magic = 0x33_6574_6174_7362 // "bstate3", of this layout and no other
 
@@ -31,14 +33,13 @@ const (
 	headerSize = 64
 
 	headSize = 8
-	removed  = 1 << 7
 	maxBody  = 1<<24 - 1
 
 	fileSize = 1 << 29
 	minDead  = 1 << 18 // fewer bytes of replaced records are not worth compacting
 )
 
-// kind is what a record is about. The numbers are part of the layout.
+// kind is the subject of a record. The numbers are part of the layout.
 type kind uint8
 
 const (
@@ -47,14 +48,14 @@ const (
 	kindGrant    kind = 4
 )
 
-// key is what a record has in common with those that it replaces.
+// key identifies the subject of a record, which replaces the earlier one with that key.
 type key struct {
 	kind kind
 	id   uint64
 }
 
-func headOf(k kind, flag uint64, body []byte) uint64 {
-	low := uint64(k) | flag | uint64(len(body))<<8
+func headOf(k kind, body []byte) uint64 {
+	low := uint64(k) | uint64(len(body))<<8
 	return low | uint64(crc32.Update(uint32(low), castagnoli(), body))<<32
 }
 
@@ -63,35 +64,26 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) } // w
 // sizeOf returns the bytes of the record with that head.
 func sizeOf(head uint64) int { return headSize + (int(head>>8&maxBody)+7)&^7 }
 
-// put appends a record of what code writes, or of the removal of k if code is nil. If there
-// is no room for the record, the one in force stays.
-func (j *Journal) put(k key, code func(*codec)) {
-	_, known := j.at[k]
-	if j.data == nil || j.sealed && k.kind == kindGrant || code == nil && !known {
+// put appends a record. If there is no room for it, the one in force stays.
+func (j *Journal) put(k kind, values []uint64, text string) {
+	if j.values = values; j.data == nil || j.sealed && k == kindGrant {
 		return
 	}
-	j.codec = codec{b: j.codec.b[:0], writes: true}
-	num(&j.codec, &k.id)
-	flag := uint64(removed)
-	if code != nil {
-		code(&j.codec)
-		flag = 0
-	}
-	body := j.codec.b
-	head := headOf(k.kind, flag, body)
+	j.body = appendBody(j.body[:0], values, text)
+	head := headOf(k, j.body)
 	if !j.fits(sizeOf(head)) {
 		j.compact()
 	}
-	if len(body) > maxBody || !j.fits(sizeOf(head)) {
+	if len(j.body) > maxBody || !j.fits(sizeOf(head)) {
 		if j.err == nil {
-			j.err = fmt.Errorf("the journal has no room for %d bytes", len(body))
+			j.err = fmt.Errorf("the journal has no room for %d bytes", len(j.body))
 		}
 		return
 	}
-	copy(j.data[j.end+headSize:], body)
+	copy(j.data[j.end+headSize:], j.body)
 	j.store(j.end+sizeOf(head), 0) // the end of the log, once it has this record
 	j.store(j.end, head)
-	j.index(k, head)
+	j.index(k, values, head)
 	if dead := j.end - int(j.load(atStart)) - j.live; dead >= minDead && dead > j.live {
 		j.compact()
 	}
@@ -100,15 +92,16 @@ func (j *Journal) put(k key, code func(*codec)) {
 // fits reports whether a record of size bytes has room at the end of the log.
 func (j *Journal) fits(size int) bool { return j.end+size+headSize <= len(j.data) }
 
-// index makes the record at the end of the log the one in force for k.
-func (j *Journal) index(k key, head uint64) {
-	if old, ok := j.at[k]; ok {
+// index makes the record at the end of the log the one in force for its key.
+func (j *Journal) index(k kind, values []uint64, head uint64) {
+	at := key{k, values[0]}
+	if old, ok := j.at[at]; ok {
 		j.live -= sizeOf(j.load(old))
-		delete(j.at, k)
+		delete(j.at, at)
 	}
-	if head&removed == 0 {
+	if len(values) > 1 {
 		j.live += sizeOf(head)
-		j.at[k] = j.end
+		j.at[at] = j.end
 	}
 	j.end += sizeOf(head)
 }
@@ -155,15 +148,12 @@ func (j *Journal) replay(c *Contents) error {
 		if sizeOf(head) > len(j.data)-j.end {
 			break
 		}
-		k, flag, body := kind(head&(removed-1)), head&removed, j.data[j.end+headSize:][:head>>8&maxBody]
-		if headOf(k, flag, body) != head {
+		k, body := kind(head), j.data[j.end+headSize:][:head>>8&maxBody]
+		values, text, ok := parseBody(body)
+		if headOf(k, body) != head || !ok || !c.apply(k, values, text) {
 			break
 		}
-		at, ok := c.apply(k, flag, body)
-		if !ok {
-			break
-		}
-		j.index(at, head)
+		j.index(k, values, head)
 	}
 	return fmt.Errorf("%w at %d", ErrDamaged, j.end)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 )
 
 // The layout before this one has the same header, and then records of 64<<class bytes; of
@@ -46,40 +47,39 @@ func (j *Journal) replayOld(c *Contents) error {
 	return fmt.Errorf("%w at %d", ErrDamaged, at)
 }
 
-// applyOld makes the record one of this layout, and applies that unless a record with a
-// larger serial was applied.
+// applyOld applies a record of the old layout, unless one with a larger serial was applied.
 func (c *Contents) applyOld(k kind, body []byte, serials map[key]uint64) bool {
 	word := func(i int) uint64 { return binary.NativeEndian.Uint64(body[8*i:]) }
+	low, high := func(i int) uint64 { return word(i) & math.MaxUint32 }, func(i int) uint64 { return word(i) >> 32 }
 	var serial uint64
-	var v []uint64 // the numbers in this layout
+	var v []uint64 // the values in this layout
+	text := ""
 	switch {
 	case k == kindControl && len(body) >= 16: // dev, ino, path
-		v, body = []uint64{0, word(0), word(1)}, body[16:]
-	case k == kindListener: // serial, cookie, dev, ino, fence of all, token, flags; the rest is as it is now
-		var old [7]uint64
-		r := codec{b: body}
-		for i := range old {
-			num(&r, &old[i])
+		v, text = []uint64{0, word(0), word(1)}, string(body[16:])
+	case k == kindListener: // serial, cookie, dev, ino, fence of all, token, flags, number of fences, fences, spec
+		old := make([]uint64, 8)
+		for i, n := 0, 0; i < len(old); i++ {
+			if old[i], n = binary.Uvarint(body); n <= 0 {
+				return false
+			}
+			if body = body[n:]; i == 7 {
+				old = append(old, make([]uint64, 2*min(old[7], uint64(len(body))))...)
+			}
 		}
-		serial, v, body = old[0], []uint64{old[5], old[1], old[2], old[3], old[6], old[4]}, r.b
-	case k == kindGrant && len(body) >= 80: // serial, id, generation, since, inode, pid, start, pid and uid, gid and signal, flags, tokens
+		serial, text = old[0], string(body)
+		v = append([]uint64{old[5], old[1], old[2], old[3], old[6], old[4]}, old[8:]...)
+	case k == kindGrant && len(body) >= 80:
+		// serial, id, generation, since, inode, pid, start, pid and uid, gid and signal, flags; tokens
 		serial = word(0)
-		v = []uint64{word(1), word(2), word(3), word(4), word(5), word(6), word(7) & 0xffffffff, word(7) >> 32, word(8) & 0xffffffff, word(8) >> 32, word(9)}
-		for body = body[80:]; len(body) >= 4; body = body[4:] {
-			v = append(v, uint64(binary.NativeEndian.Uint32(body)))
+		v = []uint64{word(1), word(2), word(3), word(4), word(5), word(6), low(7), high(7), low(8), high(8), word(9)}
+		for ; len(body) >= 84; body = body[4:] {
+			v = append(v, uint64(binary.NativeEndian.Uint32(body[80:])))
 		}
-	default:
-		return false
 	}
-	now := codec{writes: true}
-	for i := range v {
-		num(&now, &v[i])
+	if len(v) == 0 || serial < serials[key{k, v[0]}] {
+		return len(v) > 0
 	}
-	at := key{k, v[0]}
-	if serial < serials[at] {
-		return true
-	}
-	serials[at] = serial
-	_, ok := c.apply(k, 0, append(now.b, body...))
-	return ok
+	serials[key{k, v[0]}] = serial
+	return c.apply(k, v, text)
 }

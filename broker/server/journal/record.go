@@ -4,9 +4,11 @@ package journal
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,12 +22,9 @@ const (
 	KeeperLost
 )
 
-// FileID is a file, by its identity; the zero value is no file.
-type FileID struct{ Dev, Ino uint64 }
-
 // Control is the control socket.
 type Control struct {
-	File FileID
+	File sockfile.FileID
 	Path string
 }
 
@@ -33,7 +32,7 @@ type Control struct {
 type Listener struct {
 	Token               uint32 // of its socket in the store
 	Cookie              uint64
-	File                FileID // of a Unix socket's path; zero if it is not the broker's
+	File                sockfile.FileID // of a Unix socket's path; zero if it is not the broker's
 	Fence               Fence
 	Configured, Adopted bool
 	Blocking            bool // how the broker has left O_NONBLOCK
@@ -68,141 +67,101 @@ type Contents struct {
 	Process   int // see [Journal.SetEnding]
 }
 
-// apply makes c what it is with one more record. It returns false, and changes nothing, if
-// the body makes no sense.
-func (c *Contents) apply(k kind, flag uint64, body []byte) (at key, ok bool) {
-	r := codec{b: body}
-	at.kind = k
-	num(&r, &at.id)
-	control, l, g := Control{}, &Listener{Token: uint32(at.id)}, &Grant{ID: int64(at.id)}
-	switch {
-	case k == kindControl && flag == 0:
-		if control.code(&r); !r.bad {
-			c.Control = control
-		}
-	case k == kindListener && flag == removed:
-		delete(c.Listeners, l.Token)
-	case k == kindListener && uint64(l.Token) == at.id:
-		if l.code(&r); !r.bad {
-			c.Listeners[l.Token] = l
-		}
-	case k == kindGrant && flag == removed:
-		delete(c.Grants, g.ID)
-	case k == kindGrant && g.ID > 0:
-		if g.code(&r); !r.bad {
-			c.Grants[g.ID] = g
-		}
+// apply applies a record to c. It returns false, and changes nothing, if the record makes
+// no sense.
+func (c *Contents) apply(k kind, v []uint64, text string) bool {
+	switch n := len(v); {
+	case k == kindControl && n == 3 && v[0] == 0:
+		c.Control = Control{sockfile.FileID{Dev: v[1], Ino: v[2]}, text}
+	case k == kindListener && n == 1:
+		delete(c.Listeners, uint32(v[0]))
+	case k == kindListener && n >= 6 && v[0] <= math.MaxUint32 && text != "":
+		c.Listeners[uint32(v[0])] = listenerOf(v, text)
+	case k == kindGrant && n == 1:
+		delete(c.Grants, int64(v[0]))
+	case k == kindGrant && n >= 11 && int64(v[0]) > 0:
+		c.Grants[int64(v[0])] = grantOf(v)
 	default:
-		return at, false
+		return false
 	}
-	return at, !r.bad
+	return true
 }
 
-func (v *Control) code(c *codec) {
-	num(c, &v.File.Dev, &v.File.Ino)
-	c.text(&v.Path)
-}
-
-func (v *Listener) code(c *codec) {
-	num(c, &v.Cookie, &v.File.Dev, &v.File.Ino)
-	c.flags(&v.Configured, &v.Adopted, &v.Blocking)
-	num(c, &v.Fence.All)
-	c.limits(&v.Fence.Of)
-	c.text(&v.Spec)
-	c.bad = c.bad || v.Spec == ""
-}
-
-func (v *Grant) code(c *codec) {
-	since := v.Since.UnixMicro()
-	if num(c, &v.Generation, &since); !c.writes {
-		v.Since = time.UnixMicro(since)
+func (l *Listener) appendTo(v []uint64) []uint64 {
+	flags := flag(0, l.Configured) | flag(1, l.Adopted) | flag(2, l.Blocking)
+	v = append(v, uint64(l.Token), l.Cookie, l.File.Dev, l.File.Ino, flags, uint64(l.Fence.All))
+	for uid, below := range l.Fence.Of {
+		v = append(v, uint64(uid), uint64(below))
 	}
-	num(c, &v.Process.Inode)
-	num(c, &v.Process.PID)
-	num(c, &v.Process.Start)
-	num(c, &v.Peer.PID)
-	num(c, &v.Peer.UID, &v.Peer.GID)
-	num(c, &v.Signal)
-	c.flags(&v.More, &v.Draining, &v.Discovered)
-	c.list(&v.Tokens)
+	return v
 }
 
-// codec writes values behind b, or reads them from its front: one function for each kind
-// of record does both. Reading what is not there sets bad.
-type codec struct {
-	b      []byte
-	writes bool
-	bad    bool
-}
-
-// num writes or reads numbers.
-func num[T ~int | ~int64 | ~uint32 | ~uint64](c *codec, all ...*T) {
-	for _, v := range all {
-		if c.writes {
-			c.b = binary.AppendUvarint(c.b, uint64(*v))
-			continue
+func listenerOf(v []uint64, spec string) *Listener {
+	l := &Listener{
+		Token: uint32(v[0]), Cookie: v[1], File: sockfile.FileID{Dev: v[2], Ino: v[3]}, Fence: Fence{All: int64(v[5])},
+		Configured: has(v[4], 0), Adopted: has(v[4], 1), Blocking: has(v[4], 2), Spec: spec,
+	}
+	for of := v[6:]; len(of) >= 2; of = of[2:] {
+		if l.Fence.Of == nil {
+			l.Fence.Of = make(map[uint32]int64)
 		}
-		u, n := binary.Uvarint(c.b)
-		if *v = T(u); n <= 0 || uint64(*v) != u {
-			c.bad = true
-		}
-		c.b = c.b[max(n, 0):]
+		l.Fence.Of[uint32(of[0])] = int64(of[1])
 	}
+	return l
 }
 
-// flags writes or reads all in one number, the first in its lowest bit.
-func (c *codec) flags(all ...*bool) {
-	bits := 0
-	for i, flag := range all {
-		if *flag {
-			bits |= 1 << i
-		}
+func (g *Grant) appendTo(v []uint64) []uint64 {
+	flags := flag(0, g.More) | flag(1, g.Draining) | flag(2, g.Discovered)
+	v = append(v, uint64(g.ID), uint64(g.Generation), uint64(g.Since.UnixMicro()),
+		g.Process.Inode, uint64(g.Process.PID), g.Process.Start,
+		uint64(g.Peer.PID), uint64(g.Peer.UID), uint64(g.Peer.GID), uint64(g.Signal), flags)
+	for _, t := range g.Tokens {
+		v = append(v, uint64(t))
 	}
-	num(c, &bits)
-	for i, flag := range all {
-		if !c.writes {
-			*flag = bits>>i&1 != 0
-		}
-	}
+	return v
 }
 
-// limits writes or reads numbers by user.
-func (c *codec) limits(of *map[uint32]int64) {
-	n := len(*of)
-	num(c, &n)
-	for uid, limit := range *of { // is empty if c reads
-		num(c, &uid)
-		num(c, &limit)
+func grantOf(v []uint64) *Grant {
+	g := &Grant{
+		ID: int64(v[0]), Generation: int64(v[1]), Since: time.UnixMicro(int64(v[2])),
+		Process: peer.ID{Inode: v[3], PID: int(v[4]), Start: v[5]},
+		Peer:    peer.Credentials{PID: int(v[6]), UID: uint32(v[7]), GID: uint32(v[8])}, Signal: unix.Signal(v[9]),
+		More: has(v[10], 0), Draining: has(v[10], 1), Discovered: has(v[10], 2),
 	}
-	for ; n > 0 && !c.writes && !c.bad; n-- {
-		var uid uint32
-		var limit int64
-		num(c, &uid)
-		num(c, &limit)
-		if *of == nil {
-			*of = make(map[uint32]int64)
-		}
-		(*of)[uid] = limit
+	for _, t := range v[11:] {
+		g.Tokens = append(g.Tokens, uint32(t))
 	}
+	return g
 }
 
-// text writes or reads the rest of the record.
-func (c *codec) text(s *string) {
-	if c.writes {
-		c.b = append(c.b, *s...)
-	} else {
-		*s = string(c.b)
+func flag(bit int, set bool) uint64 {
+	if set {
+		return 1 << bit
 	}
+	return 0
 }
 
-// list writes or reads numbers that are the rest of the record.
-func (c *codec) list(all *[]uint32) {
-	for i := range *all { // is empty if c reads
-		num(c, &(*all)[i])
+func has(flags uint64, bit int) bool { return flags>>bit&1 != 0 }
+
+func appendBody(b []byte, values []uint64, text string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(values)))
+	for _, v := range values {
+		b = binary.AppendUvarint(b, v)
 	}
-	for !c.writes && !c.bad && len(c.b) > 0 {
-		var v uint32
-		num(c, &v)
-		*all = append(*all, v)
+	return append(b, text...)
+}
+
+// parseBody is the reverse of appendBody. It returns false if b does not have all values.
+func parseBody(b []byte) (values []uint64, text string, ok bool) {
+	left, n := binary.Uvarint(b)
+	for ; n > 0 && left > 0; left-- {
+		var v uint64
+		b = b[n:]
+		v, n = binary.Uvarint(b)
+		values = append(values, v)
 	}
+	if n <= 0 {
+		return nil, "", false
+	}
+	return values, string(b[n:]), true
 }

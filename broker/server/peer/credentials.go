@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OverflowID is what the kernel shows for a uid or gid that does not exist in this
-// process's user namespace (user_namespaces(7)). It may stand for any user.
+// OverflowID is the uid or gid that the kernel shows instead of one that does not exist in
+// this process's user namespace (user_namespaces(7)). It may stand for any user.
 const OverflowID = 65534
 
 // maxAncestors bounds how many of a process's ancestors DescendsFrom looks at.
@@ -31,14 +31,14 @@ type Credentials struct {
 }
 
 // Of returns the credentials of the process that connected (SO_PEERCRED).
-func Of(c Conn) (who Credentials, err error) {
+func Of(c Conn) (cred Credentials, err error) {
 	cerr := c.Control(func(fd uintptr) {
 		var u *unix.Ucred
 		if u, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			who = Credentials{int(u.Pid), u.Uid, u.Gid}
+			cred = Credentials{int(u.Pid), u.Uid, u.Gid}
 		}
 	})
-	return who, errors.Join(cerr, os.NewSyscallError("getsockopt", err))
+	return cred, errors.Join(cerr, os.NewSyscallError("getsockopt", err))
 }
 
 // Groups returns the groups of the process that connected: the primary one, and the
@@ -62,7 +62,7 @@ func supplementary(fd int) ([]uint32, error) {
 		switch {
 		case errno == 0:
 			return groups[:size/4], nil
-		case errno == unix.ERANGE && int(size/4) > len(groups): // size is what the groups need
+		case errno == unix.ERANGE && int(size/4) > len(groups): // size is that of the groups
 			groups = make([]uint32, size/4)
 		default:
 			return nil, os.NewSyscallError("getsockopt", errno)

@@ -3,6 +3,6 @@
 // with the same pid shares.
 //
 // It reads socket options and /proc, opens pidfds, and sends a process the signal that
-// its user has chosen. It must never read from or write to a connection, decide what a
-// user may do with a listener, or act on a pid if a pidfd of the process can be had.
+// its user has chosen. It must never read from or write to a connection, decide on
+// a user's rights, or act on a pid if a pidfd of the process can be had.
 package peer

@@ -42,17 +42,17 @@ var hasPidfs = sync.OnceValue(func() bool {
 	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PID_FS_MAGIC
 })
 
-// OfConn returns the process that made a connection, whose credentials are who; the
+// OfConn returns the process that made a connection, of which cred are the credentials; the
 // caller must close its FD. The error is [ErrExited] if the process has ended.
-func OfConn(c Conn, who Credentials) (Process, error) {
+func OfConn(c Conn, cred Credentials) (Process, error) {
 	n, err := -1, error(nil)
-	if cerr := c.Control(func(fd uintptr) { n, err = pidfdOf(int(fd), who.PID) }); cerr != nil {
+	if cerr := c.Control(func(fd uintptr) { n, err = pidfdOf(int(fd), cred.PID) }); cerr != nil {
 		return Process{}, cerr
 	}
 	if err != nil {
 		return Process{}, err
 	}
-	return processOf(n, who.PID)
+	return processOf(n, cred.PID)
 }
 
 // pidfdOf returns a pidfd of the process that connected the socket fd. Since Linux 6.16
@@ -67,7 +67,7 @@ func pidfdOf(fd, pid int) (int, error) {
 	case unix.ESRCH, unix.EINVAL: // EINVAL until Linux 6.15
 		return -1, ErrExited
 	}
-	return n, os.NewSyscallError("getsockopt", err)
+	return n, os.NewSyscallError("pidfd", err)
 }
 
 func openPidfd(pid int) (int, error) {

@@ -16,11 +16,11 @@ import (
 var ErrNotAllowed = errors.New("the process has become another user's")
 
 // Signal sends sig to the process of a pidfd, which it borrows. The process may have
-// chosen the signal, and may have executed a set-user-ID program since, so Signal refuses
-// with [ErrNotAllowed] what the user of who could not send. The error is [ErrExited] if
-// the process has ended.
-func Signal(pidfd *scmrights.FD, who Credentials, sig unix.Signal) error {
-	err := mayKill(who)
+// chosen the signal, and may have executed a set-user-ID program since, so the error is
+// [ErrNotAllowed] if the user of cred could not send it. It is [ErrExited] if the process
+// has ended.
+func Signal(pidfd *scmrights.FD, cred Credentials, sig unix.Signal) error {
+	err := mayKill(cred)
 	if Exited(pidfd) {
 		return ErrExited
 	}
@@ -36,13 +36,13 @@ func Signal(pidfd *scmrights.FD, who Credentials, sig unix.Signal) error {
 	return os.NewSyscallError("pidfd_send_signal", err)
 }
 
-// mayKill returns nil if the user of who may send signals to its process: if that has the
+// mayKill returns nil if the user of cred may send signals to its process: if that has the
 // user as its real or its saved user id (kill(2)).
-func mayKill(who Credentials) error {
-	if who.UID == 0 {
+func mayKill(cred Credentials) error {
+	if cred.UID == 0 {
 		return nil
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", who.PID))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cred.PID))
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func mayKill(who Credentials) error {
 	if _, err := fmt.Sscan(string(line), &real, &effective, &saved); err != nil {
 		return err
 	}
-	if who.UID != real && who.UID != saved {
+	if cred.UID != real && cred.UID != saved {
 		return ErrNotAllowed
 	}
 	return nil

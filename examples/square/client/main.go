@@ -1,8 +1,8 @@
 //go:build linux
 
-// Command client asks a square server twenty questions, one after the other,
-// each over a connection of its own, and says what became of each. The sixth
-// is the word "five", which crashes the server.
+// Command client asks a square server twenty questions, one after the other, each over a
+// connection of its own, and says how each ended. The sixth question is the word "five", which
+// crashes the server.
 //
 //	client 127.0.0.1:9000
 //	client -json 127.0.0.1:9000     one JSON object for each request
@@ -27,11 +27,10 @@ import (
 	"time"
 )
 
-// poison is the number that is sent as a word, and so is every one that is as far
-// into another round of requests.
+// poison is the number of the question, in each round, that is sent as a word.
 const poison = 5
 
-// A result is what became of one request.
+// A result is the outcome of one request.
 type result struct {
 	Request int     `json:"request"`
 	Sent    string  `json:"sent"`
@@ -114,9 +113,9 @@ func ask(address, line string, deadline time.Time) (string, error) {
 	return bufio.NewReader(conn).ReadString('\n')
 }
 
-// outcome names what went wrong, as far as the experiment tells it apart.
-// A crash after the request was read ends the connection in order (empty); one
-// that leaves it unread, or still in the queue of a socket that dies, resets it.
+// outcome names what went wrong. A crash after the request was read ends the connection in
+// order (empty). If the request was unread, or the connection still in the queue of a socket
+// that is closed, the connection is reset.
 func outcome(err error) string {
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Command worker is the square server in Go: a line with a number is answered
-// by its square and the pid of whoever computed it. Anything else crashes it.
+// by its square and the worker's pid. Anything else crashes it.
 //
 //	worker                          accepts on the listener "web" of a broker
 //	worker -name adm                another of its listeners
@@ -27,8 +27,8 @@ import (
 	"github.com/fdbroker/fdbroker/broker"
 )
 
-// notStarted is the exit status where there is nothing to accept on: fdclient's,
-// by which a loop tells that starting once more would not help.
+// notStarted is the exit status if there is no listener, as fdclient's. It tells a loop that
+// another start would not help.
 const notStarted = 125
 
 func main() {
@@ -51,7 +51,7 @@ func main() {
 	var answers sync.WaitGroup
 	for {
 		conn, err := ln.Accept()
-		if errors.Is(err, net.ErrClosed) { // stopped, or asked to leave by the broker
+		if errors.Is(err, net.ErrClosed) { // stopped, or drained by the broker
 			answers.Wait()
 			return
 		}
@@ -62,7 +62,7 @@ func main() {
 	}
 }
 
-// listen shows the whole difference between owning a port and being granted one.
+// listen shows all that differs between a port of one's own and a granted one.
 func listen(name, address string, wait bool) (net.Listener, error) {
 	if address != "" {
 		return net.Listen("tcp", address)
@@ -79,8 +79,8 @@ func answer(conn net.Conn) {
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil {
-		// The bug. Unlike a panic, Fatal runs no deferred Close, so the client
-		// learns of the crash no sooner than the process has stopped accepting.
+		// The bug. Unlike a panic, Fatal runs no deferred Close, so the connection ends only
+		// when the process has stopped accepting.
 		log.Fatal(err)
 	}
 	fmt.Fprintln(conn, n*n, os.Getpid())

@@ -1,0 +1,295 @@
+//go:build linux
+
+package bind
+
+import (
+	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// Changes is what a Reload has done, by name.
+type Changes struct {
+	Bound, Unbound []string
+	// Changed have another spec than before. Their sockets are the same if the difference allows that;
+	// otherwise holders of the old one go on with it, and are told that it was unbound.
+	Changed []string
+}
+
+// Configure binds the listeners of the configuration, all or none. It takes passed, in which no name may
+// come twice: a socket by the name of a spec is used instead of binding, and any other becomes a listener
+// that is not of the configuration. The error is as that of Bind. An address that is in use by the socket
+// of an earlier broker of this user is recovered from its holders, unless NoRecover is set. If that may be
+// such a socket and cannot be recovered, [Binder.WaitPending] waits for it to be handed back.
+func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.newPlan()
+	p.recovers, p.waits = !b.cfg.NoRecover, true
+	defer p.closePassed()
+	for _, fd := range passed {
+		p.passed[fd.Name] = fd.FD
+	}
+	for _, s := range specs {
+		if err := p.add(s, p.configured); err != nil {
+			return err
+		}
+	}
+	for _, fd := range passed {
+		if p.seen[fd.Name] != nil {
+			continue
+		}
+		s, err := socket.Donation{Name: fd.Name, Options: "blocking=no"}.Spec(fd.FD)
+		if err != nil {
+			p.fail(protocol.BindFailure{Spec: fd.Name, Message: err.Error()})
+			continue
+		}
+		if err := p.add(s, p.notConfigured); err != nil {
+			return err
+		}
+	}
+	p.removeMissing()
+	if err := p.execute(); err != nil {
+		return err
+	}
+	b.dropOrphans()
+	return nil
+}
+
+// Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is
+// not touched. What is new is bound, what is gone is unbound. What has changed keeps its socket if that can
+// become what the spec says; otherwise a new one is bound before the old one is closed. A listener that was
+// bound by [Binder.Bind] is left alone: one of its name and spec makes it part of the configuration, another
+// spec is an error, as that of Bind.
+func (b *Binder) Reload(specs []spec.Spec) (Changes, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.newPlan()
+	for _, s := range specs {
+		if err := p.add(s, p.configured); err != nil {
+			return Changes{}, err
+		}
+	}
+	p.removeMissing()
+	if err := p.execute(); err != nil {
+		return Changes{}, err
+	}
+	c := p.changes()
+	b.cfg.Log.Info().Strs("bound", c.Bound).Strs("unbound", c.Unbound).Strs("changed", c.Changed).Msg("configuration loaded")
+	return c, nil
+}
+
+// plan leads from one set of listeners to the next. The binder's lock is held as long as there is one.
+type plan struct {
+	binder   *Binder
+	passed   map[string]*scmrights.FD // to be adopted, by name
+	recovers bool                     // addresses in use may be recovered
+	waits    bool                     // and waited for
+	seen     map[string]*spec.Spec    // the specs of the next set
+
+	own      []string // names that belong to the configuration
+	toOpen   []spec.Spec
+	toAlter  []alteration
+	replaced []string // names of toOpen that have a socket now
+	toClose  []string // names that are gone
+	old      []*socket.Socket
+
+	opened  []*socket.Socket
+	inUse   []*handBack                  // addresses of toOpen that others have
+	pending []*handBack                  // those that may be handed back
+	holders map[string][]holders.Process // of what was recovered, by name
+	failed  protocol.BindFailedError
+}
+
+// alteration is a socket that becomes that of another spec.
+type alteration struct {
+	socket  *socket.Socket
+	was, to spec.Spec
+}
+
+func (b *Binder) newPlan() *plan {
+	return &plan{binder: b, passed: make(map[string]*scmrights.FD), seen: make(map[string]*spec.Spec)}
+}
+
+func (p *plan) fail(f protocol.BindFailure) { p.failed.Failures = append(p.failed.Failures, f) }
+
+// add plans what has to be done for s: decide says so if there is a listener of its name.
+func (p *plan) add(s spec.Spec, decide func(l registry.Listener, bound bool, s spec.Spec) error) error {
+	if twin := p.seen[s.Name]; twin != nil {
+		if p.own == nil && twin.Equal(s) {
+			return nil // Bind allows that
+		}
+		return &protocol.NameInUseError{Name: s.Name, Spec: twin.String()}
+	}
+	p.seen[s.Name] = &s
+	l, bound := p.binder.cfg.Registry.Lookup(s.Name)
+	return decide(l, bound, s)
+}
+
+// onlyNew decides for Bind.
+func (p *plan) onlyNew(l registry.Listener, bound bool, s spec.Spec) error {
+	switch {
+	case !bound:
+		p.toOpen = append(p.toOpen, s)
+	case !l.Socket.Spec().Equal(s):
+		return &protocol.NameInUseError{Name: s.Name, Spec: l.Socket.Spec().String()}
+	}
+	return nil
+}
+
+// configured decides for a spec of the configuration.
+func (p *plan) configured(l registry.Listener, bound bool, s spec.Spec) error {
+	p.own = append(p.own, s.Name)
+	return p.notConfigured(l, bound, s)
+}
+
+func (p *plan) notConfigured(l registry.Listener, bound bool, s spec.Spec) error {
+	fd := p.passed[s.Name]
+	switch {
+	case !bound:
+		p.toOpen = append(p.toOpen, s)
+	case fd != nil && inodeOf(fd) != inodeOf(l.Socket.FD()): // another program has made it anew
+		p.replace(l, s)
+	case l.Socket.Spec().Equal(s):
+	case !l.Configured && !l.Socket.Adopted():
+		return &protocol.NameInUseError{Name: s.Name, Spec: l.Socket.Spec().String()}
+	case l.Socket.CanBecome(s):
+		p.toAlter = append(p.toAlter, alteration{l.Socket, l.Socket.Spec(), s})
+	default:
+		p.replace(l, s)
+	}
+	return nil
+}
+
+func (p *plan) replace(l registry.Listener, s spec.Spec) {
+	p.toOpen = append(p.toOpen, s)
+	p.replaced = append(p.replaced, s.Name)
+	p.old = append(p.old, l.Socket)
+}
+
+// removeMissing plans to unbind the configured listeners that the specs do not name.
+func (p *plan) removeMissing() {
+	for _, l := range p.binder.cfg.Registry.Listeners() {
+		if name := l.Socket.Name(); l.Configured && p.seen[name] == nil {
+			p.toClose = append(p.toClose, name)
+			p.old = append(p.old, l.Socket)
+		}
+	}
+}
+
+// execute does what was planned, or nothing.
+func (p *plan) execute() error {
+	if err := p.binder.checkRoom(len(p.toOpen) - len(p.old)); err != nil {
+		return err
+	}
+	for _, s := range p.toOpen {
+		p.open(s)
+	}
+	p.recover()
+	altered := p.alter()
+	if len(p.failed.Failures) > 0 {
+		for _, h := range p.pending {
+			p.fail(h.failure)
+		}
+		abort(p.opened)
+		undo(altered)
+		return &p.failed
+	}
+	c := registry.Change{Remove: slices.Concat(p.replaced, p.toClose), Own: p.own}
+	for _, a := range altered {
+		c.Altered = append(c.Altered, a.to.Name)
+	}
+	for _, h := range p.pending {
+		c.Pending = append(c.Pending, h.spec.Name)
+	}
+	p.binder.addHandBacks(p.pending)
+	if err := p.binder.apply(p.opened, c); err != nil {
+		undo(altered)
+		return err
+	}
+	p.reportRecovered()
+	return nil
+}
+
+// open opens or adopts the socket of s.
+func (p *plan) open(s spec.Spec) {
+	var sock *socket.Socket
+	var err error
+	if fd := p.passed[s.Name]; fd != nil {
+		delete(p.passed, s.Name)
+		sock, err = socket.Adopt(s, fd, socket.Foreign)
+	} else if sock = p.binder.adoptOrphan(s); sock == nil {
+		sock, err = socket.Open(s, socket.OpenConfig{Replacing: p.old, SkipHolders: p.recovers})
+	}
+	switch {
+	case err == nil:
+		p.opened = append(p.opened, sock)
+	case p.recovers && errors.Is(err, unix.EADDRINUSE):
+		p.inUse = append(p.inUse, &handBack{spec: s})
+	default:
+		p.fail(failureOf(s, err))
+	}
+}
+
+// alter gives living sockets the options of their new specs. It comes last, since they are in use.
+func (p *plan) alter() (done []alteration) {
+	if len(p.failed.Failures) > 0 {
+		return nil
+	}
+	for _, a := range p.toAlter {
+		if err := a.socket.Become(a.to); err != nil {
+			p.fail(failureOf(a.to, err))
+			break
+		}
+		done = append(done, a)
+	}
+	return done
+}
+
+func undo(altered []alteration) {
+	for _, a := range altered {
+		_ = a.socket.Become(a.was) // as it was a moment ago
+	}
+}
+
+// changes returns what was done.
+func (p *plan) changes() Changes {
+	c := Changes{Unbound: p.toClose, Changed: slices.Clone(p.replaced)}
+	for _, s := range p.toOpen {
+		if !slices.Contains(p.replaced, s.Name) {
+			c.Bound = append(c.Bound, s.Name)
+		}
+	}
+	for _, a := range p.toAlter {
+		c.Changed = append(c.Changed, a.to.Name)
+	}
+	slices.Sort(c.Bound)
+	slices.Sort(c.Changed)
+	return c
+}
+
+// closePassed closes what was not adopted.
+func (p *plan) closePassed() {
+	for _, fd := range p.passed {
+		_ = fd.Close()
+	}
+}
+
+// inodeOf returns the number of a descriptor's inode, or 0.
+func inodeOf(fd *scmrights.FD) (ino uint64) {
+	_ = fd.Control(func(n uintptr) {
+		var st unix.Stat_t
+		if unix.Fstat(int(n), &st) == nil {
+			ino = st.Ino
+		}
+	})
+	return ino
+}

@@ -1,0 +1,254 @@
+//go:build linux
+
+package conn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/internal/closer"
+	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
+)
+
+// Config says what a [Loop] serves. All fields must be set.
+type Config struct {
+	MaxClients       int // of which one in reservedShare are only for callers with privilege
+	MaxClientsPerUID int // of a user without privilege
+	MaxMessage       int // bytes
+	CallTimeout      time.Duration
+	Handler          Handler
+}
+
+// Handler answers calls. Its methods are called by the loop's goroutine, and must not block.
+type Handler interface {
+	// Caller returns who is behind a new connection.
+	Caller(c scmrights.Nonblocking, p peer.Credentials) registry.Caller
+	// Call answers one call, without its NUL: it sends a reply, or parks the connection, or runs
+	// something. An error ends the connection. Message is valid during the call only. Call takes fds.
+	Call(c *Conn, message []byte, fds []*scmrights.FD) error
+	// Refused is told why a connection is refused or ended, if the peer is to blame.
+	Refused(c *Conn, err error)
+	// Closed is told that the connection has ended; stopping says that the broker stops.
+	Closed(c *Conn, stopping bool)
+	// Paused is told that no connection can be accepted for a while.
+	Paused(err error, wait time.Duration)
+}
+
+// Loop is the event loop. New makes it, Serve runs it once.
+type Loop struct {
+	cfg      Config
+	epoll    int
+	queue    queue
+	closer   closer.Closer
+	listener *scmrights.FD // owned by the caller of Serve
+	guarded  bool          // the kernel lets nobody send descriptors unasked
+	stopping bool
+
+	conns     map[int32]*Conn  // by number of descriptor
+	clients   int              // that count, also while their connections are being closed
+	perUID    map[uint32]int   // the same, by user
+	deadlines deadlines[*Conn] // what has to happen in time
+	windows   atomic.Int32
+	single    int              // turns in a row with one new connection
+	paused    time.Time        // do not accept before; zero: accept
+	backoff   time.Duration
+	in        []byte // what is read, to be used at once
+	events    []unix.EpollEvent
+}
+
+const (
+	readSize   = 4096
+	crowd      = 8  // connections accepted in one turn, so that none waits for all the others
+	lookAround = 16 // turns with one connection each after which to look for a crowd again
+	backoffMin = 5 * time.Millisecond
+	backoffMax = time.Second
+)
+
+// New returns a loop. The caller must close it.
+func New(cfg Config) (*Loop, error) {
+	l := &Loop{
+		cfg: cfg, epoll: -1, backoff: backoffMin,
+		conns: make(map[int32]*Conn), perUID: make(map[uint32]int),
+		in: make([]byte, min(readSize, cfg.MaxMessage)), events: make([]unix.EpollEvent, 64),
+	}
+	var err error
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err = l.queue.open(); err == nil {
+		err = l.watch(l.queue.eventfd, unix.EPOLL_CTL_ADD, unix.EPOLLIN)
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Close closes what New has opened. Serve must have returned.
+func (l *Loop) Close() {
+	l.queue.close()
+	if l.epoll >= 0 {
+		_ = unix.Close(l.epoll)
+		l.epoll = -1
+	}
+}
+
+// watch changes what the loop is told about fd.
+func (l *Loop) watch(fd *scmrights.FD, op int, events uint32) (err error) {
+	cerr := fd.Control(func(n uintptr) {
+		err = unix.EpollCtl(l.epoll, op, int(n), &unix.EpollEvent{Events: events, Fd: int32(n)})
+	})
+	return errors.Join(cerr, os.NewSyscallError("epoll_ctl", err))
+}
+
+// Serve accepts on ln, which it borrows, and serves until Stop. Then it lets calls under way finish, for
+// a while, and ends all connections. It reports how many it left behind, because what they run did not
+// end: these change nothing any more once the caller has seen to that.
+func (l *Loop) Serve(ln *scmrights.FD) (left int, err error) {
+	l.listener = ln
+	_ = ln.Control(func(fd uintptr) {
+		_ = unix.SetNonblock(int(fd), true) // a blocking accept would stop everybody
+		v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS)
+		l.guarded = err == nil && v == 0
+	})
+	if err := l.watch(ln, unix.EPOLL_CTL_ADD, unix.EPOLLIN); err != nil {
+		return 0, err
+	}
+	for err == nil && !l.stopping {
+		err = l.turn(l.patience())
+	}
+	return l.finish(), err
+}
+
+// turn waits for events, and does what they ask for. New connections come last, because one of them may
+// have the number of a connection that ends in this turn.
+func (l *Loop) turn(patience int) error {
+	n, err := unix.EpollWait(l.epoll, l.events, patience)
+	if err != nil && err != unix.EINTR {
+		return os.NewSyscallError("epoll_wait", err)
+	}
+	l.queue.begin()
+	arrivals := false
+	for _, ev := range l.events[:max(n, 0)] {
+		if c := l.conns[ev.Fd]; c != nil {
+			c.ready(ev.Events)
+			continue
+		}
+		switch {
+		case l.is(l.queue.eventfd, ev.Fd):
+			l.queue.reset()
+		case l.is(l.listener, ev.Fd) && ev.Events&^unix.EPOLLIN != 0:
+			return errors.New("the control socket does not listen any more")
+		default:
+			arrivals = true
+		}
+	}
+	l.runQueue()
+	l.expire()
+	if (arrivals || !l.paused.IsZero()) && !l.stopping {
+		err = l.accept()
+	} else {
+		err = nil
+	}
+	l.runQueue() // what a new connection has changed comes before the wait
+	l.queue.end()
+	return err
+}
+
+func (l *Loop) is(fd *scmrights.FD, number int32) (same bool) {
+	_ = fd.Control(func(n uintptr) { same = int32(n) == number })
+	return same
+}
+
+// patience returns how many milliseconds may pass before the loop has to look again, or -1.
+func (l *Loop) patience() int {
+	next := l.paused
+	if at, ok := l.deadlines.next(); ok && (next.IsZero() || at.Before(next)) {
+		next = at
+	}
+	if next.IsZero() {
+		return -1
+	}
+	wait := min(max(time.Until(next), 0), time.Hour) // what epoll_wait takes ends at 24 days
+	return int((wait + time.Millisecond - 1) / time.Millisecond)
+}
+
+// accept accepts a few connections. While they come one by one it accepts one a turn, which saves asking
+// whether there is another.
+func (l *Loop) accept() error {
+	if !l.paused.IsZero() {
+		if time.Now().Before(l.paused) {
+			return nil
+		}
+		l.paused = time.Time{}
+		if err := l.watch(l.listener, unix.EPOLL_CTL_MOD, unix.EPOLLIN); err != nil {
+			return err
+		}
+	}
+	most := 1
+	if l.single++; l.single >= lookAround {
+		most = crowd
+	}
+	for range most {
+		if l.stopping {
+			return nil // they are for the next broker
+		}
+		raw, number, err := scmrights.Accept(l.listener)
+		switch {
+		case err == nil:
+			l.backoff = backoffMin
+			l.open(raw, int32(number))
+		case err == unix.EAGAIN || err == unix.EINTR:
+			l.single = 0
+			return nil
+		case exhausted(err):
+			return l.pause(err)
+		default:
+			return os.NewSyscallError("accept on the control socket", err)
+		}
+	}
+	return nil
+}
+
+// exhausted reports whether err passes by itself.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
+		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED)
+}
+
+// pause stops accepting for a while.
+func (l *Loop) pause(err error) error {
+	if err == unix.EMFILE {
+		err = fmt.Errorf("%w; raise the limit (ulimit -n, LimitNOFILE=)", err)
+	}
+	l.cfg.Handler.Paused(err, l.backoff)
+	l.paused = time.Now().Add(l.backoff)
+	l.backoff = min(2*l.backoff, backoffMax)
+	return l.watch(l.listener, unix.EPOLL_CTL_MOD, 0)
+}
+
+// open takes an accepted connection, and refuses it if there are too many.
+func (l *Loop) open(raw scmrights.Nonblocking, number int32) {
+	p, err := peer.Of(raw)
+	if err != nil {
+		_ = raw.FD.Close()
+		return
+	}
+	c := &Conn{loop: l, raw: raw, number: number, unguarded: !l.guarded, readable: true}
+	c.Caller = l.cfg.Handler.Caller(raw, p)
+	if err := l.admit(&c.Caller); err != nil {
+		l.cfg.Handler.Refused(c, err)
+		c.sendError(err)
+		c.hangUp(nil)
+		return
+	}
+	l.conns[number] = c
+	c.advance() // usually the call is here already
+}

@@ -1,0 +1,78 @@
+//go:build linux
+
+package server
+
+import (
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// bind answers Bind.
+func (k *call) bind() error {
+	var p protocol.BindParameters
+	if err := protocol.DecodeParameters(k.Parameters, &p); err != nil {
+		return err
+	}
+	if len(p.Listeners) == 0 {
+		return &protocol.InvalidParameterError{Parameter: "listeners"}
+	}
+	return k.run(func() (any, error) {
+		specs, err := parseSpecs(p.Listeners)
+		if err == nil {
+			err = k.Bind(specs...)
+		}
+		if err != nil {
+			return nil, err
+		}
+		names := make([]string, len(specs))
+		for i, s := range specs {
+			names[i] = s.Name
+		}
+		return protocol.BindReply{Listeners: k.describe(k.registry.Snapshots(names))}, nil
+	})
+}
+
+func parseSpecs(texts []string) ([]spec.Spec, error) {
+	var failed protocol.BindFailedError
+	specs := make([]spec.Spec, 0, len(texts))
+	for _, text := range texts {
+		s, err := spec.Parse(text)
+		if err != nil {
+			failed.Failures = append(failed.Failures, protocol.BindFailure{Spec: text, Message: err.Error()})
+			continue
+		}
+		specs = append(specs, s)
+	}
+	if len(failed.Failures) > 0 {
+		return nil, &failed
+	}
+	return specs, nil
+}
+
+// unbind answers Unbind.
+func (k *call) unbind() error {
+	var p protocol.UnbindParameters
+	if err := protocol.DecodeParameters(k.Parameters, &p); err != nil {
+		return err
+	}
+	if len(p.Names) == 0 {
+		return &protocol.InvalidParameterError{Parameter: "names"}
+	}
+	return k.run(func() (any, error) { return nil, k.Unbind(p.Names...) })
+}
+
+// reload answers Reload.
+func (k *call) reload() error {
+	if k.cfg.Reload == nil {
+		return &protocol.ReloadFailedError{Reasons: []string{"this broker has no configuration to read again"}}
+	}
+	return k.run(func() (any, error) {
+		c, err := k.cfg.Reload()
+		if err != nil {
+			return nil, err
+		}
+		return protocol.ReloadReply{
+			Bound: append([]string{}, c.Bound...), Unbound: append([]string{}, c.Unbound...), Changed: append([]string{}, c.Changed...),
+		}, nil
+	})
+}

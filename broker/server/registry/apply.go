@@ -1,0 +1,112 @@
+//go:build linux
+
+package registry
+
+import (
+	"slices"
+
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// Change is what becomes of the set of listeners in one step.
+type Change struct {
+	Remove  []string   // names; one that has no listener is an error
+	Add     []Listener // whose names are free once Remove is done; the registry takes the sockets
+	Own     []string   // names that belong to the configuration from now on
+	Altered []string   // names whose sockets have other options now
+	Pending []string   // names that are not bound, and may be handed back
+	Expire  []string   // names that are not pending any more
+}
+
+// Apply makes the change, or none of it, and returns the removed listeners, whose sockets the caller
+// must close. Other callers see nothing in between. The error is a [*protocol.UnknownNameError] or
+// [ErrClosed]. Only the binding room may call it.
+func (r *Registry) Apply(c Change) (removed []Listener, err error) {
+	r.do(func() {
+		if err = r.checkRemoval(c.Remove); err != nil {
+			return
+		}
+		for _, name := range c.Remove {
+			if l := r.listeners[name]; l != nil { // else the call names it twice
+				removed = append(removed, Listener{l.socket, l.token, l.configured})
+				r.remove(l)
+			}
+		}
+		for _, e := range c.Add {
+			r.add(e)
+		}
+		for _, name := range c.Own {
+			if l := r.listeners[name]; l != nil && !l.configured { // else it is pending
+				l.configured = true
+				r.saveListener(l)
+			}
+		}
+		for _, name := range c.Altered {
+			l := r.listeners[name]
+			r.resetMode(l)
+			r.saveListener(l)
+		}
+		for _, name := range c.Pending {
+			r.pending[name] = true
+		}
+		for _, name := range c.Expire {
+			delete(r.pending, name)
+		}
+		r.freed = true
+	})
+	return removed, err
+}
+
+func (r *Registry) checkRemoval(names []string) error {
+	if r.phase >= Stopped {
+		return ErrClosed
+	}
+	for _, name := range names {
+		if r.listeners[name] == nil {
+			return &protocol.UnknownNameError{Name: name, Names: r.visibleTo(everything)}
+		}
+	}
+	return nil
+}
+
+func (r *Registry) add(e Listener) {
+	l := &listener{socket: e.Socket, token: e.Token, configured: e.Configured, blocking: e.Socket.Spec().Options.Blocking}
+	if is, err := e.Socket.Blocking(); err == nil {
+		l.blocking = is // a socket that others hold keeps their mode
+	}
+	r.saveListener(l)
+	r.enroll(l)
+	r.noteListener(protocol.EventBound, l)
+}
+
+// enroll puts a listener into the books.
+func (r *Registry) enroll(l *listener) {
+	name := l.socket.Name()
+	r.listeners[name] = l
+	delete(r.pending, name)
+	r.cfg.Health.Watch(l.socket, l.blocking)
+}
+
+func (r *Registry) remove(l *listener) {
+	delete(r.listeners, l.socket.Name())
+	l.unbound = true
+	r.journal.RemoveListener(l.token)
+	for _, g := range slices.Clone(l.holders) {
+		r.revoke(g, l)
+	}
+	r.cfg.Health.Unwatch(l.socket)
+	r.noteListener(protocol.EventUnbound, l)
+}
+
+// revoke takes l from g, which ends with its last listener.
+func (r *Registry) revoke(g *Grant, l *listener) {
+	if len(g.listeners) > 1 {
+		r.leave(g, l)
+		return
+	}
+	r.end(g, EndUnbound)
+	if g.more && !g.reserved {
+		g.event = protocol.EventUnbound
+		g.link.Wake()
+	}
+}

@@ -1,0 +1,119 @@
+//go:build linux
+
+package server
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/fdbroker/fdbroker/broker/server/bind"
+	"github.com/fdbroker/fdbroker/broker/server/conn"
+	"github.com/fdbroker/fdbroker/broker/server/control"
+	"github.com/fdbroker/fdbroker/broker/server/health"
+	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/closer"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// New returns a Server without listeners. The caller must close it.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
+		sampled: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
+		closing: make(chan struct{}), stopping: make(chan struct{}), listing: make(chan struct{}, 1),
+	}
+	if s.exits, err = peer.NewExitWatcher(); err != nil {
+		return nil, err
+	}
+	if s.monitor, err = health.Start(report{s}); err != nil {
+		s.exits.Close()
+		return nil, err
+	}
+	s.registry = registry.New(registry.Config{
+		Exits: s.exits, Health: s.monitor, MaxGrantsPerUID: cfg.MaxGrantsPerUID,
+		Report: s.report, Verbose: cfg.Logger.GetLevel() <= zerolog.DebugLevel,
+	})
+	s.Binder = bind.New(bind.Config{
+		Registry: s.registry, Store: cfg.Store, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,
+		HandBackTime: cfg.OfferTime, Counted: cfg.Counted, Log: cfg.Logger,
+	})
+	if s.loop, err = conn.New(conn.Config{
+		MaxClients: cfg.MaxClients, MaxClientsPerUID: cfg.MaxClientsPerUID, MaxMessage: cfg.MaxMessage,
+		CallTimeout: cfg.CallTimeout, Handler: handler{s},
+	}); err != nil {
+		s.monitor.Close()
+		s.exits.Close()
+		return nil, err
+	}
+	s.watching.Go(func() { s.exits.Run(s.registry.Exited) })
+	return s, nil
+}
+
+// Close closes the listeners, also those of a Bind that is under way, for which it waits. Their holders go on
+// accepting. Serve must have returned. With [Config.Outlived] the files of Unix sockets stay.
+func (s *Server) Close() error {
+	s.monitor.Close() // first: it may be waiting for the registry's lock
+	s.closed.Do(func() { close(s.closing) })
+	sockets := s.Binder.Close()
+	s.exits.Close()
+	s.watching.Wait()
+	s.loop.Close()
+	var errs []error
+	for _, sock := range sockets {
+		errs = append(errs, s.closeSocket(sock))
+	}
+	return errors.Join(errs...)
+}
+
+// closeSocket closes a listener's socket at the end. The close of one that was put with any may block, so it
+// is not waited for for long.
+func (s *Server) closeSocket(sock *socket.Socket) error {
+	end := sock.Close
+	if s.cfg.Outlived {
+		end = sock.Release
+	}
+	if !sock.Any() {
+		return end()
+	}
+	var c closer.Closer
+	c.Close(sock, func() { _ = end() })
+	c.Wait(100 * time.Millisecond)
+	return nil
+}
+
+// Serve takes ln and answers calls on it until ctx is done. Calls under way may finish within a second; when
+// it returns, no goroutine of it is left except those that the kernel keeps from closing what clients have
+// sent: they change nothing any more. The error is never nil; after a normal stop it is [ErrClosed]. It may be
+// called once.
+func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
+	defer ln.Close()
+	stop := sync.OnceFunc(func() {
+		s.Stop(endingOf(context.Cause(ctx)), s.loop.Stop)
+		close(s.stopping)
+	})
+	defer context.AfterFunc(ctx, stop)()
+	left, err := s.loop.Serve(ln)
+	stop()
+	s.Freeze()
+	if left > 0 {
+		s.log.Warn().Int("count", left).Msg("not waiting for clients that do not let go of their connections")
+	}
+	if err != nil {
+		return err
+	}
+	return ErrClosed
+}
+
+// ListenControl makes the control socket; see [control.Listen].
+func ListenControl(c ControlConfig) (*Control, error) { return control.Listen(c) }

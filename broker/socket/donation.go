@@ -1,0 +1,161 @@
+//go:build linux
+
+package socket
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// A Donation says which listener a descriptor that another program has made is to become.
+type Donation struct {
+	Name    string
+	Options string // as they stand in a spec behind the address, such as "allow=any,max=2"
+	// Any admits any descriptor. Without it, it must be a socket that is bound and, if its network has connections,
+	// listens.
+	Any bool
+}
+
+// Check returns an error if no descriptor could become such a listener.
+func (d Donation) Check() error {
+	if err := d.checkText(); err != nil || d.Options == "" {
+		return err
+	}
+	if d.Any {
+		_, err := spec.ParseOptions(spec.AnyNetwork(), d.Options)
+		return err
+	}
+	var err error
+	all := spec.Networks()
+	for i := range all {
+		if _, err = spec.ParseOptions(&all[i], d.Options); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (d Donation) checkText() error {
+	if err := spec.CheckName(d.Name); err != nil {
+		return err
+	}
+	return spec.CheckText(d.Options)
+}
+
+// Spec returns a spec that describes fd, which it borrows, for [Adopt]. If the options do not say how long the queue
+// is, and whether the socket blocks, that is as fd has it.
+//
+// With Any, the network is [spec.Any] and the address is the kind of fd: "pipe", "memfd", "socket", "file" and the
+// like; whether it blocks is always as fd has it.
+func (d Donation) Spec(fd *scmrights.FD) (spec.Spec, error) {
+	s := spec.Spec{Name: d.Name}
+	if err := d.checkText(); err != nil {
+		return s, err
+	}
+	err := control(fd, func(num int) (err error) {
+		if d.Any {
+			return d.describeAny(&s, num)
+		}
+		is, err := sockdiag.Identify(num)
+		if err != nil {
+			return err
+		}
+		s.Network, s.Address = is.Network().Name, is.Address
+		s.Options, err = d.options(is, num)
+		return err
+	})
+	if err == nil && !d.Any {
+		err = checkWritable(s)
+	}
+	return s, err
+}
+
+func (d Donation) describeAny(s *spec.Spec, fd int) (err error) {
+	if s.Options, err = d.parse(spec.AnyNetwork()); err != nil {
+		return err
+	}
+	if s.Options.Blocking, err = isBlocking(fd); err != nil {
+		return err
+	}
+	s.Network = spec.Any
+	s.Address, err = kindOf(fd)
+	return err
+}
+
+// options returns the options of d, and adds those that the socket has.
+func (d Donation) options(is sockdiag.Identity, fd int) (*spec.Options, error) {
+	o, err := d.parse(is.Network())
+	if err != nil {
+		return nil, err
+	}
+	given := map[string]bool{}
+	for word := range strings.SplitSeq(d.Options, ",") {
+		option, _, _ := strings.Cut(word, "=")
+		given[option] = true
+	}
+	if n := is.Backlog(fd); !given["backlog"] && n > 0 && n < somaxconn() {
+		o.Backlog = n
+	}
+	if !given["blocking"] {
+		o.Blocking, err = isBlocking(fd)
+	}
+	return o, err
+}
+
+func (d Donation) parse(n *spec.Network) (*spec.Options, error) {
+	if d.Options == "" {
+		return new(spec.Options), nil
+	}
+	return spec.ParseOptions(n, d.Options)
+}
+
+// checkWritable returns an error if the text of s means something else: behind a comma in an address would be options.
+// A broker that restores the socket has only the text.
+func checkWritable(s spec.Spec) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	if is, err := spec.Parse(s.String()); err != nil || !is.Equal(s) {
+		return fmt.Errorf("its address, %q, cannot be written in a spec", s.Address)
+	}
+	return nil
+}
+
+// kindOf returns the kind of a descriptor, one word.
+func kindOf(fd int) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", os.NewSyscallError("fstat", err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFSOCK:
+		return "socket", nil
+	case unix.S_IFIFO:
+		return "pipe", nil
+	case unix.S_IFDIR:
+		return "directory", nil
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return "device", nil
+	}
+	// "anon_inode:[eventfd]", or "/memfd:NAME (deleted)" (proc_pid_fd(5)).
+	link, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	kind, rest, _ := strings.Cut(strings.TrimPrefix(link, "/"), ":")
+	switch kind {
+	case "memfd", "pidfd":
+		return kind, nil
+	case "anon_inode":
+		if kind = strings.Trim(rest, "[]"); kind != "" && spec.IsWord(kind) {
+			return kind, nil
+		}
+		return "anonymous", nil
+	}
+	return "file", nil
+}

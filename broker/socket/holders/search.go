@@ -1,0 +1,141 @@
+//go:build linux
+
+package holders
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/internal/procfs"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// searchTime bounds a search of the machine's processes: a hundred of them take 1 to 13 ms (docs/kernel.md, What a
+// holder costs).
+const searchTime = 3 * time.Second
+
+// A Sighting is a descriptor of a process.
+type Sighting struct{ PID, FD int }
+
+// Sightings finds the descriptors of the sockets with these inodes in all processes, and returns them by inode. It
+// takes at most three seconds.
+func Sightings(inodes []uint32) map[uint32][]Sighting {
+	links := make(map[string]uint32, len(inodes))
+	for _, inode := range inodes {
+		links[linkOf(inode)] = inode
+	}
+	found := make(map[uint32][]Sighting)
+	if len(links) == 0 {
+		return found
+	}
+	deadline := time.Now().Add(searchTime)
+	for pid := range processes(deadline) {
+		eachSocket(pid, deadline, func(number int, link string) {
+			if inode, wanted := links[link]; wanted {
+				found[inode] = append(found[inode], Sighting{pid, number})
+			}
+		})
+	}
+	return found
+}
+
+// Take returns a duplicate of the descriptor; the caller must close it. It takes the right to trace the process: see
+// ptrace(2).
+func (at Sighting) Take() (*scmrights.FD, error) {
+	pidfd, err := unix.PidfdOpen(at.PID, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(pidfd)
+	n, err := unix.PidfdGetfd(pidfd, at.FD, 0) // close-on-exec from birth
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_getfd", err)
+	}
+	return scmrights.NewFD(n), nil
+}
+
+// Topmost returns the processes of seen that have no parent in it: a child that got the socket from its parent leaves
+// with it.
+func Topmost(seen []Sighting) []Process {
+	var all []Process
+	for _, at := range seen {
+		parent := procfs.Parent(at.PID)
+		if !slices.ContainsFunc(seen, func(o Sighting) bool { return o.PID == parent }) &&
+			!slices.ContainsFunc(all, func(p Process) bool { return p.PID == at.PID }) {
+			all = append(all, Process{at.PID, procfs.Name(at.PID)})
+		}
+	}
+	return all
+}
+
+// Holds reports whether a process can be seen to have the socket with that inode open. It takes longer the more
+// descriptors the process has.
+func Holds(pid int, inode uint32) bool {
+	return holdsAny(pid, map[string]bool{linkOf(inode): true}, time.Now().Add(searchTime))
+}
+
+// holdsAny reports whether one of pid's descriptors is one of links.
+func holdsAny(pid int, links map[string]bool, deadline time.Time) (held bool) {
+	eachSocket(pid, deadline, func(_ int, link string) { held = held || links[link] })
+	return held
+}
+
+// linkOf returns the text of a socket's link in /proc/PID/fd.
+func linkOf(inode uint32) string { return fmt.Sprintf("socket:[%d]", inode) }
+
+// processes yields the pids that /proc shows until the deadline.
+func processes(deadline time.Time) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		eachEntry("/proc", func(name string) bool {
+			pid, err := strconv.Atoi(name)
+			return err != nil || !time.Now().After(deadline) && yield(pid)
+		})
+	}
+}
+
+// eachSocket calls use with the number and the link of each of pid's descriptors that is a socket. Those of processes
+// that this one may not trace cannot be read (proc(5)).
+func eachSocket(pid int, deadline time.Time, use func(number int, link string)) {
+	eachLink(pid, func(number int, link string) bool {
+		if strings.HasPrefix(link, "socket:") {
+			use(number, link)
+		}
+		return !time.Now().After(deadline)
+	})
+}
+
+// eachLink calls use with the number and the link of each of pid's descriptors, until it returns false.
+func eachLink(pid int, use func(number int, link string) bool) {
+	path := "/proc/" + strconv.Itoa(pid) + "/fd"
+	eachEntry(path, func(name string) bool {
+		number, nerr := strconv.Atoi(name)
+		link, err := os.Readlink(path + "/" + name)
+		return nerr != nil || err != nil || use(number, link)
+	})
+}
+
+// eachEntry calls use with the names in a directory until it returns false.
+func eachEntry(path string, use func(name string) bool) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			if !use(name) {
+				return
+			}
+		}
+		if err != nil { // the end, io.EOF, or a directory that cannot be read on
+			return
+		}
+	}
+}

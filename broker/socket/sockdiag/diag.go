@@ -1,0 +1,126 @@
+//go:build linux
+
+// Package sockdiag asks the kernel about sockets: the address of a descriptor, which sockets have an address, and how
+// full queues are.
+//
+// It may use sock_diag(7), getsockopt(2) and ioctl(2). It never changes a socket, never opens one except for netlink,
+// and never looks at processes. Sock_diag tells only of sockets in the network namespace of this process.
+package sockdiag
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// A Socket is the answer of sock_diag(7) for one socket. The zero Socket is none.
+type Socket struct {
+	Inode  uint32 // of the socket itself, in sockfs
+	UID    uint32 // of its maker
+	Cookie uint64 // see SO_COOKIE in socket(7)
+	Type   byte   // of a Unix socket: SOCK_STREAM and so on
+}
+
+// attrTypeMask leaves out the two flags of an attribute's type (linux/netlink.h).
+const attrTypeMask = 0x3fff
+
+var errDiag = errors.New("sock_diag: malformed reply")
+
+// Control calls use with the number of fd, which it borrows, and returns its error.
+func Control(fd *scmrights.FD, use func(n int) error) error {
+	var uerr error
+	if err := fd.Control(func(n uintptr) { uerr = use(int(n)) }); err != nil {
+		return err
+	}
+	return uerr
+}
+
+// diag sends one request to the kernel and calls each with the body of every answer, which it may read until it
+// returns. If all is false there is one answer or an error.
+func diag(request []byte, all bool, each func(body []byte)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	flags, room := uint16(unix.NLM_F_REQUEST), 512
+	if all {
+		flags, room = flags|unix.NLM_F_DUMP, 32<<10
+	}
+	msg := make([]byte, 0, 128)
+	msg = binary.NativeEndian.AppendUint32(msg, uint32(unix.SizeofNlMsghdr+len(request)))
+	msg = binary.NativeEndian.AppendUint16(msg, unix.SOCK_DIAG_BY_FAMILY)
+	msg = binary.NativeEndian.AppendUint16(msg, flags)
+	msg = append(msg, make([]byte, 8)...) // sequence number and port: one request, one socket
+	msg = append(msg, request...)
+	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	buf := make([]byte, room)
+	for done := false; !done; {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		if done, err = eachMessage(buf[:n], each); err != nil {
+			return err
+		}
+		done = done || !all
+	}
+	return nil
+}
+
+// eachMessage calls each with the body of every message in b, and returns whether the end of the answers was among
+// them.
+func eachMessage(b []byte, each func(body []byte)) (done bool, err error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return true, errDiag
+		}
+		body := b[unix.SizeofNlMsghdr:size]
+		switch binary.NativeEndian.Uint16(b[4:]) {
+		case unix.NLMSG_DONE:
+			return true, nil
+		case unix.NLMSG_ERROR:
+			if len(body) < 4 {
+				return true, errDiag
+			}
+			return true, os.NewSyscallError("sock_diag", syscall.Errno(-int32(binary.NativeEndian.Uint32(body))))
+		default:
+			each(body)
+		}
+		b = b[min(align4(size), len(b)):]
+	}
+	return false, nil
+}
+
+// attribute returns the value of the attribute of that type, or nil.
+func attribute(b []byte, want uint16) []byte {
+	for len(b) >= unix.SizeofNlAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(b[2:])&attrTypeMask == want {
+			return b[unix.SizeofNlAttr:size]
+		}
+		b = b[min(align4(size), len(b)):]
+	}
+	return nil
+}
+
+// cookieOf returns a cookie, which sock_diag tells in two halves, the lower first.
+func cookieOf(b []byte) uint64 {
+	return uint64(binary.NativeEndian.Uint32(b)) | uint64(binary.NativeEndian.Uint32(b[4:]))<<32
+}
+
+func align4(n int) int { return (n + 3) &^ 3 }

@@ -1,0 +1,114 @@
+//go:build linux
+
+package sockdiag
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+)
+
+// The kernel's struct inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h).
+const (
+	inetDiagReqSize = 56
+	inetDiagMsgSize = 72
+	inetDiagV6Only  = 11 // INET_DIAG_SKV6ONLY, an attribute of listening and closed IPv6 sockets
+)
+
+// States of TCP sockets (linux/tcp_states.h). A Unix socket that listens and an unconnected UDP socket are in one of
+// these, too.
+const (
+	Close  = 7
+	Listen = 10
+	// inUse is every state except TIME_WAIT and SYN_RECV, whose sockets do not keep their address from one with
+	// SO_REUSEADDR, or have no process. The unused bits are for kernels that tell apart sockets bound without listening
+	// (≥ 6.8).
+	inUse = ^uint32(1<<6 | 1<<3 | 1<<12)
+)
+
+// Conflicts returns the sockets that keep a socket of s from being bound to end: those that listen or, if there are
+// none, the others. It returns none if the kernel cannot be asked.
+func Conflicts(s spec.Spec, end spec.Endpoint) []Socket {
+	var listening, others []Socket
+	eachConflict(s, end, inUse, func(d Socket, state byte) {
+		if state == Listen {
+			listening = append(listening, d)
+		} else {
+			others = append(others, d)
+		}
+	})
+	if len(listening) > 0 {
+		return listening
+	}
+	return others
+}
+
+// Receivers returns those sockets of Conflicts that take connections, or packets from any peer.
+func Receivers(s spec.Spec, end spec.Endpoint) []Socket {
+	want := byte(Close)
+	if spec.NetworkOf(s.Network).In(spec.Listening) {
+		want = Listen
+	}
+	var all []Socket
+	eachConflict(s, end, 1<<want, func(d Socket, state byte) {
+		if state == want {
+			all = append(all, d)
+		}
+	})
+	return all
+}
+
+// eachConflict calls use with each socket in one of states whose address conflicts with end.
+func eachConflict(s spec.Spec, end spec.Endpoint, states uint32, use func(d Socket, state byte)) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		_ = diag(inetRequest(s, family, states, end.Port()), true, func(body []byte) {
+			if d, state, ok := conflicting(s, end, body); ok {
+				use(d, state)
+			}
+		})
+	}
+}
+
+// inetRequest asks for the sockets of a family, in some states, with that local port. The kernel has much less to look
+// through if only those that listen are asked for.
+func inetRequest(s spec.Spec, family byte, states uint32, port uint16) []byte {
+	b := make([]byte, inetDiagReqSize)
+	b[0], b[1] = family, byte(spec.NetworkOf(s.Network).Protocol)
+	binary.NativeEndian.PutUint32(b[4:], states)
+	binary.BigEndian.PutUint16(b[8:], port)
+	return b
+}
+
+// conflicting parses an inet_diag_msg. It returns false if a socket of s can be bound to end beside that socket.
+func conflicting(s spec.Spec, end spec.Endpoint, b []byte) (d Socket, state byte, ok bool) {
+	if len(b) < inetDiagMsgSize || binary.BigEndian.Uint16(b[4:]) != end.Port() {
+		return d, 0, false
+	}
+	state = b[1]
+	ip := netip.AddrFrom4([4]byte(b[8:12]))
+	v6only := false
+	if b[0] == unix.AF_INET6 {
+		ip = netip.AddrFrom16([16]byte(b[8:24])).Unmap()
+		v := attribute(b[inetDiagMsgSize:], inetDiagV6Only)
+		v6only = len(v) > 0 && v[0] != 0
+	}
+	bound := binary.NativeEndian.Uint32(b[40:])
+	d.Cookie = cookieOf(b[44:])
+	d.UID = binary.NativeEndian.Uint32(b[64:])
+	d.Inode = binary.NativeEndian.Uint32(b[68:])
+	if device := s.Opts().Device; bound != 0 && device != "" {
+		if index, err := spec.ZoneID(device); err == nil && index != bound {
+			return d, state, false // two interfaces
+		}
+	}
+	ours := end.Addr().WithZone("")
+	return d, state, ours == ip || includes(ours, end.V6Only, ip) || includes(ip, v6only, ours)
+}
+
+// includes reports whether a stands for all addresses, and b is one of them.
+func includes(a netip.Addr, v6only bool, b netip.Addr) bool {
+	return a.IsUnspecified() && (a.Is4() == b.Is4() || a.Is6() && !v6only)
+}

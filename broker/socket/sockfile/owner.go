@@ -1,0 +1,180 @@
+//go:build linux
+
+package sockfile
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/scmrights"
+)
+
+// An Owner is the mode and the owners that a file is to have.
+type Owner struct {
+	Mode     *os.FileMode // nil leaves it
+	UID, GID int          // -1 leaves it
+}
+
+// OwnerOf returns the owner that the options mode, user and group say.
+func OwnerOf(o *spec.Options) (Owner, error) {
+	uid, gid, err := o.Owner()
+	return Owner{o.Mode, uid, gid}, err
+}
+
+// IsNone reports whether o leaves everything as it is.
+func (o Owner) IsNone() bool { return o == Owner{nil, -1, -1} }
+
+// beforeBind keeps out, from the file's first moment, every user that the mode keeps out: bind takes the file's mode
+// from the socket, less the umask, and a socket of packets can be sent to as soon as it is bound. Until the file has
+// its owners it has only the owner's part of the mode.
+func (o Owner) beforeBind(sock int) error {
+	if o.Mode == nil {
+		return nil
+	}
+	if err := unix.Fchmod(sock, uint32(o.Mode.Perm()&0o700)); err != nil {
+		return &spec.OptionError{Option: "mode", Err: os.NewSyscallError("fchmod", err)}
+	}
+	return nil
+}
+
+// apply changes the file by its descriptor: by its path, a symbolic link put there could lead to another file.
+func (o Owner) apply(own *boundFile) error {
+	if o.UID >= 0 || o.GID >= 0 {
+		if err := unix.Fchownat(own.fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH); err != nil {
+			option := "group"
+			if o.UID >= 0 {
+				option = "user"
+			}
+			return &spec.OptionError{Option: option, Err: os.NewSyscallError("fchownat", err)}
+		}
+	}
+	if o.Mode != nil {
+		// fchmod refuses an O_PATH descriptor; its link in /proc does not (open(2)).
+		if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.Mode.Perm())); err != nil {
+			return &spec.OptionError{Option: "mode", Err: os.NewSyscallError("chmod", err)}
+		}
+	}
+	return nil
+}
+
+// Give gives the file of a Unix socket that is bound to path these owners and then this mode. It is an error if
+// something else is at path, which is left alone.
+func (o Owner) Give(sock int, path string) error {
+	_, err := o.give(sock, path, false)
+	return err
+}
+
+// give returns the file, also on an error if the socket's file is there. If made is true, it is an error if this
+// process cannot have made the file.
+func (o Owner) give(sock int, path string, made bool) (*File, error) {
+	own, err := openBound(sock, path)
+	if err != nil {
+		return nil, err
+	}
+	defer own.close()
+	if made && !o.IsNone() && !own.sure && own.uid != uint32(os.Geteuid()) {
+		return nil, replaced(path)
+	}
+	return own.File, o.apply(own)
+}
+
+// SetOwner is Give for the file of a socket that this user has made, fd, which it borrows. It returns the identity of
+// the file, also on an error if the socket's file is there.
+func SetOwner(fd *scmrights.FD, path string, o Owner) (id FileID, err error) {
+	err = sockdiag.Control(fd, func(n int) error {
+		file, err := o.give(n, path, true)
+		if file != nil {
+			id = file.id
+		}
+		return err
+	})
+	return id, err
+}
+
+// siocUnixFile is SIOCUNIXFILE (linux/un.h), which opens the file of a Unix socket, as O_PATH and close-on-exec. It
+// takes CAP_NET_ADMIN, which root usually has.
+const siocUnixFile = 0x89e0
+
+// A boundFile is the file of a Unix socket of this process, and a descriptor of it. At its path may be another file at
+// any time: the owner of a directory on the way can exchange that directory, or the file.
+type boundFile struct {
+	*File
+	fd   int    // O_PATH
+	uid  uint32 // of the file's owner
+	sure bool   // the kernel opened it by the socket
+}
+
+// openBound opens the file of a Unix socket that is bound to path; the caller must close it. It is an error if another
+// file is at path.
+func openBound(sock int, path string) (*boundFile, error) {
+	at, err := Find(path)
+	if err != nil {
+		return nil, err
+	}
+	if at.kind != unix.S_IFSOCK {
+		return nil, &spec.Problem{Text: fmt.Sprintf("somebody else put %s at %s", at.kindName(), path), Err: unix.EADDRINUSE}
+	}
+	file, err := openFileOf(sock, path)
+	if err != nil {
+		return nil, err
+	}
+	if !file.Same(at) || !file.sure && file.isAnothers(sock) {
+		file.close()
+		return nil, replaced(path)
+	}
+	return file, nil
+}
+
+// openFileOf opens the file of a Unix socket or, if the kernel does not let this process do that, the file at path. The
+// caller must close it.
+func openFileOf(sock int, path string) (*boundFile, error) {
+	fd, err := unix.IoctlRetInt(sock, siocUnixFile)
+	sure := err == nil
+	if !sure {
+		fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("open", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	return &boundFile{fileOf(path, &st), fd, st.Uid, sure}, nil
+}
+
+func (f *boundFile) close() { _ = unix.Close(f.fd) }
+
+// isAnothers reports whether the file is known to be another socket's. That it is sock's cannot be known in this way on
+// all filesystems: on some, such as overlayfs, the kernel's number of a file is not that of stat(2).
+func (f *boundFile) isAnothers(sock int) bool {
+	known, own := f.isOf(sock)
+	return known && !own
+}
+
+// isOf reports whether the kernel knows any socket by the file, and if that is sock.
+func (f *File) isOf(sock int) (known, own bool) {
+	var st unix.Stat_t
+	if err := unix.Fstat(sock, &st); err != nil {
+		return true, false
+	}
+	byFile, _ := sockdiag.Unix(f.path, f.id)
+	return len(byFile) > 0, slices.ContainsFunc(byFile, func(d sockdiag.Socket) bool { return d.Inode == uint32(st.Ino) })
+}
+
+// IsOf reports whether the kernel knows f as the file of sock.
+func (f *File) IsOf(sock int) bool {
+	_, own := f.isOf(sock)
+	return own
+}
+
+func replaced(path string) error {
+	return &spec.Problem{Text: "somebody else replaced " + path, Err: unix.EADDRINUSE}
+}

@@ -1,0 +1,174 @@
+//go:build linux
+
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	// maxPath limits a Unix address, with the '@' of an abstract one: sun_path has 108 bytes, one of them for the NUL
+	// (unix(7)).
+	maxPath = 107
+	// maxHost is the longest host name (RFC 1035).
+	maxHost = 253
+)
+
+// ParseAddress parses [NETWORK://]ADDRESS and returns the normalised address.
+func ParseAddress(text string) (*Network, string, error) {
+	word, address, found := strings.Cut(text, "://")
+	if !found {
+		word, address = "tcp", text
+	}
+	n := NetworkOf(word)
+	if n == nil {
+		return nil, "", fmt.Errorf("address %q: there is no network %q; there are %s", text, word, NetworkNames(All))
+	}
+	normalise := normalInet
+	if n.In(Unix) {
+		normalise = normalUnix
+	}
+	address, err := normalise(n, address)
+	if err != nil {
+		return nil, "", fmt.Errorf("address %q: %w", text, err)
+	}
+	return n, address, nil
+}
+
+// normalInet returns HOST:PORT with the port as a number and an IP address in its shortest form.
+func normalInet(n *Network, address string) (string, error) {
+	host, port, err := splitHostPort(address)
+	if err != nil {
+		return "", err
+	}
+	number, err := parsePort(n, port)
+	if err != nil {
+		return "", err
+	}
+	if host, err = normalHost(n, host); err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(host, number), nil
+}
+
+func splitHostPort(address string) (host, port string, err error) {
+	const allowed = "an address is PORT, :PORT, HOST:PORT, [IPV6]:PORT, or NETWORK://ADDRESS"
+	switch {
+	case address == "":
+		return "", "", errors.New("it is empty; " + allowed)
+	case isDigits(address):
+		return "", address, nil
+	case address[0] == '/' || address[0] == '@' || address[0] == '.':
+		return "", "", errors.New("a Unix socket's address is written unix://" + address)
+	}
+	if word, path, _ := strings.Cut(address, ":"); path != "" && (path[0] == '/' || path[0] == '@') {
+		if n := NetworkOf(word); n != nil && n.In(Unix) {
+			return "", "", errors.New("a Unix socket's address is written " + word + "://" + path)
+		}
+	}
+	host, port, err = net.SplitHostPort(address)
+	if err != nil {
+		return "", "", errors.New(allowed)
+	}
+	if host == "" && address[0] == '[' {
+		return "", "", errors.New("there is nothing between the brackets; " + allowed)
+	}
+	return host, port, nil
+}
+
+// parsePort returns the number of a port given as a number or a service's name.
+func parsePort(n *Network, port string) (string, error) {
+	if isDigits(port) {
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return "", fmt.Errorf("port %s is not from 0 to 65535", port)
+		}
+		return strconv.FormatUint(number, 10), nil
+	}
+	if port == "" || !IsWord(port) {
+		return "", fmt.Errorf("port %q is neither a number nor a service's name", port)
+	}
+	number, err := net.LookupPort(n.Name, port)
+	if err != nil {
+		return "", fmt.Errorf("port %q is no number from 0 to 65535 and no service that this machine knows", port)
+	}
+	return strconv.Itoa(number), nil
+}
+
+// normalHost checks that host is an address or can be a host's name. An empty host means all addresses of this machine.
+func normalHost(n *Network, host string) (string, error) {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "":
+		return "", nil
+	case err != nil && (len(host) > maxHost || !IsWord(host)):
+		return "", fmt.Errorf("host %s is neither an IP address nor a host's name; leave it empty for all addresses", Quote(host))
+	case err != nil:
+		return host, nil // a name
+	}
+	if zone := ip.Zone(); zone != "" {
+		if err := checkInterface(zone); err != nil {
+			return "", fmt.Errorf("zone %w", err)
+		}
+	}
+	ip = ip.Unmap()
+	if ip.Is6() && n.In(Only4) || ip.Is4() && n.In(Only6) {
+		return "", fmt.Errorf("host %s is not one of %s", ip, n.Name)
+	}
+	return ip.String(), nil
+}
+
+// normalUnix returns an absolute path, cleaned as by [filepath.Clean], or an abstract name.
+func normalUnix(_ *Network, address string) (string, error) {
+	if address == "" || address == "@" {
+		return "", errors.New("it is empty; a Unix address is /PATH, or @NAME for an abstract one")
+	}
+	if address[0] == '@' {
+		return address, CheckPath(address)
+	}
+	path, err := filepath.Abs(address)
+	if err != nil {
+		return "", fmt.Errorf("a relative path needs a working directory: %w", err)
+	}
+	if err := CheckText(path); err != nil {
+		return "", fmt.Errorf("working directory: %w", err)
+	}
+	if strings.Contains(path, ",") {
+		return "", fmt.Errorf("path %q has a comma, which a spec cannot hold", path)
+	}
+	return path, CheckPath(path)
+}
+
+// CheckPath returns an error if a Unix address is longer than the kernel allows.
+func CheckPath(path string) error {
+	if len(path) > maxPath {
+		return fmt.Errorf("a Unix address has at most %d bytes, this one has %d", maxPath, len(path))
+	}
+	return nil
+}
+
+// isLiteral4 reports whether the host of a normalised address is an IPv4 one.
+func isLiteral4(address string) bool {
+	ap, err := netip.ParseAddrPort(address)
+	return err == nil && ap.Addr().Is4()
+}
+
+func isDigits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// IsWord reports whether s has only characters of host and service names, and begins with a letter or digit.
+func IsWord(s string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && (i == 0 || s[i] != '-' && s[i] != '.' && s[i] != '_') {
+			return false
+		}
+	}
+	return true
+}

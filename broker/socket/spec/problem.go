@@ -1,0 +1,55 @@
+//go:build linux
+
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+)
+
+// A Problem is an error whose text is written for the operator.
+type Problem struct {
+	Text string
+	Err  error
+}
+
+func (p *Problem) Error() string { return p.Text }
+
+// Unwrap returns p.Err.
+func (p *Problem) Unwrap() error { return p.Err }
+
+// An OptionError says which option the kernel refused.
+type OptionError struct {
+	Option string
+	Err    error
+}
+
+func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %v", e.Option, Reason(e.Err)) }
+
+// Unwrap returns e.Err.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// Reason returns the text of err without the name of the system call, which tells an operator nothing.
+func Reason(err error) string {
+	if _, ok := errors.AsType[*OptionError](err); ok {
+		return err.Error()
+	}
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p.Text
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns.Err
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+// Denied returns a text that says that this user may not do it.
+func Denied(what string) string {
+	return fmt.Sprintf("permission denied (uid %d may not %s)", os.Geteuid(), what)
+}

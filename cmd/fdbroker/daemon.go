@@ -1,0 +1,240 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"sync"
+
+	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/logging"
+	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/rs/zerolog"
+)
+
+// daemon is a running broker.
+type daemon struct {
+	options
+	inputs
+	log       zerolog.Logger
+	passed    passed
+	listeners []spec.Spec
+	wrong     error // with the configuration; a broker that takes over goes on without it
+
+	manager  *manager
+	reloader *reloader
+	upgrader *upgrader
+	took     bool // over from another broker
+	broker   *server.Server
+	// next executes the next program in this process, once everything has been closed that is
+	// not for it; nil: the process ends.
+	next func() error
+}
+
+// run binds everything and answers until ctx is done, or another program is to take over.
+func (d *daemon) run(ctx context.Context) (err error) {
+	if err := d.newServer(); err != nil {
+		d.passed.close()
+		return err
+	}
+	keepAll := false // for the next program
+	defer func() {
+		if !keepAll {
+			err = errors.Join(err, d.broker.Close())
+		}
+	}()
+	took, err := d.broker.Restore(d.passed.stored)
+	if err != nil {
+		closePassed(d.passed.sockets)
+		return err
+	}
+	// Before anything is bound, so that a second broker is told so, and not that its addresses
+	// are in use. A client that connects now is answered when all is bound.
+	d.control.Restored = took.Control
+	control, err := server.ListenControl(d.control)
+	if err != nil {
+		closePassed(d.passed.sockets)
+		return err
+	}
+	defer func() {
+		if keepAll || d.server.Outlived {
+			control.Release()
+		} else {
+			err = errors.Join(err, control.Close())
+		}
+	}()
+	if err := d.keepControl(control); err != nil {
+		closePassed(d.passed.sockets)
+		return err
+	}
+	if took.Restarted {
+		d.log.Warn().Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).Msg("took over from the broker before")
+	}
+	if err := d.configure(took.Listeners > 0); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { d.manager.tell(notify.Stopping) })()
+	cause := d.serve(ctx, control)
+	switch handsOver := isHandover(cause); {
+	case handsOver && ctx.Err() == nil:
+		keepAll = true
+		d.next = func() error { return d.goOn(cause) }
+	case handsOver, errors.Is(cause, server.ErrClosed):
+		d.log.Info().Msg("stopped")
+	default:
+		return cause
+	}
+	return nil
+}
+
+// newServer makes the server and those that it calls.
+func (d *daemon) newServer() (err error) {
+	if d.manager, err = newManager(d.log, d.passed.link); err != nil {
+		return err
+	}
+	d.reloader = &reloader{config: d.config, manager: d.manager, log: d.log, stopped: make(chan struct{})}
+	if d.config != "" {
+		d.reloader.binds = d.binds
+	}
+	d.upgrader = &upgrader{daemon: d}
+	d.server.Logger, d.server.Reload, d.server.Counted, d.server.Upgrade = d.log, d.reloader.reload, d.manager.counted, d.upgrader.upgrade
+	d.useStore()
+	d.broker, err = server.New(d.server)
+	d.reloader.server = d.broker
+	return err
+}
+
+// keepControl stores the control socket, and logs if others can replace it.
+func (d *daemon) keepControl(control *server.Control) error {
+	if why := control.Exposed(); why != "" {
+		d.log.Warn().Str("socket", control.Path()).Str("why", why).Msg("the control socket can be replaced by others")
+	}
+	return d.broker.KeepControl(control)
+}
+
+// useStore gives the server its store.
+func (d *daemon) useStore() {
+	switch {
+	case d.passed.link != nil:
+		d.server.Store = store{d.manager.Manager}
+	case chosenStore(d.store, os.Getenv) == storeSystemd:
+		d.server.Store, d.server.Outlived = store{d.manager.Manager}, true
+		if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && most < len(d.listeners)+2 {
+			d.log.Warn().Int("needed", len(d.listeners)+2).Int("most", most).Msg("FileDescriptorStoreMax= is too small: some listeners will not outlive the broker")
+		}
+	}
+}
+
+// configure binds what the configuration says. If that fails, a broker that has taken over
+// goes on with what it has.
+func (d *daemon) configure(took bool) error {
+	err := d.wrong
+	if err == nil {
+		err = d.broker.Configure(d.listeners, d.passed.sockets)
+	} else {
+		closePassed(d.passed.sockets)
+	}
+	if err == nil && d.passed.link != nil {
+		d.disown()
+	}
+	d.listeners, d.took = nil, took
+	if err != nil && d.took {
+		d.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
+		d.manager.tell(notify.Status(d.manager.serving() + "; configuration not loaded: " + err.Error()))
+		return nil
+	}
+	return err
+}
+
+// disown makes the keeper close the sockets that a service manager has passed to it. The
+// broker has stored them under other names, and its unbind is to close them for good.
+func (d *daemon) disown() {
+	for _, p := range d.passed.sockets {
+		if err := d.server.Store.Forget(p.Name); err != nil {
+			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper goes on holding a socket that it was passed: it is not closed by unbind")
+		}
+	}
+}
+
+// serve answers until ctx is done, another program is to take over, or a listener cannot be
+// bound because a worker does not hand its socket back. The error says which.
+func (d *daemon) serve(ctx context.Context, control *server.Control) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d.upgrader.begin(cancel)
+	var helpers sync.WaitGroup
+	helpers.Go(func() { d.reloader.onSignals(ctx, d.hangups) })
+	helpers.Go(func() { d.upgrader.onSignals(ctx, d.upgrades) })
+	helpers.Go(func() { d.manager.feedWatchdog(ctx, control.Path()) })
+	helpers.Go(func() {
+		d.passed.link.await(ctx, func() {
+			d.log.Error().Msg("the keeper has ended: this process becomes the keeper")
+			cancel(server.ErrKeeperLost)
+		})
+	})
+	var missing error
+	helpers.Go(func() {
+		if missing = d.awaitReady(ctx, control); missing != nil {
+			cancel(nil)
+		}
+	})
+	err := d.broker.Serve(ctx, control.Listener)
+	cancel(nil)
+	helpers.Wait()
+	cause := context.Cause(ctx)
+	switch {
+	case missing != nil:
+		return missing
+	case errors.Is(err, server.ErrClosed) && isHandover(cause):
+		return cause
+	}
+	return err
+}
+
+// isHandover reports whether another program goes on in this process.
+func isHandover(cause error) bool {
+	return errors.Is(cause, server.ErrUpgrading) || errors.Is(cause, server.ErrKeeperLost)
+}
+
+// awaitReady waits until all is bound, and says that the broker is ready.
+func (d *daemon) awaitReady(ctx context.Context, control *server.Control) error {
+	err := d.broker.WaitPending(ctx)
+	switch {
+	case err != nil && !d.took:
+		return err
+	case err != nil:
+		d.log.Error().Err(err).Msg("what was bound before goes on without the rest")
+	case ctx.Err() != nil:
+		return nil
+	}
+	d.broker.Ready()
+	d.log.Info().Str("socket", control.Path()).Msg("ready")
+	d.manager.tell(notify.Ready)
+	return nil
+}
+
+// goOn executes the next program, which goes on with everything: the one to upgrade to or,
+// if the keeper has ended or that program cannot be executed, this one.
+func (d *daemon) goOn(cause error) error {
+	if errors.Is(cause, server.ErrKeeperLost) {
+		return d.execute(ownProgram, nil)
+	}
+	err := d.execute(d.self.path, d.passed.link)
+	log := logging.Plain(os.Stderr, d.level, d.format) // d.log is closed
+	log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
+	d.broker.NotUpgraded()
+	return d.execute(ownProgram, d.passed.link)
+}
+
+// execute replaces this process by program. It returns only an error.
+func (d *daemon) execute(program string, l *link) error {
+	passed, env, err := l.passed(d.broker.Descriptors())
+	if err != nil {
+		return err
+	}
+	return d.self.reexec(program, passed, env...)
+}

@@ -1,0 +1,97 @@
+//go:build linux
+
+package main
+
+import (
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/fdbroker/fdbroker/broker/keeper"
+	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/fdbroker/fdbroker/internal/launch"
+	"github.com/fdbroker/fdbroker/internal/logging"
+	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/rs/zerolog"
+)
+
+// pairName is the name under which a keeper that replaces itself passes its end of the
+// socket pair with the broker.
+const pairName = "@keeper"
+
+// wantsKeeper returns what the command line says, and whether this process is to be a keeper.
+// It leaves complaints about the command line to the broker.
+func wantsKeeper(args []string, getenv func(string) string) (o options, wants bool) {
+	if activation.ByStore(getenv(activation.StoreEnv)) {
+		return o, false
+	}
+	o, err := parse(args, io.Discard)
+	if err != nil {
+		o = options{level: zerolog.InfoLevel, format: "auto"}
+	}
+	if getenv(childEnv) != "" { // a keeper that has replaced its program
+		return o, true
+	}
+	return o, err == nil && !o.check && chosenStore(o.store, getenv) == storeKeeper
+}
+
+// keep is the keeper. It returns the exit status.
+func keep(s self, o options) int {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
+	log, lines := logging.New(os.Stderr, o.level, o.format)
+	defer lines.Close()
+	running, _ := strconv.Atoi(os.Getenv(childEnv))
+	_ = os.Unsetenv(childEnv)
+	warnForeign(log, activation.FindForeign()) // the broker will find none
+	passed, err := activation.Take()
+	if err != nil {
+		complain(os.Stderr, err)
+		return exitFailed
+	}
+	manager, err := notify.FromEnvironment()
+	if err != nil {
+		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+	}
+	c := keeper.Config{
+		Program: ownProgram, Args: os.Args, Env: s.env, StoreEnv: activation.StoreEnv,
+		Signals: signals, Logger: log, Renewed: s.renew,
+		Relay: func(text string) error { return manager.Tell(text) },
+	}
+	if manager.Watchdog() == 0 {
+		c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(kv string) bool { return strings.HasPrefix(kv, "WATCHDOG_USEC=") })
+	}
+	for _, p := range passed { // of one name, too: the broker complains about that
+		switch {
+		case p.Name == pairName && running != 0:
+			if c.Pair, err = p.FD.File("broker"); err != nil {
+				complain(os.Stderr, err)
+				return exitFailed
+			}
+			c.Running = running
+		default:
+			c.Held = append(c.Held, keeper.Held{Name: p.Name, FD: p.FD})
+		}
+	}
+	return keeper.Run(c)
+}
+
+// renew replaces the keeper by the program of the broker that it has started, so that both
+// run the same one after an upgrade.
+func (s self) renew(pid int, held []keeper.Held, pair *os.File) error {
+	end, err := dupOf(pair)
+	if err != nil {
+		return err
+	}
+	defer end.Close()
+	passed := []launch.Passed{{Name: pairName, FD: end}}
+	for _, h := range held {
+		passed = append(passed, launch.Passed{Name: h.Name, FD: h.FD})
+	}
+	child := strconv.Itoa(pid)
+	return s.reexec("/proc/"+child+"/exe", passed, childEnv+"="+child)
+}

@@ -1,0 +1,132 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"golang.org/x/sys/unix"
+)
+
+// progress is the pipe on which a get tells the 'fdclient run' that started it how far it
+// has come. The nil progress is that of a get that run has not started.
+type progress struct {
+	fd   int
+	last string // the step that was told last
+}
+
+// startedByRun reports whether 'fdclient run' has started this get, and logs what it waits for.
+func startedByRun() bool {
+	_, is := os.LookupEnv(supervisor.StatusEnv)
+	return is
+}
+
+// inheritedProgress returns the progress that the environment names.
+func inheritedProgress() *progress {
+	fd, ok := inheritedPipe(supervisor.StatusEnv)
+	if !ok {
+		return nil
+	}
+	return &progress{fd: fd}
+}
+
+// inheritedPipe returns the pipe that a variable names. It removes the variable and makes
+// the pipe close-on-exec, because the command is to have neither.
+func inheritedPipe(env string) (fd int, ok bool) {
+	text, ok := os.LookupEnv(env)
+	if !ok {
+		return -1, false
+	}
+	_ = os.Unsetenv(env)
+	fd, err := strconv.Atoi(text)
+	if err != nil {
+		return -1, false
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return -1, false // the variable is another process's
+	}
+	unix.CloseOnExec(fd)
+	return fd, true
+}
+
+// awaitStart waits until run needs this get, if run has started it ahead. It is false if run
+// ends before that.
+func (p *progress) awaitStart() bool {
+	if p == nil {
+		return true
+	}
+	fd, ok := inheritedPipe(supervisor.StartEnv)
+	if !ok {
+		return true
+	}
+	defer unix.Close(fd)
+	for {
+		n, err := unix.Read(fd, make([]byte, 1))
+		if err != unix.EINTR {
+			return n == 1
+		}
+	}
+}
+
+// tell tells run that this step is reached, once. It ignores that run may have ended.
+func (p *progress) tell(step, reason string) {
+	if p == nil || p.last == step {
+		return
+	}
+	p.last = step
+	line := strings.TrimSpace(step + " " + strings.ReplaceAll(reason, "\n", "; "))
+	_, _ = unix.Write(p.fd, []byte(line+"\n"))
+}
+
+// failed tells run why get has failed, and with which exit status it will end.
+func (p *progress) failed(err error, status int) {
+	if errors.Is(err, broker.ErrReplaced) {
+		p.tell(supervisor.ReportReplaced, "")
+		return
+	}
+	p.tell(supervisor.ReportFailed, fmt.Sprint(status, " ", err))
+}
+
+// How often get looks for a broker again if there is none.
+const (
+	lookMin = 10 * time.Millisecond
+	lookMax = 250 * time.Millisecond
+)
+
+// get is client.Get. It first asks without waiting, to tell run what is missing.
+func (p *progress) get(ctx context.Context, client *broker.Client, o broker.GetOptions, names []string) ([]broker.Socket, error) {
+	if p == nil || !o.Wait {
+		return client.Get(ctx, o, names...)
+	}
+	now := o
+	now.Wait = false
+	for wait := lookMin; ; wait = min(2*wait, lookMax) {
+		sockets, err := client.Get(ctx, now, names...)
+		switch {
+		case errors.Is(err, broker.ErrNoBroker), errors.Is(err, broker.ErrLost):
+			p.tell(supervisor.ReportWaiting, err.Error())
+			select {
+			case <-time.After(wait):
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		case errors.Is(err, broker.ErrUnknownName):
+			p.tell(supervisor.ReportWaiting, err.Error())
+		case errors.Is(err, broker.ErrFull):
+			p.tell(supervisor.ReportStandby, "")
+		default:
+			return sockets, err
+		}
+		return client.Get(ctx, o, names...)
+	}
+}

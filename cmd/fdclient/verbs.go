@@ -1,0 +1,49 @@
+//go:build linux
+
+package main
+
+import "slices"
+
+const usage = `fdclient asks an fdbroker for listening sockets, and tells it what to bind.
+
+Usage:
+  fdclient [--socket PATH] VERB ...
+
+Verbs:
+  get NAME... -- CMD   run CMD with the sockets of these listeners open
+  run NAME... -- CMD   keep such processes alive, and replace them without a gap
+  list                 show the listeners, their queues and who holds them
+  watch                print what happens, as it happens
+  bind SPEC...         bind listeners
+  unbind NAME...       close listeners
+  drain NAME...        ask who holds listeners to leave
+  put NAME             store a socket that was made elsewhere
+  adopt NAME --pid N   store the socket of a server that runs
+  reload               make the broker read its configuration file again
+  upgrade              make the broker go on with the program that is now in its place
+  addr NAME            print the address that a listener is bound to
+  ping                 see whether a broker answers
+  completion SHELL     print what makes a shell complete both commands
+  version              print the version of fdclient
+
+'fdclient VERB --help' tells more. The control socket is --socket, else
+$FDBROKER_SOCKET, else /run/fdbroker/control for root, else
+$XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
+root where that does not exist.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get and run: 125 fdclient
+itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of get).
+`
+
+func verbs() []verb {
+	return []verb{getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+}
+
+func findVerb(name string) (verb, bool) {
+	all := verbs()
+	i := slices.IndexFunc(all, func(v verb) bool { return v.name == name })
+	if i < 0 {
+		return verb{}, false
+	}
+	return all[i], true
+}

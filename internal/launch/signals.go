@@ -1,0 +1,87 @@
+//go:build linux
+
+package launch
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sigaction is at least as large as the kernel's struct sigaction of any architecture. That
+// begins with the handler; zero is SIG_DFL without flags and with an empty mask.
+type sigaction [8]uintptr
+
+const sigIgn = 1
+
+func setAction(signal syscall.Signal, to, was *sigaction) error {
+	const maskSize = 8
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(signal),
+		uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), maskSize, 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("rt_sigaction", errno)
+	}
+	return nil
+}
+
+// DefaultSignal gives the signal of that name, without "SIG", its default action, which is
+// to end the process for most. The Go runtime ignores many, such as SIGUSR1: one that is sent
+// to the command before it is executed would be lost.
+func DefaultSignal(name string) error {
+	return setAction(unix.SignalNum("SIG"+name), new(sigaction), nil)
+}
+
+// Ignore makes the program start with a signal ignored. A Go program keeps only SIGHUP and
+// SIGINT ignored, until it asks for them.
+func (p *Program) Ignore(signal syscall.Signal) { p.ignored = signal }
+
+// ignore makes this process ignore the signal, if any, until restore is called. The Go
+// runtime is not told, so that its handler is there again after restore. A signal that has
+// arrived before always finds a process that handles it or ignores it.
+func (p *Program) ignore() (restore func()) {
+	var old sigaction
+	if p.ignored == 0 || setAction(p.ignored, &sigaction{sigIgn}, &old) != nil {
+		return func() {}
+	}
+	return func() { _ = setAction(p.ignored, &old, nil) }
+}
+
+// Hold blocks signals from the exec until the program asks for them. It must be a Go program
+// that does. They stay blocked in processes that it starts. SIGHUP, SIGINT and SIGTERM cannot
+// be held, because a Go program unblocks them itself.
+func (p *Program) Hold(signals ...syscall.Signal) { p.held = signals }
+
+// hold blocks them in the calling thread, whose mask the program inherits.
+func (p *Program) hold() error {
+	if len(p.held) == 0 {
+		return nil
+	}
+	var set unix.Sigset_t
+	for _, s := range p.held {
+		set.Val[(s-1)/64] |= 1 << ((s - 1) % 64)
+	}
+	return os.NewSyscallError("sigprocmask", unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil))
+}
+
+// parentDeathSignal returns the signal that the calling thread gets when the process's parent
+// dies, or 0. A caller that sets it before it executes fdclient sets it for the main thread
+// alone (PR_SET_PDEATHSIG(2const)).
+func parentDeathSignal() int {
+	var sig int32
+	_, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&sig)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(sig)
+}
+
+// setParentDeathSignal gives the calling thread that signal. If the parent has died before,
+// the thread that had the signal got it.
+func setParentDeathSignal(sig int) error {
+	if sig == 0 {
+		return nil
+	}
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(sig), 0, 0, 0))
+}
