@@ -306,6 +306,10 @@ func (c *Conn) call(m []byte, fds []*scmrights.FD) error {
 	}
 	c.called, c.deferred = true, false
 	c.clearDeadline()
+	if len(fds) > 0 && c.window == nil {
+		c.Discard(fds)
+		return errUninvited
+	}
 	c.closeWindow()
 	return c.loop.cfg.Handler.Call(c, m, fds)
 }
@@ -313,7 +317,7 @@ func (c *Conn) call(m []byte, fds []*scmrights.FD) error {
 // awaitCall sets the deadline of the call that is being received, or of the window.
 func (c *Conn) awaitCall() {
 	switch {
-	case c.called && len(c.in) == 0 && c.window == nil:
+	case c.called && len(c.in) == 0 && (c.window == nil || c.window.until.IsZero()):
 		c.clearDeadline()
 	case c.called && len(c.in) == 0:
 		c.setDeadline(deadlineWindow, c.window.until)

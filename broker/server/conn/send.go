@@ -128,7 +128,8 @@ func (l *Loop) expire() {
 		case deadlineStep:
 			c.advance()
 		case deadlineWindow:
-			c.closeWindow()
+			c.window.until = time.Time{}
+			c.window.Close() // a descriptor that has arrived is taken
 		case deadlineFlush:
 			c.end(&sendError{os.ErrDeadlineExceeded})
 		case deadlineCall:

@@ -17,7 +17,7 @@ import (
 type Window struct {
 	loop  *Loop
 	raw   scmrights.Nonblocking
-	until time.Time
+	until time.Time // zero once that has come
 
 	mu     sync.Mutex
 	closed bool
