@@ -8,9 +8,6 @@ import "github.com/fdbroker/fdbroker/broker/socket/spec"
 // by a process that could not be looked into.
 func (s *Server) Lose(lost spec.Spec) { s.Binder.Lose(lost) }
 
-// Windows counts the connections that may receive a descriptor.
-func (s *Server) Windows() int { return s.loop.Windows() }
-
 // HoldLists makes lists for callers without privilege wait until release is called.
 func (s *Server) HoldLists() (release func()) {
 	s.listing <- struct{}{}

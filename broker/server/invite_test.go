@@ -5,6 +5,9 @@ package server_test
 import (
 	"context"
 	"errors"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,8 +41,8 @@ func (c *client) turnedAway() {
 	c.alive()
 }
 
-// Who is let in with a descriptor has as much time for it as for a call.
-func TestInvitationEnds(t *testing.T) {
+// TestWindowEnds: a client that may send a descriptor has as much time for it as for a call.
+func TestWindowEnds(t *testing.T) {
 	needsPassrights(t)
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{CallTimeout: 2 * time.Second})
@@ -47,7 +50,7 @@ func TestInvitationEnds(t *testing.T) {
 	if err := c.call(protocol.MethodPut, protocol.PutParameters{Name: "x"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	fdtest.Eventually(t, "the invitation has ended", func() bool { return b.Windows() == 0 })
+	fdtest.Eventually(t, "the window has ended", func() bool { return !takesDescriptors(t) })
 	c.turnedAway()
 	r, _ := pipe(t)
 	if _, err := c.put(protocol.PutParameters{Name: "x", Any: true}, r); err != nil {
@@ -55,16 +58,15 @@ func TestInvitationEnds(t *testing.T) {
 	}
 }
 
-// A socket is not taken back any more once it is too late.
-func TestInvitationEndsWithItsName(t *testing.T) {
-	needsPassrights(t)
-	for name, settle := range map[string]func(b *broker) error{
+// TestHandBackTooLate: a socket is not taken back once its name is bound, or was given up.
+func TestHandBackTooLate(t *testing.T) {
+	for name, end := range map[string]func(b *broker) error{
 		"bound": func(b *broker) error { return b.Bind(parse(t, "a=127.0.0.1:0")) },
 		"late":  func(b *broker) error { return b.WaitPending(context.Background()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
-			b := start(t, server.Config{CallTimeout: time.Hour, OfferTime: time.Millisecond})
+			b := start(t, server.Config{OfferTime: time.Millisecond})
 			for _, text := range []string{"a=127.0.0.1:0", "b=127.0.0.1:0"} {
 				b.Lose(parse(t, text))
 			}
@@ -72,19 +74,43 @@ func TestInvitationEndsWithItsName(t *testing.T) {
 			if err := c.call(protocol.MethodAttach, protocol.AttachParameters{Name: "a"}, nil); err != nil {
 				t.Fatal(err)
 			}
-			if n := b.Windows(); n != 1 {
-				t.Errorf("%d connections take descriptors", n)
-			}
-			if err := settle(b); err != nil {
+			if err := end(b); err != nil {
 				t.Error(err)
 			}
-			if n := b.Windows(); n != 0 {
-				t.Errorf("%d connections take descriptors", n)
+			ln, _ := listening(t)
+			p := protocol.AttachParameters{Name: "a", FileDescriptor: new(0)}
+			if err := c.sendWith(method(protocol.MethodAttach, p), ln); err != nil {
+				t.Fatal(err)
 			}
-			c.turnedAway()
-			if err := c.call(protocol.MethodAttach, protocol.AttachParameters{Name: "a"}, nil); !errors.Is(err, protocol.ErrNameInUse) {
+			if err := c.refused(); !errors.Is(err, protocol.ErrNameInUse) {
 				t.Errorf("got %v", err)
 			}
+			c.alive()
 		})
 	}
+}
+
+// takesDescriptors reports whether a connection to a control socket in this process may receive descriptors: the
+// broker's end of it has no peer's name, and SO_PASSRIGHTS.
+func takesDescriptors(t *testing.T) bool {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		n, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		sa, err := unix.Getsockname(n)
+		at, isUnix := sa.(*unix.SockaddrUnix)
+		if err != nil || !isUnix || !strings.HasPrefix(at.Name, "/") { // a client's end has no name
+			continue
+		}
+		if on, err := unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_PASSRIGHTS); err == nil && on == 1 {
+			return true
+		}
+	}
+	return false
 }

@@ -78,7 +78,7 @@ func (k *call) attach() error {
 		return err
 	}
 	if fd == nil {
-		k.Binder.ExpectHandBack(p.Name, k.conn.OpenWindow().Close)
+		k.conn.OpenWindow()
 		return k.reply(reply, false)
 	}
 	return k.run(func() (any, error) {

@@ -8,12 +8,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"github.com/rs/zerolog"
 )
 
 // Config is what a [Binder] needs.

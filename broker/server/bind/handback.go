@@ -25,7 +25,6 @@ import (
 type handBack struct {
 	spec    spec.Spec
 	failure protocol.BindFailure // what it comes to in the end
-	windows []func()             // of connections that may send the socket: each closes one
 }
 
 // recover takes the sockets that an earlier broker had opened from their holders.
@@ -108,7 +107,6 @@ func (b *Binder) WaitPending(ctx context.Context) error {
 	b.pending.Lock()
 	for _, name := range slices.Sorted(maps.Keys(b.pending.names)) {
 		h := b.pending.names[name]
-		h.close() // from here on it is too late to hand it back
 		p.own, p.toOpen = append(p.own, name), append(p.toOpen, h.spec)
 	}
 	clear(b.pending.names)
@@ -142,23 +140,14 @@ func (b *Binder) endHandBacks(c registry.Change) {
 	b.pending.Lock()
 	defer b.pending.Unlock()
 	for _, e := range c.Add {
-		h := b.pending.names[e.Socket.Name()]
-		if h == nil {
+		name := e.Socket.Name()
+		if b.pending.names[name] == nil {
 			continue
 		}
-		h.close()
-		if delete(b.pending.names, h.spec.Name); len(b.pending.names) == 0 {
+		if delete(b.pending.names, name); len(b.pending.names) == 0 {
 			close(b.pending.done)
 		}
 	}
-}
-
-// close closes the windows of those who were about to hand the socket back.
-func (h *handBack) close() {
-	for _, end := range h.windows {
-		end()
-	}
-	h.windows = nil
 }
 
 // Pending returns the spec of a name, and an error unless it may be handed back: a
@@ -173,18 +162,6 @@ func (b *Binder) Pending(name string) (spec.Spec, error) {
 		return h.spec, nil
 	}
 	return spec.Spec{}, &protocol.UnknownNameError{Name: name}
-}
-
-// ExpectHandBack has end, which must not block, called once name is not pending any more: at once if it is
-// not.
-func (b *Binder) ExpectHandBack(name string, end func()) {
-	b.pending.Lock()
-	defer b.pending.Unlock()
-	if h := b.pending.names[name]; h != nil {
-		h.windows = append(h.windows, end)
-		return
-	}
-	end()
 }
 
 // HandBack takes fd and makes it the socket of a pending name.

@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // Donation is a descriptor that another program has made, and what is to become of it.

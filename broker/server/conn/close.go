@@ -5,8 +5,9 @@ package conn
 import (
 	"time"
 
-	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // Closing a descriptor that a client sent may block for as long as the client likes, for instance a socket

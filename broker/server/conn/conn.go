@@ -7,11 +7,12 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // Conn is one connection. Only the loop's goroutine uses it, except for Wake and Gone.
@@ -33,12 +34,13 @@ type Conn struct {
 	running  bool            // something runs in a goroutine: nothing else happens meanwhile
 	closed   bool
 
-	called       bool // the first call is complete
-	fdsUnread    bool // the peer may not have read a reply with descriptors
-	deferred     bool // what is sent next belongs to a call that had to wait: its client may have gone
-	replyUnread  bool // the last reply was immediate, so the client has to read it
-	unguarded    bool // descriptors may have arrived that were not asked for: reads and closes may block
-	window       *Window
+	called       bool      // the first call is complete
+	fdsUnread    bool      // the peer may not have read a reply with descriptors
+	deferred     bool      // what is sent next belongs to a call that had to wait: its client may have gone
+	replyUnread  bool      // the last reply was immediate, so the client has to read it
+	unguarded    bool      // descriptors may have arrived that were not asked for: reads and closes may block
+	window       bool      // the next call may carry a descriptor
+	windowEnd    time.Time // when the kernel is told to refuse it; zero: it was, or there is no window
 	deadline     deadline[*Conn]
 	deadlineKind deadlineKind
 }
@@ -217,7 +219,7 @@ func (c *Conn) await(events uint32) {
 // read reads what has arrived.
 func (c *Conn) read() error {
 	c.readable = false
-	if c.window != nil {
+	if c.window {
 		c.readDescriptors()
 		return nil
 	}
@@ -306,7 +308,7 @@ func (c *Conn) call(m []byte, fds []*scmrights.FD) error {
 	}
 	c.called, c.deferred = true, false
 	c.clearDeadline()
-	if len(fds) > 0 && c.window == nil {
+	if len(fds) > 0 && !c.window {
 		c.Discard(fds)
 		return errUninvited
 	}
@@ -317,10 +319,10 @@ func (c *Conn) call(m []byte, fds []*scmrights.FD) error {
 // awaitCall sets the deadline of the call that is being received, or of the window.
 func (c *Conn) awaitCall() {
 	switch {
-	case c.called && len(c.in) == 0 && (c.window == nil || c.window.until.IsZero()):
+	case c.called && len(c.in) == 0 && c.windowEnd.IsZero():
 		c.clearDeadline()
 	case c.called && len(c.in) == 0:
-		c.setDeadline(deadlineWindow, c.window.until)
+		c.setDeadline(deadlineWindow, c.windowEnd)
 	case c.deadlineKind != deadlineCall:
 		c.setDeadline(deadlineCall, time.Now().Add(c.loop.cfg.CallTimeout))
 	}

@@ -8,9 +8,10 @@ import (
 	"io"
 	"net"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // errStopping ends a connection because the broker stops.

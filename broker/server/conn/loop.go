@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/internal/closer"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // Config says what a [Loop] serves. All fields must be set.
@@ -54,7 +54,6 @@ type Loop struct {
 	clients   int              // that count, also while their connections are being closed
 	perUID    map[uint32]int   // the same, by user
 	deadlines deadlines[*Conn] // what has to happen in time
-	windows   atomic.Int32
 	single    int              // turns in a row with one new connection
 	paused    time.Time        // do not accept before; zero: accept
 	backoff   time.Duration

@@ -6,8 +6,9 @@ import (
 	"os"
 	"sync"
 
-	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // queue is what other goroutines want the loop to do. An eventfd wakes the loop, but only if it waits:

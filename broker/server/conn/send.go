@@ -7,9 +7,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // Send sends a message, and descriptors, which it borrows. What does not fit into the socket's buffer is
@@ -128,8 +129,8 @@ func (l *Loop) expire() {
 		case deadlineStep:
 			c.advance()
 		case deadlineWindow:
-			c.window.until = time.Time{}
-			c.window.Close() // a descriptor that has arrived is taken
+			c.windowEnd = time.Time{} // a descriptor that has arrived is taken
+			c.passRights(0)
 		case deadlineFlush:
 			c.end(&sendError{os.ErrDeadlineExceeded})
 		case deadlineCall:

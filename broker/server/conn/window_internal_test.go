@@ -7,9 +7,10 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // TestClearLinger: a descriptor that a client without privilege has sent is closed without waiting, unless it
