@@ -8,12 +8,10 @@
 package holders
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,38 +75,34 @@ func of(socks []sockdiag.Socket) (r Report) {
 	if len(socks) == 0 {
 		return Report{text: inUse + " (by whom cannot be seen from here)"}
 	}
-	links := make(map[string]bool, len(socks))
-	for _, d := range socks {
-		links[linkOf(d.Inode)] = true
+	inodes := make([]uint32, len(socks))
+	for i, d := range socks {
+		inodes[i] = d.Inode
 	}
-	deadline := time.Now().Add(searchTime)
-	r.self = holdsAny(os.Getpid(), links, deadline)
-	others := ""
-	for pid := range processes(deadline) {
-		if !holdsAny(pid, links, deadline) {
-			continue
+	sightings, late := search(inodes)
+	var pids []int
+	for _, seen := range sightings {
+		for _, at := range seen {
+			pids = append(pids, at.PID)
 		}
-		if len(r.seen) == maxNamed {
-			others = " and others"
-			break
-		}
-		r.seen = append(r.seen, Process{pid, procfs.Name(pid)})
 	}
-	slices.SortFunc(r.seen, func(a, b Process) int { return cmp.Compare(a.PID, b.PID) })
-	pids := make([]string, len(r.seen))
-	for i, p := range r.seen {
-		pids[i] = fmt.Sprintf("%d (%s)", p.PID, p.Command)
+	slices.Sort(pids)
+	pids = slices.Compact(pids)
+	r.self = slices.Contains(pids, os.Getpid())
+	var texts []string
+	for _, pid := range pids[:min(len(pids), maxNamed)] {
+		p := Process{pid, procfs.Name(pid)}
+		r.seen, texts = append(r.seen, p), append(texts, fmt.Sprintf("%d (%s)", p.PID, p.Command))
 	}
-	switch why := "its process cannot be seen from here: another user's, or in another pid namespace"; len(pids) {
-	case 0:
-		if time.Now().After(deadline) {
-			why = fmt.Sprintf("whose process was not found in %v", searchTime)
-		}
-		r.text = fmt.Sprintf("%s by a socket of uid %d (%s)", inUse, socks[0].UID, why)
-	case 1:
-		r.text = inUse + " by pid " + pids[0]
-	default:
-		r.text = inUse + " by pids " + strings.Join(pids, ", ") + others
+	switch r.text = inUse + " by pids " + strings.Join(texts, ", "); {
+	case len(pids) == 0 && late:
+		r.text = fmt.Sprintf("%s by a socket of uid %d (whose process was not found in %v)", inUse, socks[0].UID, searchTime)
+	case len(pids) == 0:
+		r.text = fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, or in another pid namespace)", inUse, socks[0].UID)
+	case len(pids) == 1:
+		r.text = inUse + " by pid " + texts[0]
+	case len(pids) > maxNamed:
+		r.text += " and others"
 	}
 	return r
 }

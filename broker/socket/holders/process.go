@@ -97,13 +97,13 @@ func listeningOf(pid int) (all []opened, err error) {
 	if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil {
 		return nil, explainTrace(err)
 	}
-	seen := make(map[string]bool)
+	seen := make(map[uint32]bool)
 	var denied error
-	eachSocket(pid, time.Now().Add(searchTime), func(number int, link string) {
-		if seen[link] {
+	eachSocket(pid, time.Now().Add(searchTime), func(number int, inode uint32) {
+		if seen[inode] {
 			return
 		}
-		seen[link] = true
+		seen[inode] = true
 		fd, err := Sighting{pid, number}.Take()
 		if err != nil {
 			if !errors.Is(err, unix.EBADF) { // closed since

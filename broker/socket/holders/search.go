@@ -3,7 +3,6 @@
 package holders
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -26,23 +25,32 @@ type Sighting struct{ PID, FD int }
 // Sightings finds the descriptors of the sockets with these inodes in all processes, and returns them by inode. It
 // takes at most three seconds.
 func Sightings(inodes []uint32) map[uint32][]Sighting {
-	links := make(map[string]uint32, len(inodes))
+	found, _ := search(inodes)
+	return found
+}
+
+// search also reports whether it had no time for all processes.
+func search(inodes []uint32) (found map[uint32][]Sighting, late bool) {
+	found = make(map[uint32][]Sighting, len(inodes))
 	for _, inode := range inodes {
-		links[linkOf(inode)] = inode
+		found[inode] = nil
 	}
-	found := make(map[uint32][]Sighting)
-	if len(links) == 0 {
-		return found
+	if len(found) == 0 {
+		return found, false
 	}
 	deadline := time.Now().Add(searchTime)
-	for pid := range processes(deadline) {
-		eachSocket(pid, deadline, func(number int, link string) {
-			if inode, wanted := links[link]; wanted {
-				found[inode] = append(found[inode], Sighting{pid, number})
-			}
-		})
-	}
-	return found
+	eachEntry("/proc", func(name string) bool {
+		pid, err := strconv.Atoi(name)
+		if err == nil {
+			eachSocket(pid, deadline, func(number int, inode uint32) {
+				if seen, wanted := found[inode]; wanted {
+					found[inode] = append(seen, Sighting{pid, number})
+				}
+			})
+		}
+		return !time.Now().After(deadline)
+	})
+	return found, time.Now().After(deadline)
 }
 
 // Take returns a duplicate of the descriptor; the caller must close it. It takes the right to trace the process: see
@@ -76,35 +84,18 @@ func Topmost(seen []Sighting) []Process {
 
 // Holds reports whether a process can be seen to have the socket with that inode open. It takes longer the more
 // descriptors the process has.
-func Holds(pid int, inode uint32) bool {
-	return holdsAny(pid, map[string]bool{linkOf(inode): true}, time.Now().Add(searchTime))
-}
-
-// holdsAny reports whether one of pid's descriptors is one of links.
-func holdsAny(pid int, links map[string]bool, deadline time.Time) (held bool) {
-	eachSocket(pid, deadline, func(_ int, link string) { held = held || links[link] })
+func Holds(pid int, inode uint32) (held bool) {
+	eachSocket(pid, time.Now().Add(searchTime), func(_ int, is uint32) { held = held || is == inode })
 	return held
 }
 
-// linkOf returns the text of a socket's link in /proc/PID/fd.
-func linkOf(inode uint32) string { return fmt.Sprintf("socket:[%d]", inode) }
-
-// processes yields the pids that /proc shows until the deadline.
-func processes(deadline time.Time) func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		eachEntry("/proc", func(name string) bool {
-			pid, err := strconv.Atoi(name)
-			return err != nil || !time.Now().After(deadline) && yield(pid)
-		})
-	}
-}
-
-// eachSocket calls use with the number and the link of each of pid's descriptors that is a socket. Those of processes
+// eachSocket calls use with the number and the inode of each of pid's descriptors that is a socket. Those of processes
 // that this one may not trace cannot be read (proc(5)).
-func eachSocket(pid int, deadline time.Time, use func(number int, link string)) {
+func eachSocket(pid int, deadline time.Time, use func(number int, inode uint32)) {
 	eachLink(pid, func(number int, link string) bool {
-		if strings.HasPrefix(link, "socket:") {
-			use(number, link)
+		inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]"), 10, 32)
+		if err == nil {
+			use(number, uint32(inode))
 		}
 		return !time.Now().After(deadline)
 	})
