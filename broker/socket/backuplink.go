@@ -12,8 +12,8 @@ import (
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 )
 
-// path makes the path lead to the socket again. It removes a file that is there by now only
-// if no process answers there.
+// path makes the path lead to the socket again. It removes a file that is there by now only if no process answers
+// there.
 func (r *repair) path() error {
 	now, err := sockfile.Find(r.file.Path())
 	if err == nil && now.Same(r.file) {
@@ -60,9 +60,8 @@ func (r *repair) linkAgain() error {
 	return nil
 }
 
-// WatchPath adds the file of the socket's path to an inotify instance, which reports a path
-// that is removed, replaced or renamed. It returns the watch, or false if the socket has no
-// path of its own or inotify cannot watch it.
+// WatchPath adds the file of the socket's path to an inotify instance, which reports a path that is removed, replaced
+// or renamed. It returns the watch, or false if the socket has no path of its own or inotify cannot watch it.
 func (s *Socket) WatchPath(inotify int) (watch int, ok bool) {
 	s.changing.Lock()
 	defer s.changing.Unlock()

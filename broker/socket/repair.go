@@ -19,26 +19,17 @@ import (
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
-// ErrBeyondRepair is the error of [Socket.Repair] if the kernel has no way to undo what was
-// done to the socket or its path. Only another socket helps. Its text says what to do.
+// ErrBeyondRepair is the error of [Socket.Repair] if the kernel has no way to undo what was done to the socket or its
+// path. Only another socket helps. Its text says what to do.
 var ErrBeyondRepair = errors.New("cannot be repaired")
 
-// repairState is what [Socket.Repair] must remember.
-type repairState struct {
-	queue                int32 // at the last look; -1: never looked
-	reusePort, reuseAddr bool  // as they should be
-	aside                bool  // another socket is about to have the path
-}
-
-// Repair looks for what a holder of s may have done to it at the cost of the others,
-// undoes it, and returns what it was, a few words for each. It returns nil, nil if nothing
-// is wrong. The error says what could not be undone: [ErrBeyondRepair], or something that
-// may pass, for example that another process has the port now.
+// Repair looks for what a holder of s may have done to it at the cost of the others, undoes it, and returns what it
+// was, a few words for each. It returns nil, nil if nothing is wrong. The error says what could not be undone:
+// [ErrBeyondRepair], or something that may pass, for example that another process has the port now.
 //
-// Repair undoes shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and
-// SO_REUSEADDR cleared, and a path that was removed. It leaves O_NONBLOCK, and anything
-// that need not be a socket, as they are. If the kernel caps the backlog below what was asked for,
-// Repair says so once, and keeps what the kernel gives from then on.
+// Repair undoes shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and SO_REUSEADDR cleared, and a
+// path that was removed. It leaves O_NONBLOCK, and anything that need not be a socket, as they are. If the kernel caps
+// the backlog below what was asked for, Repair says so once, and keeps what the kernel gives from then on.
 func (s *Socket) Repair() (done []string, err error) {
 	n := s.network()
 	if n.In(^spec.All) {
@@ -75,15 +66,14 @@ func (r *repair) all() error {
 	default:
 		err = r.packet()
 	}
-	if r.file != nil && !r.health.aside && !errors.Is(err, ErrBeyondRepair) {
+	if r.file != nil && !r.health.replaced && !errors.Is(err, ErrBeyondRepair) {
 		err = errors.Join(err, r.path())
 	}
 	return err
 }
 
-// reuse undoes changes of the options that say which other sockets may have the port. It
-// comes before listening again, which SO_REUSEADDR allows while accepted connections live
-// (docs/kernel.md, listen again).
+// reuse undoes changes of the options that say which other sockets may have the port. It comes before listening again,
+// which SO_REUSEADDR allows while accepted connections live (docs/kernel.md, listen again).
 func (r *repair) reuse() error {
 	if err := r.option("SO_REUSEPORT", unix.SO_REUSEPORT, r.health.reusePort); err != nil {
 		return err
@@ -110,8 +100,8 @@ func (r *repair) option(name string, number int, want bool) error {
 	return nil
 }
 
-// noEffect is the error of a repair that the kernel says has succeeded, if nothing has
-// changed. It may pass: perhaps a worker does the same harm again and again.
+// noEffect is the error of a repair that the kernel says has succeeded, if nothing has changed. It may pass: perhaps a
+// worker does the same harm again and again.
 func noEffect(what string) error { return fmt.Errorf("%s, and undoing that has no effect", what) }
 
 func (r *repair) tcp() error {
@@ -146,8 +136,8 @@ func (r *repair) tcp() error {
 	return r.checkBound()
 }
 
-// limit makes the queue's limit the backlog, if it is not. net.core.somaxconn, which may
-// have been lowered since the socket was made, caps it.
+// limit makes the queue's limit the backlog, if it is not. net.core.somaxconn, which may have been lowered since the
+// socket was made, caps it.
 func (r *repair) limit(is int) error {
 	want := r.Backlog()
 	if is == want {
@@ -223,9 +213,8 @@ func (r *repair) packet() error {
 	return r.checkBound()
 }
 
-// beyond returns an [ErrBeyondRepair] that says what has happened and what helps. Other
-// sockets with a UDP port or an abstract name are in the way of a new one, so its workers
-// must close theirs first.
+// beyond returns an [ErrBeyondRepair] that says what has happened and what helps. Other sockets with a UDP port or an
+// abstract name are in the way of a new one, so its workers must close theirs first.
 func (r *repair) beyond(what string) error {
 	advice := "fdclient unbind %s, bind it again, and start its workers again"
 	if r.network.In(spec.UDP) || strings.HasPrefix(r.Address(), "@") {
@@ -235,16 +224,16 @@ func (r *repair) beyond(what string) error {
 	return fmt.Errorf(what+" and %w: "+advice, name, ErrBeyondRepair, name)
 }
 
-// isShut reports whether a socket was shut down for reading, which the kernel says only in
-// this way (docs/kernel.md, Listeners and shutdown).
+// isShut reports whether a socket was shut down for reading, which the kernel says only in this way (docs/kernel.md,
+// Listeners and shutdown).
 func (r *repair) isShut() bool {
 	fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
 }
 
-// bindAgain binds a socket that was bound to port 0, and has lost its port. Any other
-// socket still has its port, which is EINVAL.
+// bindAgain binds a socket that was bound to port 0, and has lost its port. Any other socket still has its port, which
+// is EINVAL.
 func (r *repair) bindAgain() error {
 	end, err := endpointOf(r.Address())
 	if err != nil {
@@ -272,8 +261,7 @@ func (r *repair) explain(err error) error {
 	return fmt.Errorf("somebody else has %s: %w", r.Address(), err)
 }
 
-// WhoHas returns, in words, which process has the address of s, unless it is the broker.
-// It may take seconds.
+// WhoHas returns, in words, which process has the address of s, unless it is the broker. It may take seconds.
 func (s *Socket) WhoHas() string {
 	n := s.network()
 	switch {

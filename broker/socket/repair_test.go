@@ -113,8 +113,8 @@ func TestRepairConnectedAway(t *testing.T) {
 	serves(t, sock)
 }
 
-// TestRepairPortZero: a socket that another process has bound to port 0 loses its port
-// when it is shut down, and gets it back.
+// TestRepairPortZero: a socket that another process has bound to port 0 loses its port when it is shut down, and gets
+// it back.
 func TestRepairPortZero(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, text := range []string{"tcp", "udp"} {
@@ -159,8 +159,7 @@ func connectSelf(fd int) error {
 	return unix.Connect(fd, sa)
 }
 
-// TestRepairStolenPort: while another process has the port Repair fails, and afterwards it
-// succeeds.
+// TestRepairStolenPort: while another process has the port Repair fails, and afterwards it succeeds.
 func TestRepairStolenPort(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	sock := open(t, "a=127.0.0.1:0")
@@ -231,8 +230,8 @@ func checkBeyondRepair(t *testing.T, err error, text string) {
 	}
 }
 
-// TestRepairCapped: if net.core.somaxconn was lowered below the backlog, Repair says so once
-// and keeps what the kernel gives.
+// TestRepairCapped: if net.core.somaxconn was lowered below the backlog, Repair says so once and keeps what the kernel
+// gives.
 func TestRepairCapped(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, text := range []string{"a=127.0.0.1:0,backlog=1000", "a=unix://" + dir + "/s,backlog=1000"} {
@@ -256,8 +255,8 @@ func TestRepairCapped(t *testing.T) {
 	}
 }
 
-// inNetwork calls f on a thread that has a network namespace of its own, with a function
-// that sets net.core.somaxconn there. It skips the test if that is not allowed.
+// inNetwork calls f on a thread that has a network namespace of its own, with a function that sets net.core.somaxconn
+// there. It skips the test if that is not allowed.
 func inNetwork(t *testing.T, f func(somaxconn func(most string))) {
 	t.Helper()
 	var skip string
@@ -340,8 +339,7 @@ func TestRepairPath(t *testing.T) {
 	}
 }
 
-// TestRepairPathElsewhere: a file of another process is left alone. Without a second link
-// the path cannot come back.
+// TestRepairPathElsewhere: a file of another process is left alone. Without a second link the path cannot come back.
 func TestRepairPathElsewhere(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "s")

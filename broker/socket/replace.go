@@ -67,10 +67,10 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 
 // moveFile moves the file of an old socket out of the way.
 func (r *replacement) moveFile(o *Socket, path string, id sockfile.FileID) error {
-	o.setAside(true)
+	o.setReplaced(true)
 	moved, err := sockfile.New(path, id).MoveTo(path + ".replaced")
 	if moved == nil {
-		o.setAside(false)
+		o.setReplaced(false)
 	}
 	if err != nil {
 		return fmt.Errorf("move the old socket to %s.replaced: %w", path, err)
@@ -98,7 +98,7 @@ func (r *replacement) undo() {
 		_ = r.moved.Remove() // another process has the path now
 		return
 	}
-	r.owner.setAside(false)
+	r.owner.setReplaced(false)
 }
 
 // samePort reports whether s and a socket of as may have the same port.
@@ -107,11 +107,11 @@ func (s *Socket) samePort(as spec.Spec) bool {
 	return err == nil && spec.NetworkOf(as.Network).In(spec.Inet) && strings.HasSuffix(as.Address, fmt.Sprintf(":%d", is.Port()))
 }
 
-// setAside says that the path is for another socket, and not to be repaired.
-func (s *Socket) setAside(on bool) {
+// setReplaced says that the path is for another socket, and not to be repaired.
+func (s *Socket) setReplaced(on bool) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	if s.health.aside = on; !on && s.file != nil {
+	if s.health.replaced = on; !on && s.file != nil {
 		s.file.KeepBackup() // the other socket may have taken its place
 	}
 }

@@ -49,7 +49,14 @@ type Socket struct {
 	replaces *replacement // until Commit or Abort
 }
 
-// A replacement is what Open has changed of the sockets that a new one replaces.
+// repairState is the memory of [Socket.Repair].
+type repairState struct {
+	queue                int32 // at the last look; -1: never looked
+	reusePort, reuseAddr bool  // as they should be
+	replaced             bool  // another socket is about to have the path
+}
+
+// A replacement is the change that Open has made to the sockets that a new one replaces.
 type replacement struct {
 	sharing []*Socket      // which have SO_REUSEPORT now
 	owner   *Socket        // of the file that was moved out of the way; nil: none was
