@@ -146,8 +146,8 @@ func (r *repair) limit(is int) error {
 	if err := unix.Listen(r.fd, want); err != nil {
 		return os.NewSyscallError("listen", err)
 	}
-	now, err := r.limitNow()
-	most := somaxconn()
+	f, err := r.figures(nil)
+	now, most := int(f.Limit), somaxconn()
 	switch {
 	case err == nil && now < want && now == most:
 		r.backlog.Store(int32(now))
@@ -160,28 +160,16 @@ func (r *repair) limit(is int) error {
 	return nil
 }
 
-func (r *repair) limitNow() (int, error) {
-	if r.network.In(spec.TCP) {
-		info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return 0, err
-		}
-		return int(info.Sacked), nil
-	}
-	queue, err := sockdiag.UnixQueue(r.inode, r.cookie)
-	return int(queue.Limit), err
-}
-
 func (r *repair) unix() error {
 	if r.isShut() {
 		return r.beyond("the socket of %s was shut down by a worker")
 	}
-	queue, err := sockdiag.UnixQueue(r.inode, r.cookie)
+	f, err := r.figures(nil)
 	if err != nil {
 		return nil // it can only be asked in the network namespace where it was opened
 	}
-	r.health.queue = int32(min(queue.Waiting, math.MaxInt32))
-	return r.limit(int(queue.Limit))
+	r.health.queue = int32(min(f.Queue, math.MaxInt32))
+	return r.limit(int(f.Limit))
 }
 
 func (r *repair) packet() error {
