@@ -15,14 +15,10 @@ import (
 
 // BindError says why a socket could not be opened. [errors.Is] finds the kernel's error number in it if there was one.
 type BindError struct {
-	// Spec is the canonical text of the spec.
-	Spec string
-	// Holders are the processes that have the address, if it is in use and they can be seen: at most five, by pid.
-	Holders []holders.Process
-	// Err is the cause.
-	Err error
-	// Reason is Error without the words that name the spec.
-	Reason string
+	Spec    string            // the canonical text of the spec
+	Holders []holders.Process // that have the address, if it is in use and they can be seen: at most five, by pid
+	Err     error             // the cause
+	Reason  string            // Error without the words that name the spec
 }
 
 // Error returns one line, with advice if there is any.

@@ -19,24 +19,21 @@ import (
 type Donation struct {
 	Name    string
 	Options string // as they stand in a spec behind the address, such as "allow=any,max=2"
-	// Any admits any descriptor. Without it, it must be a socket that is bound and, if its network has connections,
-	// listens.
-	Any bool
+	Any     bool   // admit any descriptor; else a socket that is bound and, if its network has connections, listens
 }
 
 // Check returns an error if no descriptor could become such a listener.
 func (d Donation) Check() error {
-	if err := d.checkText(); err != nil || d.Options == "" {
+	if err := d.checkText(); err != nil {
 		return err
 	}
 	if d.Any {
-		_, err := spec.ParseOptions(spec.AnyNetwork(), d.Options)
+		_, err := d.parse(spec.AnyNetwork())
 		return err
 	}
 	var err error
-	all := spec.Networks()
-	for i := range all {
-		if _, err = spec.ParseOptions(&all[i], d.Options); err == nil {
+	for n := range spec.Networks() {
+		if _, err = d.parse(n); err == nil {
 			return nil
 		}
 	}

@@ -21,8 +21,7 @@ type OpenConfig struct {
 	// Replacing are sockets that are about to be closed, and go on as they are until then. The new one may have the
 	// address of one of them. They may have other holders.
 	Replacing []*Socket
-	// SkipHolders leaves out of an error for an address that is in use which processes have it: to find that out takes
-	// a look at every process.
+	// SkipHolders spares the search of all processes for the holders of an address that is in use.
 	SkipHolders bool
 }
 

@@ -124,7 +124,12 @@ type sockopt struct {
 	level, number, value int
 }
 
-func (o sockopt) set(fd int) error { return setInt(fd, o.name, o.level, o.number, o.value) }
+func (o sockopt) set(fd int) error {
+	if err := unix.SetsockoptInt(fd, o.level, o.number, o.value); err != nil {
+		return &spec.OptionError{Option: o.name, Err: os.NewSyscallError("setsockopt", err)}
+	}
+	return nil
+}
 
 // bindOptions sets more, and the options that must be set before bind: they decide which conflicts bind allows, and
 // IPV6_V6ONLY cannot change later (docs/kernel.md, Options).
@@ -178,13 +183,6 @@ func setOptions(fd int, opts []sockopt) error {
 		if err := o.set(fd); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func setInt(fd int, name string, level, number, value int) error {
-	if err := unix.SetsockoptInt(fd, level, number, value); err != nil {
-		return &spec.OptionError{Option: name, Err: os.NewSyscallError("setsockopt", err)}
 	}
 	return nil
 }

@@ -18,14 +18,10 @@ import (
 
 // Recovered is the result of [Recover] for one spec.
 type Recovered struct {
-	// Socket is nil if it was not recovered. The caller must close it, or Abort.
-	Socket *Socket
-	// Holders are the processes that had it open, without those that have it from a parent which is among them.
-	Holders []holders.Process
-	// Why it was not recovered; empty if it is another program's.
-	Why string
-	// MayHandBack reports that a holder could still hand it back: it may be ours, and this process may not take it by
-	// itself.
+	Socket  *Socket           // nil if it was not recovered; the caller must close it, or Abort
+	Holders []holders.Process // had it open; without those that have it from a parent which is among them
+	Why     string            // it was not recovered; empty if it is another program's
+	// MayHandBack reports that a holder could still hand it back: it may be ours, and this process may not take it.
 	MayHandBack bool
 }
 

@@ -90,7 +90,7 @@ func (r *repair) option(name string, number int, want bool) error {
 	if is == 0 {
 		what = name + " cleared"
 	}
-	if err := setInt(r.fd, name, unix.SOL_SOCKET, number, toInt(want)); err != nil {
+	if err := (sockopt{name, unix.SOL_SOCKET, number, toInt(want)}).set(r.fd); err != nil {
 		return err
 	}
 	if now, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number); err == nil && now == is {

@@ -17,17 +17,14 @@ type Figures struct {
 	// Queue is how many connections wait to be accepted, or how many bytes of packets to be received. Bytes of UDP
 	// include the kernel's own overhead; of unixgram it tells only the size of the next packet.
 	Queue uint32
-	// Limit is where the kernel begins to refuse or drop, in the unit of Queue: one connection more than Limit may
-	// wait. 0 means that there is none or the kernel does not tell: unixgram, and a TCP socket that does not listen
-	// now.
+	// Limit is where the kernel begins to refuse or drop, in the unit of Queue: one connection more may wait. 0: there
+	// is none, or the kernel does not tell (unixgram, and a TCP socket that does not listen now).
 	Limit uint32
-	// Drops is how many connection attempts or packets were dropped as the queue was full, since the socket was made. A
-	// client that tries again is counted again. The count has 32 bits and wraps. Unix sockets have none.
-	Drops uint64
-	// DropsKnown reports whether there is such a count.
-	DropsKnown bool
-	// Bytes reports that Queue and Limit count bytes, not connections.
-	Bytes bool
+	// Drops is how many connection attempts or packets were dropped because the queue was full, since the socket was
+	// made. A client that tries again is counted again. The count has 32 bits and wraps.
+	Drops      uint64
+	DropsKnown bool // Drops is counted: not for Unix sockets
+	Bytes      bool // Queue and Limit count bytes, not connections
 }
 
 // FiguresOf returns the figures of fd, a socket of n with that inode and cookie. Those of a Unix socket that listens

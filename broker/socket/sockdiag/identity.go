@@ -62,9 +62,8 @@ func Identify(fd int) (is Identity, err error) {
 
 // Network returns the network of the spec that would open such a socket, or nil.
 func (is Identity) Network() *spec.Network {
-	all := spec.Networks()
-	for i := range all {
-		if n := &all[i]; is.In(n) && (!is.V6Only || n.In(spec.Only6)) {
+	for n := range spec.Networks() {
+		if is.In(n) && (!is.V6Only || n.In(spec.Only6)) {
 			return n
 		}
 	}

@@ -19,10 +19,8 @@ import (
 )
 
 const (
-	// lockTime bounds how long LockFor waits for another process, which usually needs the path for a millisecond.
-	lockTime = 5 * time.Second
-	// lockTurn is the pause between two attempts.
-	lockTurn = 2 * time.Millisecond
+	lockTime = 5 * time.Second      // bounds how long LockFor waits; a process usually needs the path for a millisecond
+	lockTurn = 2 * time.Millisecond // between two attempts
 )
 
 // A Lock is a lock file beside the path of a Unix socket, "PATH.lock", held with flock(2). It keeps two brokers from

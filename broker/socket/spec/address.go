@@ -13,11 +13,8 @@ import (
 )
 
 const (
-	// maxPath limits a Unix address, with the '@' of an abstract one: sun_path has 108 bytes, one of them for the NUL
-	// (unix(7)).
-	maxPath = 107
-	// maxHost is the longest host name (RFC 1035).
-	maxHost = 253
+	maxPath = 107 // limits a Unix address, with the '@' of an abstract one: sun_path has a byte more, the NUL (unix(7))
+	maxHost = 253 // the longest host name (RFC 1035)
 )
 
 // ParseAddress parses [NETWORK://]ADDRESS and returns the normalised address.

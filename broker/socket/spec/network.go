@@ -3,6 +3,8 @@
 package spec
 
 import (
+	"iter"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +47,7 @@ type Network struct {
 }
 
 // networks is constant.
-var networks = [...]Network{
+var networks = []*Network{
 	{"tcp", tcpNet, unix.SOCK_STREAM, unix.IPPROTO_TCP},
 	{"tcp4", tcp4Net, unix.SOCK_STREAM, unix.IPPROTO_TCP},
 	{"tcp6", tcp6Net, unix.SOCK_STREAM, unix.IPPROTO_TCP},
@@ -64,15 +66,14 @@ const Any = "any"
 // follows.
 func AnyNetwork() *Network { return &Network{Name: Any, bit: anyNet} }
 
-// Networks returns all networks to which a socket can be bound, in the order in which they are preferred. The caller
-// must not change them.
-func Networks() []Network { return networks[:] }
+// Networks yields all networks to which a socket can be bound, the preferred ones first.
+func Networks() iter.Seq[*Network] { return slices.Values(networks) }
 
 // NetworkOf returns the network of that name, or nil. It does not know [Any].
 func NetworkOf(name string) *Network {
-	for i := range networks {
-		if networks[i].Name == name {
-			return &networks[i]
+	for _, n := range networks {
+		if n.Name == name {
+			return n
 		}
 	}
 	return nil
@@ -84,9 +85,9 @@ func (n *Network) In(set Set) bool { return n.bit&set != 0 }
 // NetworkNames lists the networks of set, for error messages.
 func NetworkNames(set Set) string {
 	var names []string
-	for i := range networks {
-		if networks[i].In(set) {
-			names = append(names, networks[i].Name)
+	for _, n := range networks {
+		if n.In(set) {
+			names = append(names, n.Name)
 		}
 	}
 	return strings.Join(names, ", ")

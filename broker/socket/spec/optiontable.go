@@ -15,38 +15,21 @@ import (
 // Options are the options of a [Spec]. The zero value has every default. [Parse] refuses options that the network does
 // not have.
 type Options struct {
-	// Backlog is how many connections may wait to be accepted, plus one; the kernel caps it at net.core.somaxconn. Zero
-	// means somaxconn.
-	Backlog int
-	// Allow lists the users and groups that may be handed the socket. Empty means the broker's own uid and root.
-	Allow []Who
-	// Max is how many processes may be active on the socket. Zero means no limit.
-	Max int
-	// Mode is the mode of a Unix socket's path. Nil means 0777 less the umask.
-	Mode *os.FileMode
-	// User and Group own a Unix socket's path: a name or a number. Empty means the broker's own.
-	User, Group string
-	// V6Only keeps IPv4 out of an IPv6 socket (IPV6_V6ONLY). The networks tcp6 and udp6 imply it.
-	V6Only bool
-	// FreeBind allows an address that no interface has (IP_FREEBIND).
-	FreeBind bool
-	// Transparent allows any address at all (IP_TRANSPARENT).
-	Transparent bool
-	// Device is the only interface to listen on (SO_BINDTODEVICE).
-	Device string
-	// Mark is the mark of packets sent (SO_MARK). Zero means none.
-	Mark uint32
-	// DeferAccept is how long a connection without data waits before it can be accepted, in whole seconds
-	// (TCP_DEFER_ACCEPT). Zero means it does not wait.
-	DeferAccept time.Duration
-	// FastOpen limits the waiting connections whose handshake came with data (TCP_FASTOPEN). Zero turns that off.
-	FastOpen int
-	// NoDelay turns TCP_NODELAY on for accepted connections.
-	NoDelay bool
-	// KeepAlive turns SO_KEEPALIVE on for accepted connections.
-	KeepAlive bool
-	// Blocking opens the socket without O_NONBLOCK.
-	Blocking bool
+	Backlog     int           // connections that may wait, plus one; 0, and at most: net.core.somaxconn
+	Allow       []Who         // may be handed the socket; empty: the broker's own uid and root
+	Max         int           // processes that may be active on the socket; 0: no limit
+	Mode        *os.FileMode  // of a Unix socket's path; nil: 0777 less the umask
+	User, Group string        // of a Unix socket's path, name or number; empty: the broker's own
+	V6Only      bool          // keep IPv4 out of an IPv6 socket (IPV6_V6ONLY); tcp6 and udp6 imply it
+	FreeBind    bool          // allow an address that no interface has (IP_FREEBIND)
+	Transparent bool          // allow any address at all (IP_TRANSPARENT)
+	Device      string        // the only interface to listen on (SO_BINDTODEVICE)
+	Mark        uint32        // of packets sent (SO_MARK); 0: none
+	DeferAccept time.Duration // how long accept waits for data, in whole seconds (TCP_DEFER_ACCEPT); 0: not at all
+	FastOpen    int           // limit of waiting connections with data in the handshake (TCP_FASTOPEN); 0: off
+	NoDelay     bool          // TCP_NODELAY for accepted connections
+	KeepAlive   bool          // SO_KEEPALIVE for accepted connections
+	Blocking    bool          // open the socket without O_NONBLOCK
 }
 
 // defaults is shared by specs without options. It is constant.
@@ -54,14 +37,11 @@ var defaults Options
 
 // An option is one word that may follow the address of a spec.
 type option struct {
-	name string
-	on   Set // the networks that have it
-	// value stands for its value in messages. It is empty for a flag, which needs no value.
-	value string
-	// parse sets it from the text of its value.
+	name  string
+	on    Set    // the networks that have it
+	value string // stands for its value in messages; empty for a flag, which needs no value
 	parse func(o *Options, value string) error
-	// text returns its value in canonical form, and false if that is the default.
-	text func(o *Options) (string, bool)
+	text  func(o *Options) (string, bool) // its value in canonical form, and false if that is the default
 }
 
 // optionTable is constant. Specs are printed in its order.

@@ -19,16 +19,10 @@ import (
 
 // Spec is one parsed NAME=ADDRESS[,OPTION[=VALUE]]... It is a value: copies may be used concurrently.
 type Spec struct {
-	// Name identifies the listener; see [CheckName].
-	Name string
-	// Network is tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram, or [Any], which Parse never returns.
-	Network string
-	// Address is normalised: "host:9000", ":9000", "[::1]:9000" with the port as a number; an absolute path; or "@name"
-	// for an abstract socket.
-	Address string
-	// Options is never nil after Parse. Specs without options share one value, so it must not be changed. Nil means no
-	// options.
-	Options *Options
+	Name    string   // of the listener; see [CheckName]
+	Network string   // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram, or [Any], which Parse never returns
+	Address string   // normalised: HOST:PORT with the port as a number; an absolute path; "@name" for an abstract socket
+	Options *Options // never nil after Parse; nil: none. Specs without options share one value: it must not be changed
 }
 
 // Parse parses text. Its error is one line that names the spec, the wrong part, and the allowed values.
