@@ -96,7 +96,10 @@ func adoptAny(s spec.Spec, fd *scmrights.FD) (*Socket, error) {
 		}
 		return err
 	})
-	return sock, err
+	if err != nil {
+		return nil, err
+	}
+	return sock, nil
 }
 
 // suits returns an error if a socket cannot be that of s.

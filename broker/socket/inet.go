@@ -28,16 +28,12 @@ func (o *opener) openInet() (*Socket, error) {
 		if err == nil {
 			return sock, nil
 		}
-		if i == len(ends)-1 || !lacksIPv6(err) {
+		lacksIPv6 := errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
+		if i == len(ends)-1 || !lacksIPv6 {
 			return nil, err
 		}
 	}
 	return nil, unix.EADDRNOTAVAIL // there is always an endpoint
-}
-
-// lacksIPv6 reports whether err is the answer of a kernel without IPv6 to [::].
-func lacksIPv6(err error) bool {
-	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
 // openEndpoint binds end. Port 0 is bound twice, once to learn a number and then by that number, because a socket that

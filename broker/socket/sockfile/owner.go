@@ -124,7 +124,7 @@ func openBound(sock int, path string) (*boundFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !file.Same(at) || !file.sure && file.isAnothers(sock) {
+	if known, own := file.isOf(sock); !file.Same(at) || !file.sure && known && !own {
 		file.close()
 		return nil, replaced(path)
 	}
@@ -152,14 +152,8 @@ func openFileOf(sock int, path string) (*boundFile, error) {
 
 func (f *boundFile) close() { _ = unix.Close(f.fd) }
 
-// isAnothers reports whether the file is known to be another socket's. That it is sock's cannot be known in this way on
-// all filesystems: on some, such as overlayfs, the kernel's number of a file is not that of stat(2).
-func (f *boundFile) isAnothers(sock int) bool {
-	known, own := f.isOf(sock)
-	return known && !own
-}
-
-// isOf reports whether the kernel knows any socket by the file, and if that is sock.
+// isOf reports whether the kernel knows any socket by the file, and if that is sock. On some filesystems, such as
+// overlayfs, it knows none, because its number of a file is not that of stat(2).
 func (f *File) isOf(sock int) (known, own bool) {
 	var st unix.Stat_t
 	if err := unix.Fstat(sock, &st); err != nil {
