@@ -41,8 +41,9 @@ type Conn struct {
 	unguarded    bool      // descriptors may have arrived that were not asked for: reads and closes may block
 	window       bool      // the next call may carry a descriptor
 	windowEnd    time.Time // when the kernel is told to refuse it; zero: it was, or there is no window
-	deadline     deadline[*Conn]
+	deadline     time.Time
 	deadlineKind deadlineKind
+	place        int // in the loop's deadlines
 }
 
 // Parked is a call that goes on. Its functions are called by the loop's goroutine.

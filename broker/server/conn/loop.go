@@ -50,12 +50,12 @@ type Loop struct {
 	guarded  bool          // the kernel lets nobody send descriptors unasked
 	stopping bool
 
-	conns     map[int32]*Conn  // by number of descriptor
-	clients   int              // that count, also while their connections are being closed
-	perUID    map[uint32]int   // the same, by user
-	deadlines deadlines[*Conn] // what has to happen in time
-	single    int              // turns in a row with one new connection
-	paused    time.Time        // do not accept before; zero: accept
+	conns     map[int32]*Conn // by number of descriptor
+	clients   int             // that count, also while their connections are being closed
+	perUID    map[uint32]int  // the same, by user
+	deadlines deadlines       // what has to happen in time
+	single    int             // turns in a row with one new connection
+	paused    time.Time       // do not accept before; zero: accept
 	backoff   time.Duration
 	in        []byte // what is read, to be used at once
 	events    []unix.EpollEvent
@@ -169,8 +169,8 @@ func (l *Loop) is(fd *scmrights.FD, number int32) (same bool) {
 // patience returns how many milliseconds may pass before the loop has to look again, or -1.
 func (l *Loop) patience() int {
 	next := l.paused
-	if at, ok := l.deadlines.next(); ok && (next.IsZero() || at.Before(next)) {
-		next = at
+	if len(l.deadlines) > 0 && (next.IsZero() || l.deadlines[0].deadline.Before(next)) {
+		next = l.deadlines[0].deadline
 	}
 	if next.IsZero() {
 		return -1

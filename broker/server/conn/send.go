@@ -100,31 +100,12 @@ func (c *Conn) awaitUnread(call []byte) (wait uint32, err error) {
 	return unix.EPOLLOUT | unix.EPOLLET | unix.EPOLLRDHUP, nil
 }
 
-func (c *Conn) setDeadline(kind deadlineKind, at time.Time) {
-	c.deadlineKind = kind
-	c.deadline.value = c
-	c.loop.deadlines.set(&c.deadline, at)
-}
-
-func (c *Conn) clearDeadline() {
-	if c.deadlineKind != deadlineNone {
-		c.deadlineKind = deadlineNone
-		c.loop.deadlines.clear(&c.deadline)
-	}
-}
-
 // expire does what the deadlines that have passed ask for.
 func (l *Loop) expire() {
-	if len(l.deadlines.entries) == 0 {
-		return
-	}
-	for now := time.Now(); ; {
-		c, ok := l.deadlines.due(now)
-		if !ok {
-			return
-		}
+	for now := time.Now(); len(l.deadlines) > 0 && !now.Before(l.deadlines[0].deadline); {
+		c := l.deadlines[0]
 		kind := c.deadlineKind
-		c.deadlineKind = deadlineNone
+		c.clearDeadline()
 		switch kind {
 		case deadlineStep:
 			c.advance()
