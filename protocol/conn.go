@@ -19,26 +19,26 @@ type Message struct {
 	FDs   []*scmrights.FD // the receiver must close them
 }
 
-// Conn frames messages over a Unix stream socket that somebody else owns.
-// One goroutine may receive while another sends.
+// Conn frames messages over a Unix stream socket that it does not own. One goroutine may
+// receive while another sends.
 type Conn struct {
 	c        scmrights.Conn
 	max      int // bytes of a message
 	maxFDs   int // descriptors of a message
 	buf      []byte
-	start    int // of the first message that Next has not returned
-	scanned  int // no NUL lies between start and here
+	start    int // where the first message begins that Next has not returned
+	scanned  int // no NUL is between start and here
 	attached []attachment
 }
 
-// attachment is descriptors that belong to the message which begins at off.
+// attachment is the descriptors of the message that begins at off.
 type attachment struct {
 	off int
 	fds []*scmrights.FD
 }
 
-// NewConn returns a Conn on c, which it borrows. Messages longer than limit bytes,
-// or with more than limitFDs descriptors, are errors.
+// NewConn returns a Conn on c, which it borrows. A message longer than limit bytes, or with
+// more than limitFDs descriptors, is an error.
 func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
 	sc, err := scmrights.NewConn(c)
 	if err != nil {
@@ -47,23 +47,21 @@ func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
 	return &Conn{c: *sc, max: limit, maxFDs: limitFDs}, nil
 }
 
-// Preload makes b, which it copies, the first bytes received. It comes before the
-// first Fill.
+// Preload makes b, which it copies, the first bytes received. It must come before Fill.
 func (c *Conn) Preload(b []byte) {
 	c.buf = append(make([]byte, 0, max(len(b), min(smallBuffer, c.max))), b...)
 }
 
-// Admit makes limit the most descriptors that a message may have, from the next Fill
-// on.
+// Admit sets how many descriptors a message may have, from the next Fill on.
 func (c *Conn) Admit(limit int) { c.maxFDs = limit }
 
 // Send sends a message that ends with NUL, and descriptors, which it borrows.
 func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
 
-// Unread reports whether the peer has yet to read what was sent.
+// Unread reports whether the peer has not read yet all that was sent.
 func (c *Conn) Unread() (bool, error) { return c.c.Unread() }
 
-// WaitRead waits until the peer has read what was sent, or has gone; see
+// WaitRead waits until the peer has read all that was sent, or has gone; see
 // [scmrights.Conn.WaitRead].
 func (c *Conn) WaitRead() error { return c.c.WaitRead() }
 
@@ -78,7 +76,7 @@ func (c *Conn) Next() (m Message, ok bool) {
 	m.Bytes = c.buf[c.start:end]
 	for len(c.attached) > 0 && c.attached[0].off <= end {
 		if m.FDs == nil {
-			m.FDs = c.attached[0].fds // as a rule there are no others
+			m.FDs = c.attached[0].fds // usually the only ones
 		} else {
 			m.FDs = append(m.FDs, c.attached[0].fds...)
 		}
@@ -88,15 +86,15 @@ func (c *Conn) Next() (m Message, ok bool) {
 	return m, true
 }
 
-// Receive waits for the next whole message. Its errors are those of Fill; what the limits
-// of c do not allow is malformed.
+// Receive waits for the next whole message. Its errors are those of Fill, except that a
+// message over the limits of c is malformed.
 func (c *Conn) Receive() (Message, error) {
 	for {
 		if m, ok := c.Next(); ok {
 			return m, nil
 		}
 		err := c.Fill()
-		if limit, ok := errors.AsType[*LimitError](err); ok { // ours, not the peer's
+		if limit, ok := errors.AsType[*LimitError](err); ok { // the limit is ours, not the peer's
 			err = &MalformedError{Reason: fmt.Sprintf("more than %d %s", limit.Max, limit.Limit)}
 		}
 		if err != nil {
@@ -105,14 +103,14 @@ func (c *Conn) Receive() (Message, error) {
 	}
 }
 
-// Partial reports whether the beginning of a message has been received, and not
-// yet its end. Whole messages that Next has not returned may stand in front.
+// Partial reports whether a message has been received in part. Whole messages that Next has
+// not returned may stand in front of it.
 func (c *Conn) Partial() bool { return c.start < len(c.buf) && c.buf[len(c.buf)-1] != 0 }
 
-// Fill waits for more bytes. At the end of the stream the error is [io.EOF], in
-// the middle of a message too. A message over the limits gives a *[LimitError],
-// descriptors that nobody wants a *[MalformedError], and those for which this process
-// has no room [syscall.EMFILE]; the connection is then of no more use.
+// Fill waits for more bytes. At the end of the stream the error is [io.EOF], even in the
+// middle of a message. A message that is too long gives a *[LimitError], too many
+// descriptors a *[MalformedError], and more than this process may open [syscall.EMFILE]; the
+// connection is then of no more use.
 func (c *Conn) Fill() error {
 	c.compact()
 	if len(c.buf)-c.start >= c.max {
@@ -134,7 +132,7 @@ func (c *Conn) Fill() error {
 	return nil
 }
 
-// compact moves what is left to the front of the buffer, and makes room.
+// compact moves the rest to the front of the buffer, and makes room behind it.
 func (c *Conn) compact() {
 	rest := len(c.buf) - c.start
 	switch {
@@ -155,8 +153,8 @@ func (c *Conn) compact() {
 	c.start = 0
 }
 
-// attach notes which message fds belong to. The bytes received end inside the
-// send that carried fds, so it is the last message of which there is any byte.
+// attach notes which message fds belong to. The bytes received end inside the send that
+// carried fds, so it is the last message that has a byte here.
 func (c *Conn) attach(fds []*scmrights.FD) {
 	off := c.start
 	if i := bytes.LastIndexByte(c.buf[c.start:len(c.buf)-1], 0); i >= 0 {
@@ -165,8 +163,8 @@ func (c *Conn) attach(fds []*scmrights.FD) {
 	c.attached = append(c.attached, attachment{off, fds})
 }
 
-// Discard closes the descriptors that came with messages which Next has not
-// returned. The connection itself is its owner's to close.
+// Discard closes the descriptors of messages that Next has not returned. The owner of the
+// connection closes that.
 func (c *Conn) Discard() {
 	for _, a := range c.attached {
 		scmrights.CloseAll(a.fds)

@@ -8,8 +8,8 @@ import (
 	"unicode"
 )
 
-// What a caller branches on. The errors of this package that have data are, in
-// the sense of [errors.Is], one of these, on both sides of the socket.
+// Errors to test for. Each error of this package that has data is, in the sense of
+// [errors.Is], one of these, on both sides of the socket.
 var (
 	ErrUnknownName   = errors.New("no listener has that name")
 	ErrDenied        = errors.New("not allowed")
@@ -63,13 +63,13 @@ func wireError(err error) remote {
 	return &FailedError{Message: err.Error()}
 }
 
-// MaxNamesInError is how many names a broker tells one who asked for another.
+// MaxNamesInError is how many names an [UnknownNameError] of a broker has at most.
 const MaxNamesInError = 100
 
 // UnknownNameError says that no listener is called Name.
 type UnknownNameError struct {
 	Name  string   `json:"name"`
-	Names []string `json:"names,omitempty"` // what the caller may get: of the broker, the first [MaxNamesInError] in order
+	Names []string `json:"names,omitempty"` // that the caller may get: the first [MaxNamesInError] in order
 }
 
 func (e *UnknownNameError) wireName() string { return InterfaceName + ".UnknownName" }
@@ -82,7 +82,7 @@ func (e *UnknownNameError) Error() string {
 	switch n := len(e.Names); {
 	case n == 0:
 		return fmt.Sprintf("no listener is called %q", e.Name)
-	case n == MaxNamesInError: // and maybe others, which were not told
+	case n == MaxNamesInError: // there may be others
 		return fmt.Sprintf("no listener is called %q; there are: %s and at least %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
 	case n > most:
 		return fmt.Sprintf("no listener is called %q; there are: %s and %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
@@ -91,22 +91,22 @@ func (e *UnknownNameError) Error() string {
 	}
 }
 
-// PendingError says that Name is not bound yet, and that the broker waits for who held
-// it from an earlier one to give it back.
+// PendingError says that Name is not bound yet, because the broker waits for the workers of
+// an earlier broker to hand its socket back.
 type PendingError struct {
 	Name string `json:"name"`
 }
 
 func (e *PendingError) wireName() string { return InterfaceName + ".Pending" }
 
-// Is reports whether target is [ErrUnknownName]: nobody has the name yet.
+// Is reports whether target is [ErrUnknownName].
 func (e *PendingError) Is(target error) bool { return target == ErrUnknownName }
 
 func (e *PendingError) Error() string {
 	return fmt.Sprintf("%q is not bound yet: the broker waits for workers of an earlier one to give it back; wait, or try again in some seconds", e.Name)
 }
 
-// DeniedError says that UID may not get Name, and who may.
+// DeniedError says that UID may not get Name, and which users may.
 type DeniedError struct {
 	Name  string   `json:"name"`
 	UID   uint32   `json:"uid"`
@@ -122,8 +122,8 @@ func (e *DeniedError) Error() string {
 	return fmt.Sprintf("uid %d may not get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
 }
 
-// ConflictError says that Name's socket is held with O_NONBLOCK the way that
-// Blocking tells, by Holders, and that the caller needs it the other way.
+// ConflictError says that Holders need Name's socket as Blocking says, and that the caller
+// needs the opposite.
 type ConflictError struct {
 	Name     string   `json:"name"`
 	Blocking bool     `json:"blocking"`
@@ -234,7 +234,7 @@ func (e *BindFailedError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// UpgradeFailedError says why the program was not upgraded: a line each.
+// UpgradeFailedError says in lines why the program was not upgraded.
 type UpgradeFailedError struct {
 	Reasons []string `json:"reasons"`
 }
@@ -246,7 +246,7 @@ func (e *UpgradeFailedError) Is(target error) bool { return target == ErrUpgrade
 
 func (e *UpgradeFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
 
-// ReloadFailedError says why the configuration was not loaded: a line each.
+// ReloadFailedError says in lines why the configuration was not loaded.
 type ReloadFailedError struct {
 	Reasons []string `json:"reasons"`
 }
@@ -258,8 +258,8 @@ func (e *ReloadFailedError) Is(target error) bool { return target == ErrReloadFa
 
 func (e *ReloadFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
 
-// ReplacedError says that all of a generation was asked to leave Name, so that it
-// gets nothing there any more.
+// ReplacedError says that the holders of a generation were asked to leave Name, so that
+// generation does not get it any more.
 type ReplacedError struct {
 	Name       string `json:"name"`
 	Generation int64  `json:"generation"`
@@ -289,7 +289,7 @@ func (e *LimitError) Error() string {
 	return fmt.Sprintf("the broker's limit of %s is reached: %d", e.Limit, e.Max)
 }
 
-// MalformedError says why a message is no call or no reply.
+// MalformedError says why a message is not a call or a reply.
 type MalformedError struct {
 	Reason string `json:"reason"`
 }
@@ -310,7 +310,7 @@ func (e *FailedError) wireName() string { return InterfaceName + ".Failed" }
 
 func (e *FailedError) Error() string { return "the broker failed: " + e.Message }
 
-// RemoteError is an error that this package has no type for.
+// RemoteError is an error of a peer for which this package has no type.
 type RemoteError struct {
 	Name       string
 	Parameters json.RawMessage
@@ -330,7 +330,8 @@ func (e *RemoteError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("the broker answers %s %s", Printable(e.Name), Printable(string(e.Parameters))))
 }
 
-// Printable returns s as it can be shown on a terminal: others chose the text.
+// Printable returns s without characters that could harm a terminal, for a text that another
+// user chose.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -340,8 +341,7 @@ func Printable(s string) string {
 	}, s)
 }
 
-// IsReply reports whether err is what a broker answered, and so the connection it
-// came over is as good as before.
+// IsReply reports whether err is a broker's answer; then its connection can still be used.
 func IsReply(err error) bool {
 	r, ok := errors.AsType[remote](err)
 	if !ok {

@@ -2,11 +2,11 @@ package protocol
 
 import "strconv"
 
-// GenerationEnv is the environment variable that says to which deploy a process belongs;
-// see [GetParameters].
+// GenerationEnv is the environment variable that says which deploy a process belongs to; see
+// [GetParameters].
 const GenerationEnv = "FDBROKER_GENERATION"
 
-// GenerationOf returns the generation that the environment names, or 0.
+// GenerationOf returns the generation that the environment has, or 0.
 func GenerationOf(getenv func(string) string) int64 {
 	text := getenv(GenerationEnv)
 	if text == "" {

@@ -35,11 +35,11 @@ const (
 	MethodGetInterfaceDescription = ServiceInterfaceName + ".GetInterfaceDescription"
 )
 
-// The limits that hold unless a broker is told otherwise.
+// The default limits of a broker.
 const (
 	MaxMessage     = 64 << 10 // bytes of one call
 	MaxNamesInCall = 64       // names in one call, and so descriptors in one reply
-	MaxReply       = 16 << 20 // bytes of one reply: what other Varlink clients take
+	MaxReply       = 16 << 20 // bytes of one reply: as many as other Varlink clients accept
 )
 
 // States of a grant, as [Holder] has them.
@@ -50,14 +50,14 @@ const (
 	StateDraining = "draining"
 )
 
-// What the client of a grant is told becomes of it, as [GetReply] has it. EventUnbound
-// is also what a watcher is told of a listener, and EventDrain what a deploy is told.
+// The events of a grant, as [GetReply] has them. A watcher gets EventUnbound too, and a
+// deploy EventDrain.
 const (
-	EventUnbound = "unbound" // the last of its listeners was
-	EventDrain   = "drain"   // it is to stop accepting, and leave
+	EventUnbound = "unbound" // the last of the grant's listeners was unbound
+	EventDrain   = "drain"   // the holder should stop accepting, and leave
 )
 
-// What can happen, as [Event] has it.
+// The events that a watcher gets, as [Event] has them.
 const (
 	EventWatching = "watching"
 	EventBound    = "bound"
@@ -68,17 +68,17 @@ const (
 	EventFlipped  = "flipped"
 	EventHealed   = "healed"
 	EventOverflow = "overflow"
-	// EventRestarted is for whoever begins to watch soon after a broker took over.
+	// EventRestarted is for a client that begins to watch soon after a broker took over.
 	EventRestarted = "restarted"
 )
 
-// Why a broker was restarted: what became of the one before.
+// Why a broker was restarted.
 const (
 	WhyCrashed  = "crashed"
 	WhyStopped  = "stopped"
 	WhyUpgraded = "upgraded"
-	// WhyUpgradeFailed is that the program which was to take over ended before it was
-	// ready. The one before goes on.
+	// WhyUpgradeFailed says that the new program ended before it was ready, and that the one
+	// before goes on.
 	WhyUpgradeFailed = "upgrade failed"
 	WhyKeeperLost    = "keeper lost"
 )
@@ -115,11 +115,11 @@ type ListReply struct {
 	Holders   []Holder   `json:"holders"`
 }
 
-// Listener is a listener as it is now. Queue, Limit and Drops are nil where the
-// kernel does not tell; the first two count connections, or bytes where Bytes is
-// set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
-// something is queued and nobody holds the listener. Healed is how often something that
-// a holder did to the socket was undone, and Ailment what cannot be at the moment.
+// Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not
+// say them; the first two count connections, or bytes if Bytes is set. Flipped says that a
+// holder changed O_NONBLOCK. Orphaned says that something is queued and the listener has no
+// holder. Healed is how often the broker repaired the socket after a holder, and Ailment the
+// fault that it cannot repair.
 type Listener struct {
 	Name     string  `json:"name"`
 	Network  string  `json:"network"`
@@ -148,7 +148,7 @@ type Holder struct {
 	PID        int      `json:"pid,omitempty"` // 0: not visible from the broker's namespace
 	UID        uint32   `json:"uid"`
 	GID        uint32   `json:"gid"`
-	Command    string   `json:"command,omitempty"` // as the process calls itself: not to be trusted
+	Command    string   `json:"command,omitempty"` // that the process shows: not to be trusted
 	Since      int64    `json:"since"`             // microseconds since 1970-01-01 UTC
 	State      string   `json:"state"`
 	Connection bool     `json:"connection"` // lasts as long as a connection
@@ -159,8 +159,7 @@ type WatchReply struct {
 	Event Event `json:"event"`
 }
 
-// Event is something that happened. The interface says which fields are set for
-// which What.
+// Event is something that happened. [Interface] says which fields are set for which What.
 type Event struct {
 	What     string  `json:"what"`
 	Time     int64   `json:"time"` // microseconds since 1970-01-01 UTC
@@ -178,7 +177,7 @@ type DrainParameters struct {
 	Before *int64   `json:"before,omitempty"` // nil: every grant
 }
 
-// DrainReply is a reply to Drain. Left is nil where "more" was not asked for.
+// DrainReply is a reply to Drain. Left is nil if the call was made without "more".
 type DrainReply struct {
 	Drained int  `json:"drained"`
 	Left    *int `json:"left,omitempty"`
@@ -212,12 +211,12 @@ type UnbindParameters struct {
 	Names []string `json:"names"`
 }
 
-// NetworkAny is the network of what was put with Any: no listening socket, but any
-// descriptor, whose address says what it is.
+// NetworkAny is the network of a descriptor that was put with Any. Its address says what the
+// descriptor is.
 const NetworkAny = "any"
 
-// PutParameters are the parameters of Put. Without FileDescriptor it only asks
-// whether one may be sent.
+// PutParameters are the parameters of Put. A call without FileDescriptor only asks whether
+// the client may send one.
 type PutParameters struct {
 	Name           string `json:"name"`
 	Options        string `json:"options,omitempty"` // OPTION[=VALUE],... as in a spec
@@ -227,19 +226,19 @@ type PutParameters struct {
 	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
 }
 
-// PutReply is the reply to Put. Listener is nil where a descriptor may be sent now.
+// PutReply is the reply to Put. Listener is nil if the client may send a descriptor now.
 type PutReply struct {
 	Listener *Listener `json:"listener,omitempty"`
 }
 
-// AttachParameters are the parameters of Attach. Without FileDescriptor it only asks
-// whether one may be sent.
+// AttachParameters are the parameters of Attach. A call without FileDescriptor only asks
+// whether the client may send one.
 type AttachParameters struct {
 	Name           string `json:"name"`
 	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
 }
 
-// AttachReply is the reply to Attach: where the socket has to be.
+// AttachReply is the reply to Attach: the address that the socket must have.
 type AttachReply struct {
 	Network string `json:"network"`
 	Address string `json:"address"`

@@ -16,15 +16,14 @@ type Call struct {
 	Oneway     bool            `json:"oneway,omitempty"`
 }
 
-// Reply is a decoded reply. Exactly one of Error and Parameters says what came.
+// Reply is a decoded reply: either Parameters or Err is set.
 type Reply struct {
 	Parameters json.RawMessage
 	Continues  bool  // more replies to this call follow
 	Err        error // what AppendError was given, or a *RemoteError
 }
 
-// AppendCall appends a call of method, ended by NUL, to dst. Parameters may be
-// nil.
+// AppendCall appends the call c, ended by NUL, to dst. The parameters may be nil.
 func AppendCall(dst []byte, c Call, parameters any) ([]byte, error) {
 	if parameters != nil {
 		p, err := json.Marshal(parameters)
@@ -40,8 +39,8 @@ func AppendCall(dst []byte, c Call, parameters any) ([]byte, error) {
 	return append(append(dst, m...), 0), nil
 }
 
-// DecodeCall decodes a message without its NUL. The error is a
-// *[MalformedError]. The result refers to b.
+// DecodeCall decodes a message without its NUL. The error is a *[MalformedError]. The result
+// refers to b.
 func DecodeCall(b []byte) (Call, error) {
 	var c Call
 	switch {
@@ -59,7 +58,7 @@ func DecodeCall(b []byte) (Call, error) {
 	return c, nil
 }
 
-// reason says what is wrong with a call, without the names of this package's types.
+// reason describes an error of a call without the names of this package's types.
 func reason(err error) string {
 	t, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	switch {
@@ -72,9 +71,8 @@ func reason(err error) string {
 	}
 }
 
-// DecodeParameters decodes the parameters of a call or a reply into v. Absent,
-// null and {} mean the same, and unknown fields are ignored. The error is an
-// *[InvalidParameterError].
+// DecodeParameters decodes the parameters of a call or a reply into v. Absent, null and {}
+// mean the same; unknown fields are ignored. The error is an *[InvalidParameterError].
 func DecodeParameters(p json.RawMessage, v any) error {
 	if len(p) == 0 {
 		return nil
@@ -90,7 +88,7 @@ func DecodeParameters(p json.RawMessage, v any) error {
 	return &InvalidParameterError{Parameter: param}
 }
 
-// AppendReply appends a reply, ended by NUL, to dst. Parameters may be nil.
+// AppendReply appends a reply, ended by NUL, to dst. The parameters may be nil.
 func AppendReply(dst []byte, parameters any, continues bool) ([]byte, error) {
 	p := []byte("{}")
 	if parameters != nil {
@@ -107,8 +105,8 @@ func AppendReply(dst []byte, parameters any, continues bool) ([]byte, error) {
 	return append(dst, '}', 0), nil
 }
 
-// AppendError appends the reply that tells of err, ended by NUL, to dst. An err
-// that is no error of this package is told as *[FailedError] with its text.
+// AppendError appends the reply that says err, ended by NUL, to dst. An error that is not of
+// this package becomes a *[FailedError] with its text.
 func AppendError(dst []byte, err error) ([]byte, error) {
 	w := wireError(err)
 	p, merr := json.Marshal(w)

@@ -12,9 +12,9 @@ const (
 	systemSocket = "/run/fdbroker/control"
 )
 
-// ListenPath returns where a broker of that uid puts its control socket, unless
-// it is told otherwise: $FDBROKER_SOCKET, else /run/fdbroker/control for root,
-// else $XDG_RUNTIME_DIR/fdbroker/control.
+// ListenPath returns the default path of a broker's control socket, for that uid:
+// $FDBROKER_SOCKET, else /run/fdbroker/control for root, else
+// $XDG_RUNTIME_DIR/fdbroker/control.
 func ListenPath(uid int, getenv func(string) string) (string, error) {
 	if p := getenv(SocketEnv); p != "" {
 		return p, nil
@@ -28,9 +28,9 @@ func ListenPath(uid int, getenv func(string) string) (string, error) {
 	return "", errors.New("no place for the control socket: neither FDBROKER_SOCKET nor XDG_RUNTIME_DIR is set; name one with --socket")
 }
 
-// DialPaths returns where a client of that uid looks for a control socket, best
-// first: where a broker of the same user would put it, then, for others than
-// root, /run/fdbroker/control. $FDBROKER_SOCKET is looked at alone.
+// DialPaths returns the paths where a client of that uid looks for a control socket, in that
+// order: the default path of a broker of the same user, then, for users other than root,
+// /run/fdbroker/control. If $FDBROKER_SOCKET is set, it is the only path.
 func DialPaths(uid int, getenv func(string) string) []string {
 	if p := getenv(SocketEnv); p != "" {
 		return []string{p}

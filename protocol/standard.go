@@ -37,8 +37,8 @@ func (e *InterfaceNotFoundError) Error() string {
 	return fmt.Sprintf("there is no interface %s", e.Interface)
 }
 
-// PermissionDeniedError is org.varlink.service.PermissionDenied: the method is
-// for root and the broker's own user. It is [ErrDenied] too.
+// PermissionDeniedError is org.varlink.service.PermissionDenied: only root and the broker's
+// own user may call the method. It is [ErrDenied] too.
 type PermissionDeniedError struct{}
 
 func (e *PermissionDeniedError) wireName() string { return ServiceInterfaceName + ".PermissionDenied" }

@@ -5,10 +5,10 @@ import (
 	"strconv"
 )
 
-// Get is what nearly every message is about, and a handout takes so little time
-// that a general JSON codec would be a good part of it. The functions in this
-// file write and read just what this package itself writes, in any order and
-// with any white space; they leave everything else to the general ones.
+// Nearly every message is about Get, and a handout takes so little time that a general JSON
+// codec would be a good part of it. The functions in this file write and read only what this
+// package itself writes, in any order and with any white space. The general functions do
+// everything else.
 
 // AppendGetCall appends a call of Get, ended by NUL, to dst.
 func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
@@ -40,7 +40,7 @@ func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
 	return append(dst, '}', 0)
 }
 
-// appendID appends an id, behind key, where there is one.
+// appendID appends key and id, unless that is 0.
 func appendID(dst []byte, key string, id int64) []byte {
 	if id == 0 {
 		return dst
@@ -85,7 +85,7 @@ func AppendGetReply(dst []byte, r GetReply, continues bool) []byte {
 func appendString(dst []byte, s string) []byte {
 	for i := range len(s) {
 		if !plain(s[i]) {
-			b, _ := json.Marshal(s) // a string always can be
+			b, _ := json.Marshal(s) // cannot fail for a string
 			return append(dst, b...)
 		}
 	}
@@ -97,8 +97,8 @@ func appendString(dst []byte, s string) []byte {
 // plain reports whether c stands for itself in a JSON string.
 func plain(c byte) bool { return c >= ' ' && c < 0x7f && c != '"' && c != '\\' }
 
-// DecodeGetCall decodes a call of Get that is written plainly, without its NUL. It
-// returns false for everything else, which is [DecodeCall]'s.
+// DecodeGetCall decodes a call of Get that is written plainly, without its NUL. It returns
+// false for all others, which [DecodeCall] decodes.
 func DecodeGetCall(b []byte) (p GetParameters, more, ok bool) {
 	s := scanner{b: b}
 	isGet := false
@@ -141,8 +141,8 @@ func (s *scanner) getParameter(key string, p *GetParameters) bool {
 	return false
 }
 
-// DecodeGetReply decodes a reply to Get that is written plainly, without its NUL.
-// It returns false for everything else, errors included, which is [DecodeReply]'s.
+// DecodeGetReply decodes a reply to Get that is written plainly, without its NUL. It returns
+// false for all others, also for errors, which [DecodeReply] decodes.
 func DecodeGetReply(b []byte) (r GetReply, continues, ok bool) {
 	s := scanner{b: b}
 	found := false
@@ -197,11 +197,10 @@ func (s *scanner) socketField(key string, sock *Socket) bool {
 	return true
 }
 
-// scanner reads plain JSON. After the first thing it does not understand it fails
-// for good.
+// scanner reads plain JSON. It fails for good at the first thing that it does not know.
 type scanner struct {
 	b      []byte
-	at     int // what comes next
+	at     int // where the next token is
 	failed bool
 }
 
@@ -210,7 +209,7 @@ func (s *scanner) fail() bool {
 	return false
 }
 
-// done reports whether all was understood.
+// done reports whether all of b was read without a failure.
 func (s *scanner) done() bool {
 	s.space()
 	return !s.failed && s.at == len(s.b)
@@ -222,9 +221,9 @@ func (s *scanner) space() {
 	}
 }
 
-// next takes c, and white space before it, if it comes next.
+// next takes c, and white space before it, if that is next, and reports whether it was.
 func (s *scanner) next(c byte) bool {
-	if s.at < len(s.b) && s.b[s.at] == c { // as a rule there is no white space
+	if s.at < len(s.b) && s.b[s.at] == c { // usually there is no white space
 		s.at++
 		return true
 	}
@@ -236,10 +235,10 @@ func (s *scanner) next(c byte) bool {
 	return true
 }
 
-// object calls field with each key; it has to take the value. No object here has
-// more than a few keys, and none twice.
+// object takes an object, and calls field with each key, which has to take the value. It
+// fails if a key comes twice, or there are more than six.
 func (s *scanner) object(field func(key []byte) bool) bool {
-	var seen [6]struct{ from, to int32 } // keys, in b; with so little of the stack as objects are in objects
+	var seen [6]struct{ from, to int32 } // keys, in b; small, because objects in objects need as much stack each
 	for i := 0; ; i++ {
 		if open := i == 0 && s.next('{'); !open && (i == 0 || !s.next(',')) {
 			return i > 0 && s.next('}') || s.fail()
@@ -260,7 +259,7 @@ func (s *scanner) object(field func(key []byte) bool) bool {
 	}
 }
 
-// array calls element for each element, which it has to take.
+// array takes an array, and calls element to take each element.
 func (s *scanner) array(element func() bool) bool {
 	if !s.next('[') {
 		return s.fail()

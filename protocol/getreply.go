@@ -9,9 +9,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Handed returns the reply to Get that m is, and the descriptors that came with it in the
-// order of names, which were asked for; the caller must close them. On an error, which
-// may be the broker's, they are closed.
+// Handed returns the reply to Get that m is, and its descriptors in the order of names, which
+// the caller asked for and must close. It closes them on an error, which may be the broker's.
 func (m Message) Handed(names []string) (reply GetReply, fds []*scmrights.FD, err error) {
 	if reply, err = ParseGetReply(m.Bytes); err == nil {
 		fds, err = pair(names, reply.Sockets, m.FDs)
@@ -32,8 +31,8 @@ func ParseGetReply(b []byte) (GetReply, error) {
 	return parseGetReply(b)
 }
 
-// parseGetReply is ParseGetReply for what DecodeGetReply leaves alone. It is apart as it
-// needs much more of the stack.
+// parseGetReply is ParseGetReply for replies that DecodeGetReply does not decode. It is apart
+// because it needs much more of the stack.
 func parseGetReply(b []byte) (GetReply, error) {
 	r, err := DecodeReply(b)
 	if err == nil {
@@ -52,8 +51,8 @@ func parseGetReply(b []byte) (GetReply, error) {
 	return reply, nil
 }
 
-// pair returns fds in the order of names. The error, a *[MalformedError], is that got and
-// fds are not just their sockets, in that order.
+// pair returns fds in the order of names. If got and fds are not exactly their sockets, in
+// that order, the error is a *[MalformedError].
 func pair(names []string, got []Socket, fds []*scmrights.FD) ([]*scmrights.FD, error) {
 	if len(got) != len(names) || len(fds) != len(names) {
 		return nil, &MalformedError{Reason: fmt.Sprintf("reply: %d sockets with %d descriptors for %d names", len(got), len(fds), len(names))}
