@@ -80,8 +80,7 @@ func TestDescriptorsComeWithTheirMessage(t *testing.T) {
 	a, b := pair(t)
 	from, to := newConn(t, a, 1<<20, 8), newConn(t, b, 1<<20, 8)
 	fd := pipe(t)
-	// All of it waits in the socket before the first byte is read, so that the
-	// kernel is free to merge what it may merge.
+	// All of it waits in the socket before the first read, so the kernel may merge messages.
 	sent := []struct {
 		text string
 		fds  int
@@ -187,7 +186,7 @@ func TestDiscardClosesWhatWasNotTaken(t *testing.T) {
 	to.Discard()
 }
 
-// Only what has no end yet is Partial, wherever it stands.
+// Partial is true if the last message has no end yet, even behind whole messages.
 func TestPartial(t *testing.T) {
 	a, b := pair(t)
 	to := newConn(t, b, 1024, 0)
@@ -231,7 +230,7 @@ func FuzzConn(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer to.Discard()
-		fd := scmrights.NewFD(nums[0]) // lent to Send only
+		fd := scmrights.NewFD(nums[0]) // Send borrows it
 		carried := []*scmrights.FD{fd, fd, fd, fd}[:fds%5]
 		if err := sc.Send(data[:min(len(data), int(chunk)+1)], carried...); err != nil {
 			t.Fatal(err)

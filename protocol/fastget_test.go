@@ -32,8 +32,8 @@ func slowGetReply(b []byte) (r protocol.GetReply, continues, ok bool) {
 	return r, reply.Continues, true
 }
 
-// sameGet fails where the quick functions understand what the general ones
-// do not, or otherwise than they do.
+// sameGet fails if the fast functions decode a message that the general ones do not decode,
+// or decode it differently.
 func sameGet(t *testing.T, b []byte) (understood bool) {
 	t.Helper()
 	p, more, ok := protocol.DecodeGetCall(b)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHanded: descriptors are found by their indices, in the order asked; whatever is not
-// just that is an error, and leaves none open.
+// TestHanded: Handed returns descriptors by their indices, in the order of the names. Every
+// other reply is an error, and leaves no descriptor open.
 func TestHanded(t *testing.T) {
 	socket := func(name, fd string) string {
 		return `{"name":"` + name + `","network":"tcp","address":"x","fileDescriptor":` + fd + `}`

@@ -95,8 +95,7 @@ func TestReplyRoundTrip(t *testing.T) {
 	}
 }
 
-// Every error keeps its type, its data and its sentinel across the socket, and
-// its text says the same on both sides.
+// An error has the same type, data, sentinel and text on both sides of the socket.
 func TestErrorsTravel(t *testing.T) {
 	held := []protocol.Holder{{Grant: 1, Names: []string{"web"}, PID: 42, Command: "python3 app.py", State: protocol.StateActive}, {Grant: 2, UID: 7}}
 	tests := []struct {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkPass passes descriptors and closes what arrives, all in one thread, so
-// that nothing is measured but the work. "floor" is the same in bare system calls.
+// BenchmarkPass passes descriptors and closes them on arrival, in one thread, so it measures
+// the work alone. "floor" is the same in bare system calls.
 func BenchmarkPass(b *testing.B) {
 	for _, n := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("fds=%d/floor", n), func(b *testing.B) { passBare(b, n) })
@@ -38,7 +38,7 @@ func passBare(b *testing.B, n int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		// The one control message there is: a header of 16 bytes, then the numbers.
+		// There is one control message: a header of 16 bytes, then the numbers.
 		for p := unix.CmsgLen(0); p < oobn; p += 4 {
 			_ = unix.Close(int(uint32(oob[p]) | uint32(oob[p+1])<<8 | uint32(oob[p+2])<<16 | uint32(oob[p+3])<<24))
 		}

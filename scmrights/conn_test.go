@@ -68,8 +68,8 @@ func TestSendNothing(t *testing.T) {
 	}
 }
 
-// What is more than asked for is closed, all of it, whatever fits into the room
-// for control messages: room for an odd number admits one more.
+// Recv closes all descriptors of a message that has more than the limit, even if they fit
+// into the room for control messages: room for an odd number admits one more.
 func TestRecvTooMany(t *testing.T) {
 	for _, c := range []struct{ sent, limit int }{{1, 0}, {2, 1}, {3, 1}, {4, 3}, {64, 8}, {scmrights.MaxFDs, 0}, {scmrights.MaxFDs, 252}} {
 		t.Run(fmt.Sprintf("%d of %d", c.sent, c.limit), func(t *testing.T) {
@@ -91,8 +91,8 @@ func TestRecvTooMany(t *testing.T) {
 	}
 }
 
-// With limit 0 the kernel installs nothing, not even for a moment: the next
-// number that is free stays free throughout, and the peer's pipe is closed.
+// With limit 0 the kernel installs no descriptor, not even for a moment: the next free
+// number stays free, and the peer's pipe is closed.
 func TestRecvWithLimitZeroClosesThem(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	a, b := connPair(t)
@@ -157,7 +157,7 @@ func TestClosedConn(t *testing.T) {
 	a := newConn(t, x)
 	_ = y.Close()
 	if err := a.Send([]byte("x"), pipes(t, 1)...); !errors.Is(err, unix.EPIPE) {
-		t.Errorf("Send to nobody: %v", err) // and no SIGPIPE
+		t.Errorf("Send without a peer: %v", err) // and no SIGPIPE
 	}
 	_ = x.Close()
 	if err := a.Send([]byte("x")); !errors.Is(err, net.ErrClosed) {
@@ -192,8 +192,8 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// A message that is longer than the socket's buffer is sent whole, and its
-// descriptors once.
+// Send sends a message that is longer than the socket's buffer whole, and its descriptors
+// once.
 func TestSendMoreThanTheBuffer(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	a, b := connPair(t)
@@ -220,7 +220,7 @@ func TestSendMoreThanTheBuffer(t *testing.T) {
 	}
 }
 
-// A Send's descriptors never come with another's bytes behind them.
+// One Recv never returns a Send's descriptors together with the bytes of a later Send.
 func TestMessagesWithDescriptorsDoNotMerge(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	a, b := connPair(t)
@@ -245,7 +245,7 @@ func TestMessagesWithDescriptorsDoNotMerge(t *testing.T) {
 	}
 }
 
-// O_NONBLOCK of what is passed is its holders' affair.
+// Passing a descriptor does not change O_NONBLOCK.
 func TestPassingLeavesNonblockAlone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, flag := range []int{0, unix.O_NONBLOCK} {
@@ -294,7 +294,7 @@ func TestUnread(t *testing.T) {
 	check("read", false)
 }
 
-// WaitRead returns once the peer has read all, and not before.
+// WaitRead returns when the peer has read all, and not before.
 func TestWaitRead(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	a, b := connPair(t)
@@ -364,8 +364,8 @@ func TestWaitReadHonoursDeadlineAndClose(t *testing.T) {
 	}
 }
 
-// FuzzRecv sends any number of descriptors in any pieces to any limit. Whatever
-// comes, all of them are closed in the end, and none was taken for bytes.
+// FuzzRecv sends any number of descriptors in any pieces to a Recv with any limit. In the
+// end all of them are closed, and the bytes are those that were sent.
 func FuzzRecv(f *testing.F) {
 	f.Add([]byte{1, 1, 10, 0}, uint8(4), uint8(16))
 	f.Add([]byte{3, 2, 200, 5, 1, 0}, uint8(1), uint8(1))
@@ -379,7 +379,7 @@ func FuzzRecv(f *testing.F) {
 	})
 }
 
-// recvAll makes a send of each two of sends: so many bytes, so many descriptors.
+// recvAll takes each two of sends as the bytes and the descriptors of one Send.
 func recvAll(t *testing.T, sends []byte, limit, room int) {
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -420,7 +420,7 @@ func recvAll(t *testing.T, sends []byte, limit, room int) {
 			break
 		}
 		if errors.Is(err, scmrights.ErrTooMany) {
-			return // a caller gives the connection up
+			return // a caller closes the connection then
 		}
 		if err != nil {
 			t.Fatal(err)

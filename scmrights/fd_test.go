@@ -135,8 +135,8 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// Under the race detector, uses and a Close that come at the same time never meet
-// a number that is not theirs.
+// Uses and a Close at the same time never meet a number that the kernel has given to another
+// file. The race detector makes this test useful.
 func TestConcurrentUseAndClose(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for range 200 {

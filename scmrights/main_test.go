@@ -81,7 +81,7 @@ func pipes(t testing.TB, n int) []*scmrights.FD {
 	return fds
 }
 
-// number returns the number of f, for a look at it.
+// number returns the number of f.
 func number(t testing.TB, f *scmrights.FD) (n int) {
 	t.Helper()
 	if err := f.Control(func(fd uintptr) { n = int(fd) }); err != nil {
@@ -90,7 +90,7 @@ func number(t testing.TB, f *scmrights.FD) (n int) {
 	return n
 }
 
-// inode tells which open file f refers to.
+// inode returns the inode of f, which says whether two descriptors are one file.
 func inode(t testing.TB, f *scmrights.FD) uint64 {
 	t.Helper()
 	var st unix.Stat_t
@@ -105,8 +105,8 @@ func isOpen(n int) bool {
 	return err == nil
 }
 
-// fewFilesHelper receives descriptors, up to a limit, while it may open only
-// two, and prints what became of them.
+// fewFilesHelper receives descriptors while it may open only two, and prints whether Recv
+// returned the right error and closed all.
 func fewFilesHelper([]string) int {
 	c, err := net.FileConn(os.NewFile(3, "pair"))
 	if err != nil {

@@ -34,7 +34,7 @@ func nonblockingPair(t testing.TB) (a, b scmrights.Nonblocking) {
 
 func TestNonblocking(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	for n := range 20 { // more than fit into the room that is there
+	for n := range 20 { // more than send has room for without memory of its own
 		a, b := nonblockingPair(t)
 		conn, err := scmrights.NewConn(b)
 		if err != nil {

@@ -79,8 +79,8 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestStreamSend sends more than fits into the socket's buffer, past a time limit
-// that may run out, and then to nobody.
+// TestStreamSend sends more than fits into the socket's buffer while a time limit of the
+// socket runs out, and then without a peer.
 func TestStreamSend(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, path := listen(t)
@@ -240,8 +240,7 @@ func TestInterruptAndCloseWakeRecv(t *testing.T) {
 	}
 }
 
-// A Close that comes while a Recv is about to block wakes it, or keeps it from
-// beginning.
+// A Close while a Recv is about to block wakes it, or makes it fail.
 func TestCloseAsRecvBegins(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, path := listen(t)

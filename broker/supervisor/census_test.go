@@ -10,8 +10,8 @@ import (
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 )
 
-// census is a deploy of which nobody else knows. It counts the workers: exactly, as it is
-// asked when one has been started, before the supervisor does anything else.
+// census is a deploy without a broker. It counts the workers exactly, because the supervisor
+// calls it after each start, before it does anything else.
 type census struct {
 	mu   sync.Mutex
 	pids map[int]struct{}
@@ -37,14 +37,14 @@ func (c *census) Works(pid int, works bool) {
 	c.pids[pid] = struct{}{}
 	n := 0
 	for pid := range c.pids {
-		if syscall.Kill(pid, 0) == nil { // or nobody has reaped it yet
+		if syscall.Kill(pid, 0) == nil { // or it was not reaped yet
 			n++
 		}
 	}
 	c.max = max(c.max, n)
 }
 
-// most returns how many there were at once, since it was asked last.
+// most returns how many workers there were at once since the last call.
 func (c *census) most() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

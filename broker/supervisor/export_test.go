@@ -4,7 +4,7 @@ package supervisor
 
 import "time"
 
-// Unnudged returns c, where whoever is kept by what a stranger has sent is left to it.
+// Unnudged returns c without signals to a thread that a stranger's descriptors block.
 func Unnudged(c Config) Config {
 	c.nudge = time.Hour
 	return c

@@ -18,16 +18,16 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// hub knows which workers live.
+// hub is where workers connect, so it knows which of them live.
 type hub struct {
 	t   *testing.T
 	dir string
 
 	mu    sync.Mutex
 	alive map[int]net.Conn // by pid
-	born  []time.Time      // when each that ever was came
-	said  string           // by the last one
-	min   int              // how few lived at once, since watch
+	born  []time.Time      // when each worker connected
+	said  string           // by the last worker
+	min   int              // the fewest that lived at once since watch
 }
 
 func newHub(t *testing.T, mode string) *hub {
@@ -44,7 +44,7 @@ func newHub(t *testing.T, mode string) *hub {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { h.attend(c) })
+			wg.Go(func() { h.serve(c) })
 		}
 	})
 	t.Cleanup(func() {
@@ -57,7 +57,7 @@ func newHub(t *testing.T, mode string) *hub {
 
 func (h *hub) mode(words string) {
 	h.t.Helper()
-	// In one step: a worker may be reading it.
+	// By rename, because a worker may be reading it.
 	if err := os.WriteFile(h.dir+"/new", []byte(words), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func (h *hub) mode(words string) {
 	}
 }
 
-func (h *hub) attend(c net.Conn) {
+func (h *hub) serve(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	line, err := r.ReadString('\n')
@@ -80,14 +80,14 @@ func (h *hub) attend(c net.Conn) {
 	h.born = append(h.born, time.Now())
 	h.mu.Unlock()
 	_, _ = c.Write([]byte("k"))
-	_, _ = r.ReadByte() // until it has ended
+	_, _ = r.ReadByte() // until it has exited
 	h.mu.Lock()
 	delete(h.alive, pid)
 	h.min = min(h.min, len(h.alive))
 	h.mu.Unlock()
 }
 
-// watch forgets how few there were.
+// watch makes least count from now on.
 func (h *hub) watch() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -113,7 +113,7 @@ func (h *hub) pids() (pids []int) {
 	return pids
 }
 
-// aged waits until the one that was born last has lived so long.
+// aged waits until the youngest worker has lived so long.
 func (h *hub) aged(d time.Duration) {
 	h.t.Helper()
 	fdtest.Eventually(h.t, "it has lived a while", func() bool {
@@ -123,7 +123,7 @@ func (h *hub) aged(d time.Duration) {
 	})
 }
 
-// tell tells a worker to go on: to say READY=1, if it waits for that, else to crash.
+// tell makes a worker go on: a worker that is "asked" says READY=1, all others crash.
 func (h *hub) tell(which int) {
 	h.each(func(pid int, c net.Conn) {
 		if pid == which {
@@ -132,7 +132,7 @@ func (h *hub) tell(which int) {
 	})
 }
 
-// another waits until so many were born, and returns the one that is not among old.
+// another waits for that many births, and returns the worker that is not among old.
 func (h *hub) another(births int, old ...int) (pid int) {
 	h.t.Helper()
 	fdtest.Eventually(h.t, "another one lives", func() bool {
@@ -157,7 +157,7 @@ func (h *hub) wait(n int) {
 	fdtest.Eventually(h.t, fmt.Sprintf("%d workers live", n), func() bool { return len(h.pids()) == n })
 }
 
-// replaced waits until n live, none of which is among old.
+// replaced waits until n workers live, none of them among old.
 func (h *hub) replaced(n int, old []int) {
 	h.t.Helper()
 	fdtest.Eventually(h.t, "all are new", func() bool {

@@ -21,10 +21,9 @@ import (
 
 func TestMain(m *testing.M) { fdtest.Main(m, map[string]func([]string) int{"worker": worker}) }
 
-// worker is what the tests keep alive: it tells the hub that it lives, for as long as
-// it does. Its first argument is the hub's directory, where the file "mode" has words
-// that say how it behaves: notify, deaf, bad, brief, and asked: as notify, but only when
-// it is told to go on.
+// worker is the process that the tests keep alive. It is connected to the hub for as long as
+// it lives. Its first argument is the hub's directory, where the file "mode" has words that
+// say how it behaves: notify, deaf, bad, brief, and asked, which is notify after hub.tell.
 func worker(args []string) int {
 	text, err := os.ReadFile(args[0] + "/mode")
 	if err != nil {
@@ -42,7 +41,7 @@ func worker(args []string) int {
 		return 98
 	}
 	fmt.Fprintln(c, os.Getpid(), os.Getenv(supervisor.GenerationEnv), os.Getenv("NOTIFY_SOCKET") != "")
-	_, _ = c.Read(make([]byte, 1)) // until the hub knows
+	_, _ = c.Read(make([]byte, 1)) // until the hub knows it
 	if strings.Contains(mode, "asked") {
 		_, _ = c.Read(make([]byte, 1))
 	}
@@ -54,7 +53,7 @@ func worker(args []string) int {
 	if strings.Contains(mode, "brief") {
 		return 4
 	}
-	_, _ = c.Read(make([]byte, 1)) // until it is told to crash
+	_, _ = c.Read(make([]byte, 1)) // until hub.tell makes it crash
 	return 5
 }
 
@@ -68,7 +67,7 @@ func tell(state string) error {
 	return err
 }
 
-// running is a supervisor at work.
+// running is a supervisor that runs.
 type running struct {
 	t       *testing.T
 	signals chan os.Signal
@@ -77,10 +76,10 @@ type running struct {
 	err     error
 
 	mu    sync.Mutex
-	state []string // what it has told
+	state []string // that it has told the manager
 }
 
-// keep starts a supervisor of the hub's workers.
+// keep starts a supervisor of workers that connect to the hub.
 func (h *hub) keep(c supervisor.Config) *running {
 	h.t.Helper()
 	exe, err := os.Executable()

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRoll: a roll replaces all, with never fewer than there were, and as many more as the
-// surge allows, but no more.
+// TestRoll: a roll replaces all workers. There are never fewer than before, and as many more
+// as the surge allows.
 func TestRoll(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, surge := range []int{1, 2} {
@@ -42,8 +42,8 @@ func TestRoll(t *testing.T) {
 	}
 }
 
-// TestRollFails: where the new worker does not become ready, in whatever way, the old
-// ones go on, and the manager is told. The next roll works again.
+// TestRollFails: if the new worker exits, or is not ready in time, the old ones go on, and the
+// manager is told. The next roll works again.
 func TestRollFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, mode := range []string{"bad", "mute"} {
@@ -68,8 +68,8 @@ func TestRollFails(t *testing.T) {
 	}
 }
 
-// TestRollFailsLater: where a new worker ends after it was ready, the old ones that are
-// left go on, and what was to replace the next one leaves.
+// TestRollFailsLater: if a new worker exits after it was ready, the remaining old ones go on,
+// and the worker that was to replace the next one leaves.
 func TestRollFailsLater(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
@@ -86,7 +86,7 @@ func TestRollFailsLater(t *testing.T) {
 	h.tell(first)
 	r.hears("the last replacement stopped after 1 of 3: a new worker ended: exit status 5")
 	h.tell(second)
-	third := h.another(6, append(left, second)...) // in the first's place
+	third := h.another(6, append(left, second)...) // in the slot of the first
 	h.tell(third)
 	fdtest.Eventually(t, "the second leaves", func() bool { return !slices.Contains(h.pids(), second) })
 	r.signal(unix.SIGTTIN)
@@ -101,14 +101,14 @@ func TestRollFailsLater(t *testing.T) {
 	h.replaced(4, append(left, third, last))
 }
 
-// TestRollAgain: a roll that is asked for during another one follows it.
+// TestRollAgain: a SIGHUP during a roll makes another roll follow.
 func TestRollAgain(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
 	r.hears("2 of 2 workers ready")
 	old := h.pids()
-	h.mode("mute") // so that the first one cannot be over
+	h.mode("mute") // so the first roll cannot be over
 	r.signal(unix.SIGHUP)
 	fdtest.Eventually(t, "it has begun", func() bool { return h.births() == 3 })
 	r.signal(unix.SIGHUP)
@@ -118,10 +118,10 @@ func TestRollAgain(t *testing.T) {
 			_, _ = c.Write([]byte("x"))
 		}
 	})
-	h.replaced(2, old) // the second: the first has failed
+	h.replaced(2, old) // by the second roll: the first has failed
 }
 
-// TestRollStops: a stop in the middle of a roll stops old and new.
+// TestRollStops: a stop during a roll stops old and new workers.
 func TestRollStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
@@ -137,7 +137,7 @@ func TestRollStops(t *testing.T) {
 	h.wait(0)
 }
 
-// TestRollOverCrashes: old workers that end in the middle of a roll do not stop it.
+// TestRollOverCrashes: old workers that exit during a roll do not stop it.
 func TestRollOverCrashes(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stranger sends to the sockets that workers say READY=1 on, of which all users of the
-// machine know the addresses.
+// stranger is another user, who sends to the sockets that workers say READY=1 on. All users
+// of the machine know their addresses.
 type stranger struct {
 	t  *testing.T
 	fd int
@@ -46,10 +46,10 @@ func newStranger(t *testing.T) *stranger {
 	return s
 }
 
-// relent lets go who is kept by what it has sent.
+// relent ends the closes that block because of s.
 func (s *stranger) relent() { _ = s.ln.Close() }
 
-// lingering returns a socket whose last close takes ten minutes, or until relent.
+// lingering returns a socket whose last close blocks for ten minutes, or until relent.
 func (s *stranger) lingering() (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -57,7 +57,7 @@ func (s *stranger) lingering() (fd int, err error) {
 	}
 	to := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: s.ln.Addr().(*net.TCPAddr).Port}
 	err = errors.Join(
-		unix.Connect(fd, to), // nobody accepts it, nor reads
+		unix.Connect(fd, to), // it is neither accepted nor read
 		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 600}),
 		unix.SetNonblock(fd, true),
 	)
@@ -71,7 +71,7 @@ func (s *stranger) lingering() (fd int, err error) {
 	return fd, nil
 }
 
-// send sends a lingering socket to a worker's socket. Nobody else has that one then.
+// send sends a lingering socket to a worker's socket, and closes its own descriptor of it.
 func (s *stranger) send(address string) error {
 	fd, err := s.lingering()
 	if err != nil {
@@ -84,9 +84,9 @@ func (s *stranger) send(address string) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-// keep sends one to the worker with that pid as if this were an older kernel, and returns
-// when it was read: by somebody whom that keeps.
-func (s *stranger) keep(pid int) error {
+// block sends a lingering socket to the worker with that pid as before Linux 6.16, and
+// returns when it was read, by a goroutine that its close then blocks.
+func (s *stranger) block(pid int) error {
 	address, err := notifySocket(pid)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (s *stranger) keep(pid int) error {
 		return err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1)
-	// Nothing is seen there until the stranger has closed its own: it might be the last.
+	// Peeks see nothing until s has closed its descriptor, which might be closed last otherwise.
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 1<<20); err != nil {
 		return err
 	}
@@ -138,10 +138,10 @@ func descriptor(address string) (int, error) {
 			return fd, nil
 		}
 	}
-	return -1, fmt.Errorf("nothing is bound to %q", address)
+	return -1, fmt.Errorf("no descriptor is bound to %q", address)
 }
 
-// TestStrangersDescriptors: nobody can send descriptors to where a worker says READY=1.
+// TestStrangersDescriptors: the kernel refuses descriptors for a readiness socket.
 func TestStrangersDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "asked")
@@ -162,26 +162,26 @@ func TestStrangersDescriptors(t *testing.T) {
 	r.hears("1 of 1 workers ready")
 }
 
-// TestStrangerKeepsNobody: who is kept by what a stranger has sent is not the one who
-// restarts workers, and takes signals.
-func TestStrangerKeepsNobody(t *testing.T) {
+// TestStrangerBlocksNothing: a close that a stranger blocks holds up neither restarts nor
+// signals.
+func TestStrangerBlocksNothing(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Unnudged(supervisor.Config{Workers: 2, NotifyReady: true, RestartDelay: time.Millisecond}))
 	r.hears("2 of 2 workers ready")
 	h.aged(2 * time.Millisecond)
 	s, pids := newStranger(t), h.pids()
-	if err := s.keep(pids[0]); err != nil {
+	if err := s.block(pids[0]); err != nil {
 		t.Fatal(err)
 	}
-	h.tell(pids[1]) // which crashes
+	h.tell(pids[1]) // it crashes
 	third := h.another(3, pids...)
 	fdtest.Eventually(t, "the new one is ready", func() bool { return r.told("2 of 2 workers ready") == 2 })
-	h.tell(pids[0]) // and this one, whose socket somebody else has
+	h.tell(pids[0]) // this one crashes too, whose socket the closer has
 	fourth := h.another(4, append(pids, third)...)
 	fdtest.Eventually(t, "another new one is ready", func() bool { return r.told("2 of 2 workers ready") == 3 })
 	for _, pid := range []int{third, fourth} {
-		if err := s.keep(pid); err != nil {
+		if err := s.block(pid); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -191,21 +191,21 @@ func TestStrangerKeepsNobody(t *testing.T) {
 	}
 }
 
-// TestStrangerMakesLate: a worker that is not heard, as a stranger keeps who should, is
-// restarted, and the next one is heard.
+// TestStrangerMakesLate: a worker whose READY=1 waits behind a blocked close is late and
+// restarted; the READY=1 of the next one is read.
 func TestStrangerMakesLate(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "asked")
 	r := h.keep(supervisor.Unnudged(supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: time.Second, RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond}))
 	s := newStranger(t)
-	fdtest.Eventually(t, "a worker is kept from being heard", func() bool { // one that is not late yet
-		return slices.ContainsFunc(h.pids(), func(pid int) bool { return s.keep(pid) == nil })
+	fdtest.Eventually(t, "a readiness socket is blocked", func() bool { // of a worker that is not late yet
+		return slices.ContainsFunc(h.pids(), func(pid int) bool { return s.block(pid) == nil })
 	})
 	h.mode("notify")
 	r.hears("1 of 1 workers ready")
 }
 
-// TestStrangerIsNudged: what a stranger sends holds up for a moment what comes behind it.
+// TestStrangerIsNudged: a close that a stranger blocks is interrupted, and READY=1 is read.
 func TestStrangerIsNudged(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "asked")
@@ -213,7 +213,7 @@ func TestStrangerIsNudged(t *testing.T) {
 	pid := h.another(1)
 	s := newStranger(t)
 	for range 3 {
-		if err := s.keep(pid); err != nil {
+		if err := s.block(pid); err != nil {
 			t.Fatal(err)
 		}
 	}

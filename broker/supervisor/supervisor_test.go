@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRestart: what ends is started again, however it ended; a stop stops all.
+// TestRestart: a worker is started again however it has exited; a stop stops all.
 func TestRestart(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "")
@@ -45,7 +45,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestRestartDelay: what ends too soon is started again at once the first time, and
+// TestRestartDelay: a worker that exits too soon is started again at once the first time, and
 // not the second time.
 func TestRestartDelay(t *testing.T) {
 	fdtest.CheckLeaks(t)
@@ -54,19 +54,19 @@ func TestRestartDelay(t *testing.T) {
 	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() == 2 })
 	h.wait(0)
 	for range 10 {
-		r.signal(unix.SIGWINCH) // means nothing, but is taken only when what came before has been dealt with
+		r.signal(unix.SIGWINCH) // means nothing, and is taken only after earlier events were handled
 	}
 	if n := h.births(); n != 2 {
 		t.Errorf("it was started %d times", n)
 	}
 }
 
-// TestGoodRun: what has run for a while is started again at once, however often.
+// TestGoodRun: a worker that has run for a while is started again at once, however often.
 func TestGoodRun(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "")
 	h.keep(supervisor.Config{Workers: 1, RestartDelay: time.Millisecond, RestartMax: time.Hour})
-	for i := range 20 { // the last delay would be of minutes
+	for i := range 20 { // the last delay would take minutes
 		pid := h.another(i + 1)
 		h.aged(time.Millisecond)
 		h.tell(pid)
@@ -89,13 +89,13 @@ func TestCannotExecute(t *testing.T) {
 	}
 }
 
-// TestReadyNotify: ready is who says so, on a socket of its own.
+// TestReadyNotify: a worker is ready when it says so, on a socket of its own.
 func TestReadyNotify(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "mute")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, RestartDelay: time.Millisecond})
 	h.wait(2)
-	if h.said != " true" { // no generation, and a socket
+	if h.said != " true" { // no generation, but a socket
 		t.Errorf("a worker has %q", h.said)
 	}
 	if r.told("READY=1") > 0 {
@@ -107,7 +107,7 @@ func TestReadyNotify(t *testing.T) {
 	r.hears("2 of 2 workers ready")
 }
 
-// TestNeverReady: a worker that does not become ready is stopped, and tried again.
+// TestNeverReady: a worker that does not become ready is stopped, and another one started.
 func TestNeverReady(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "mute")
@@ -120,8 +120,8 @@ func TestNeverReady(t *testing.T) {
 	r.hears("READY=1")
 }
 
-// TestNeverReadyNorGone: a worker that does not become ready, and does not leave for that,
-// is alone until it has been killed. A roll does not wait so long.
+// TestNeverReadyNorGone: as long as a worker is neither ready nor stops, no other is started
+// in its slot. A roll does not wait for that.
 func TestNeverReadyNorGone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "mute deaf")
@@ -158,7 +158,7 @@ func TestNeverReadyNorGone(t *testing.T) {
 	h.wait(1)
 }
 
-// TestDeaf: who does not stop is killed, after the grace or by a second signal.
+// TestDeaf: a worker that does not stop is killed, after the grace or by a second signal.
 func TestDeaf(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "deaf")
@@ -178,7 +178,7 @@ func TestDeaf(t *testing.T) {
 	h.wait(0)
 }
 
-// TestMoreAndLess: SIGTTIN and SIGTTOU change how many there are; one stays.
+// TestMoreAndLess: SIGTTIN and SIGTTOU change the number of workers; one stays.
 func TestMoreAndLess(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "")
@@ -195,7 +195,7 @@ func TestMoreAndLess(t *testing.T) {
 	h.wait(2)
 }
 
-// TestDoesNothing: with nothing to do it does nothing.
+// TestDoesNothing: without events the supervisor does nothing.
 func TestDoesNothing(t *testing.T) {
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
@@ -204,8 +204,8 @@ func TestDoesNothing(t *testing.T) {
 	pids := h.pids()
 	slices.Sort(pids)
 	h.watch()
-	r.signal(unix.SIGWINCH) // which means nothing
-	r.signal(unix.SIGWINCH) // taken only when the first has been dealt with
+	r.signal(unix.SIGWINCH) // it means nothing
+	r.signal(unix.SIGWINCH) // taken only after the first was handled
 	if len(r.state) != before || h.births() != 2 {
 		t.Errorf("it told %q and started %d workers", r.state[before:], h.births())
 	}
