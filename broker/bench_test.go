@@ -28,8 +28,8 @@ func BenchmarkDial(b *testing.B) {
 	}
 }
 
-// BenchmarkDialFloor is the least that BenchmarkDial could take: connect to a
-// server made of nothing, send a call, receive a descriptor, and close both.
+// BenchmarkDialFloor is the least that BenchmarkDial could take: connect to a minimal server,
+// send a call, receive a descriptor, and close both.
 func BenchmarkDialFloor(b *testing.B) {
 	path := serveFloor(b)
 	b.ReportAllocs()
@@ -70,8 +70,8 @@ var (
 	floorReply = make([]byte, 140)
 )
 
-// serveFloor answers each call with a descriptor, through the net package as the
-// broker does, and does nothing besides. It returns its path.
+// serveFloor answers each call with a descriptor, through the net package, and does nothing
+// else. It returns its path.
 func serveFloor(b *testing.B) string {
 	b.Helper()
 	path := filepath.Join(fdtest.SocketDir(b), "c")

@@ -45,7 +45,7 @@ func TestClient(t *testing.T) {
 		t.Errorf("Unbind: %v", err)
 	}
 
-	// What the broker refuses leaves the client as good as before.
+	// A refusal leaves the client usable.
 	if err := c.Unbind(ctx, "adm", "web"); !errors.Is(err, broker.ErrUnknownName) {
 		t.Errorf("Unbind: %v", err)
 	}
@@ -125,13 +125,13 @@ func TestClientReconnects(t *testing.T) {
 		if _, err := c.Info(context.Background()); err != nil {
 			t.Error(err)
 		}
-		// And where it has not noticed that the broker was away.
+		// The client has not noticed that the broker was away.
 		b.stop()
 		b = startBrokerAt(t, b.path, server.Config{})
 	}
 }
 
-// TestClientAsksOnce: what the broker may have done is not asked for again.
+// TestClientAsksOnce: a client does not repeat a call that the broker may have seen.
 func TestClientAsksOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	f := startFake(t)
@@ -191,8 +191,8 @@ func get(ctx context.Context, c *broker.Client) <-chan error {
 	return result
 }
 
-// TestClientTurn: a call that waits for its turn ends with its context, and one
-// that waits for the broker ends with its own.
+// TestClientTurn: a call ends with its context, whether it waits for its turn or for the
+// broker.
 func TestClientTurn(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t)
@@ -244,7 +244,7 @@ func TestClientClose(t *testing.T) {
 	}
 }
 
-// TestClientCloseWithoutBroker: Close ends a wait for a broker too.
+// TestClientCloseWithoutBroker: Close also ends a wait for a broker.
 func TestClientCloseWithoutBroker(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	c := &broker.Client{Socket: filepath.Join(fdtest.SocketDir(t), "c")}

@@ -15,7 +15,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// streamSpecs are listeners of every kind that accepts connections.
+// streamSpecs returns a spec of each kind of listener that accepts connections.
 func streamSpecs(t testing.TB) map[string]string {
 	dir := fdtest.SocketDir(t)
 	return map[string]string{
@@ -139,7 +139,7 @@ func TestDialAll(t *testing.T) {
 			t.Errorf("listener %d has grant %d, the first has %d", i, ln.Grant(), all[0].Grant())
 		}
 	}
-	// The grant lasts until the last of them is closed, whichever that is.
+	// The grant lasts until the last listener is closed, in any order.
 	for i, order := range []int{1, 0, 2} {
 		for _, name := range []string{"a", "b", "c"} {
 			if got := b.listener(name).Holders; got != 1 {
@@ -174,8 +174,8 @@ func TestDialPackets(t *testing.T) {
 	b.waitHolders("a", 0)
 }
 
-// TestDialOtherKind: asking for connections on a socket of datagrams, or the other
-// way round, says so, and gives everything back.
+// TestDialOtherKind: Dial of a datagram socket, and DialPacket of a stream socket, return an
+// error that says so, and keep no grant.
 func TestDialOtherKind(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0", "adm=127.0.0.1:0", "tcp=127.0.0.1:0", "ntp=udp://127.0.0.1:0")

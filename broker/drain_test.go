@@ -31,7 +31,7 @@ func (b *testBroker) drain(o broker.DrainOptions, names ...string) int {
 	return n
 }
 
-// accepting makes ln answer with text, and returns why it does not any more.
+// accepting makes ln answer with text, and returns the error that ends that.
 func accepting(ln net.Listener, text string) <-chan error {
 	over := make(chan error, 1)
 	go func() {
@@ -55,8 +55,8 @@ func wantDrained(t *testing.T, err error) {
 	}
 }
 
-// TestDrained: a listener that is asked to leave says so, and gives back its place and
-// what is queued.
+// TestDrained: a listener that is asked to leave returns ErrDrained, and its place and queued
+// connections go to others.
 func TestDrained(t *testing.T) {
 	for name, spec := range streamSpecs(t) {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestDrained(t *testing.T) {
 	}
 }
 
-// TestDrainedBeforeAccept: who has not begun to accept hears of it when it does.
+// TestDrainedBeforeAccept: the first Accept returns the error of an earlier drain.
 func TestDrainedBeforeAccept(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -155,7 +155,7 @@ func TestPacketDrained(t *testing.T) {
 	}
 }
 
-// TestDrainAgainstClose: both at once, in any order, leave nothing.
+// TestDrainAgainstClose: a drain and a Close at the same time leave nothing behind.
 func TestDrainAgainstClose(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -243,8 +243,8 @@ func TestDrainErrors(t *testing.T) {
 	_ = sockets[0].FD.Close()
 }
 
-// TestReplace: it sends away who was there before, and neither its own deploy nor
-// what is newer.
+// TestReplace: Replace asks older holders to leave, and neither its own deploy nor newer
+// ones.
 func TestReplace(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0", "dns=udp://127.0.0.1:0")
@@ -308,7 +308,7 @@ func TestReplace(t *testing.T) {
 	wantDrained(t, err)
 }
 
-// TestReplaceAtOnce: of many who replace each other at once the newest stays.
+// TestReplaceAtOnce: of many workers that replace each other at once, the newest stays.
 func TestReplaceAtOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -346,7 +346,7 @@ func TestReplaceAtOnce(t *testing.T) {
 	}
 }
 
-// TestDeployEnds: of a deploy that is not replaced.
+// TestDeployEnds: how Deploy ends without being replaced.
 func TestDeployEnds(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -384,7 +384,7 @@ func TestDeployEnds(t *testing.T) {
 	}
 }
 
-// load is clients that ask over and over, and count what fails.
+// load is clients that make requests over and over, and count those that fail.
 type load struct {
 	stop     context.CancelFunc
 	clients  sync.WaitGroup
@@ -420,7 +420,7 @@ func (l *load) pass(t *testing.T, n int64) {
 	fdtest.Eventually(t, "the load goes on", func() bool { return l.answered.Load() >= until })
 }
 
-// done ends the load, and fails the test for what has failed.
+// done ends the load, and fails the test if a request has failed.
 func (l *load) done(t *testing.T) {
 	t.Helper()
 	l.stop()
@@ -437,8 +437,8 @@ func (l *load) done(t *testing.T) {
 	}
 }
 
-// TestQueueOfDrained: connections that come while listeners are replaced are answered, by
-// one or by the other.
+// TestQueueOfDrained: connections that arrive while listeners are replaced are answered, by
+// the old or by the new one.
 func TestQueueOfDrained(t *testing.T) {
 	for name, spec := range streamSpecs(t) {
 		if name == "unixpacket" {
@@ -480,8 +480,8 @@ func TestQueueOfDrained(t *testing.T) {
 	}
 }
 
-// TestReplaceUnderLoad: http servers replace each other, and no request fails, neither
-// of a connection of its own nor of one that is kept alive.
+// TestReplaceUnderLoad: HTTP servers replace each other, and no request fails, neither on a
+// new connection nor on one that is kept alive.
 func TestReplaceUnderLoad(t *testing.T) {
 	for name, keepAlive := range map[string]bool{"connections": false, "keep-alive": true} {
 		t.Run(name, func(t *testing.T) {

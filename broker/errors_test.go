@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialError dials what fails, and checks what every failure has to be like.
+// dialError makes a Dial that must fail, and checks what is common to all failures.
 func dialError(t *testing.T, d *broker.Dialer, want error, names ...string) error {
 	t.Helper()
 	all, err := d.DialAll(context.Background(), names...)
@@ -30,7 +30,7 @@ func dialError(t *testing.T, d *broker.Dialer, want error, names ...string) erro
 	return err
 }
 
-// contains checks that err's text has all of words.
+// contains checks that err's text has all words.
 func contains(t *testing.T, err error, words ...string) {
 	t.Helper()
 	for _, w := range words {
@@ -115,8 +115,8 @@ func TestErrConflict(t *testing.T) {
 	_ = holder
 }
 
-// TestBlockingListener: where nobody else holds a blocking socket, it is made
-// non-blocking for as long as it is held.
+// TestBlockingListener: the broker makes a blocking socket without other holders
+// non-blocking, for as long as it is held.
 func TestBlockingListener(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0,blocking")
@@ -176,8 +176,8 @@ func TestErrNoBroker(t *testing.T) {
 	contains(t, err, path, "permission denied")
 }
 
-// TestNotAPath: what no broker will ever change is no ErrNoBroker, and is not
-// waited for.
+// TestNotAPath: a fault that no broker can mend is not ErrNoBroker, and Wait does not wait for
+// its end.
 func TestNotAPath(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := "/" + strings.Repeat("x", 200)
@@ -191,8 +191,8 @@ func TestNotAPath(t *testing.T) {
 	}
 }
 
-// TestNoDescriptors: a process that can open no more files says so, waits for
-// nothing, and keeps nothing, whichever descriptor was the one too many.
+// TestNoDescriptors: a process that may open no more files gets an error at once, and keeps
+// nothing open, whichever descriptor was the one too many.
 func TestNoDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
@@ -212,7 +212,7 @@ func TestNoDescriptors(t *testing.T) {
 			t.Errorf("with %d to open: %v", spare, err)
 		}
 	}
-	if failed < 3 { // the connection, what is received, and what net makes of it
+	if failed < 3 { // the connection, the received descriptor, and its duplicate by the net package
 		t.Errorf("only %d attempts failed", failed)
 	}
 	c := broker.Client{Socket: path}
@@ -250,7 +250,7 @@ func leave(t *testing.T, n int) (restore func()) {
 	}
 }
 
-// TestPaths: where a broker is looked for.
+// TestPaths: where a client looks for a broker.
 func TestPaths(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -293,7 +293,7 @@ func TestPaths(t *testing.T) {
 	asUser(t, 54321, func() { user = tried() })
 	check("XDG_RUNTIME_DIR", user, own, system)
 
-	// A broker of this user's that has crashed is not replaced by the system's.
+	// If a broker of this user has crashed, the client does not turn to the system's.
 	if err := os.Mkdir(filepath.Dir(own), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +310,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// leaveSocket leaves a socket at which nobody answers, and which anybody may try.
+// leaveSocket leaves the path of a closed socket, which every user may connect to.
 func leaveSocket(t *testing.T, path string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -18,8 +18,8 @@ import (
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
-// startExample starts what "fdbroker --bind SPEC..." would, with a control socket
-// that FDBROKER_SOCKET names. It returns what ends it.
+// startExample starts a broker as "fdbroker --bind SPEC..." would, with a control socket that
+// FDBROKER_SOCKET names. It returns a function that stops it.
 func startExample(specs ...string) (stop func()) {
 	dir, err := os.MkdirTemp("", "fd")
 	if err != nil {
@@ -98,7 +98,7 @@ func ExampleDialer() {
 	_, err = broker.Dial("web")
 	fmt.Println("no free place:", errors.Is(err, broker.ErrFull))
 
-	// A Dialer can wait for a place, and likewise for a name and for a broker.
+	// A Dialer can wait for a place, for a name and for a broker.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	time.AfterFunc(time.Millisecond, func() { _ = first.Close() })
@@ -177,7 +177,7 @@ func ExampleClient() {
 	// no listener is called "wbe"; there are: web true
 }
 
-// A new version that is ready asks the old one to leave, which finishes what it has.
+// A new version that is ready asks the old one to leave. That finishes what it has.
 func ExampleListener_Replace() {
 	stop := startExample("web=127.0.0.1:0")
 	defer stop()

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fake is a control socket at which the test itself answers.
+// fake is a control socket whose calls the test answers.
 type fake struct {
 	t    *testing.T
 	path string
@@ -45,7 +45,7 @@ type fakeConn struct {
 	conn *net.UnixConn
 }
 
-// accept returns the next connection, which the test's end closes.
+// accept returns the next connection; the end of the test closes it.
 func (f *fake) accept() fakeConn {
 	f.t.Helper()
 	c, err := f.ln.AcceptUnix()
@@ -77,8 +77,8 @@ func (c fakeConn) readCall() string {
 	return call.Method
 }
 
-// send sends text with n descriptors, of which the first is a listening socket's.
-// It reports whether that went well: the client may have gone.
+// send sends text with n descriptors, the first of a listening socket. It reports whether that
+// worked: the client may have gone.
 func (c fakeConn) send(text string, n int) bool {
 	c.t.Helper()
 	var fds []int
@@ -128,7 +128,7 @@ func (c fakeConn) waitRead() {
 
 const end = "\x00"
 
-// sockets is a reply to Get with a socket for each of these, NAME@INDEX.
+// sockets returns a reply to Get with a socket for each NAME@INDEX.
 func sockets(list ...string) string {
 	reply := protocol.GetReply{Grant: 7}
 	for _, s := range list {
@@ -141,8 +141,8 @@ func sockets(list ...string) string {
 	return string(b)
 }
 
-// TestBadBroker: whatever answers, the caller gets an error that says what is
-// wrong, and nothing is left.
+// TestBadBroker: if a broker answers wrongly, the caller gets an error that says how, and no
+// descriptor stays open.
 func TestBadBroker(t *testing.T) {
 	anything := func(error) bool { return true }
 	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
@@ -178,7 +178,7 @@ func TestBadBroker(t *testing.T) {
 		{"too large", func(c fakeConn) {
 			c.send(`{"parameters":"`, 2)
 			piece := strings.Repeat("x", 1<<16)
-			for c.send(piece, 0) { // until the client has had enough
+			for c.send(piece, 0) { // until the client closes the connection
 			}
 		}, is(broker.ErrMalformed)},
 		{"half a message", func(c fakeConn) { c.send(`{"parameters":{`, 2) }, is(broker.ErrLost)},
@@ -246,7 +246,7 @@ func TestBadBroker(t *testing.T) {
 	}
 }
 
-// openNumber returns f's number, good for as long as f is open.
+// openNumber returns f's number, which is valid as long as f is open.
 func openNumber(t *testing.T, f *os.File) (n int) {
 	t.Helper()
 	rc, err := f.SyscallConn()
@@ -259,7 +259,7 @@ func openNumber(t *testing.T, f *os.File) (n int) {
 	return n
 }
 
-// TestBadBrokerList: descriptors that nobody asked for.
+// TestBadBrokerList: a reply to List must not have descriptors.
 func TestBadBrokerList(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	f := startFake(t)

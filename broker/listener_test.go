@@ -50,8 +50,8 @@ func TestCloseWakesAccept(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesOthersAlone: another holder keeps accepting, and gets what was
-// queued when the first one left.
+// TestCloseLeavesOthersAlone: another holder goes on accepting, and gets the connections that
+// were queued when the first one left.
 func TestCloseLeavesOthersAlone(t *testing.T) {
 	for name, spec := range streamSpecs(t) {
 		t.Run(name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestCloseLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// TestCloseKeepsQueue: nobody is left, and nothing is lost.
+// TestCloseKeepsQueue: queued connections survive the last holder.
 func TestCloseKeepsQueue(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -147,7 +147,7 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
-// TestBrokerStops and TestBrokerIsKilled: losing the broker stops nobody.
+// TestBrokerStops and TestBrokerIsKilled: losing the broker stops no worker.
 func TestBrokerStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -187,7 +187,7 @@ func checkWithoutBroker(t *testing.T, path string, ln *broker.Listener) {
 	}
 }
 
-// TestUnbound: a holder goes on accepting on what was unbound.
+// TestUnbound: a holder goes on accepting after its listener was unbound.
 func TestUnbound(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")

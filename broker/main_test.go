@@ -35,7 +35,7 @@ type testBroker struct {
 	t      testing.TB
 	path   string // of the control socket
 	server *server.Server
-	stop   func() // as the test's end does
+	stop   func() // the end of the test calls it too
 }
 
 // startBroker starts a broker with listeners.
@@ -90,7 +90,7 @@ func (b *testBroker) dialer() *broker.Dialer { return &broker.Dialer{Socket: b.p
 
 func (b *testBroker) waiting() *broker.Dialer { return &broker.Dialer{Socket: b.path, Wait: true} }
 
-// dial dials a listener that the test's end closes.
+// dial dials a listener; the end of the test closes it.
 func (b *testBroker) dial(name string) *broker.Listener {
 	b.t.Helper()
 	ln, err := b.dialer().Dial(context.Background(), name)
@@ -101,15 +101,15 @@ func (b *testBroker) dial(name string) *broker.Listener {
 	return ln
 }
 
-// client returns a client that the test's end closes.
+// client returns a client; the end of the test closes it.
 func (b *testBroker) client() *broker.Client {
 	c := &broker.Client{Socket: b.path}
 	b.t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-// get returns a duplicate of a listener's socket to look at, by a Get with no
-// need of its own.
+// get returns a duplicate of a listener's socket to look at, by a Get that accepts any
+// O_NONBLOCK.
 func (b *testBroker) get(name string) broker.Socket {
 	b.t.Helper()
 	sockets, err := b.client().Get(context.Background(), broker.GetOptions{}, name)
@@ -137,7 +137,7 @@ func (b *testBroker) waitHolders(name string, n int) {
 	fdtest.Eventually(b.t, fmt.Sprintf("%s has %d holders", name, n), func() bool { return b.listener(name).Holders == n })
 }
 
-// waitWaiting waits until n wait for a listener, which need not be bound.
+// waitWaiting waits until n clients wait for a listener, which need not be bound.
 func (b *testBroker) waitWaiting(name string, n int) {
 	b.t.Helper()
 	c := broker.Client{Socket: b.path}
@@ -232,7 +232,7 @@ func start(t testing.TB, name string, args ...string) (kill func(), pid int) {
 	}, cmd.Process.Pid
 }
 
-// ask connects to a stream listener and returns what it is answered.
+// ask connects to a stream listener and returns the answer.
 func ask(t testing.TB, addr net.Addr) string {
 	t.Helper()
 	return read(t, connect(t, addr))
@@ -259,8 +259,8 @@ func read(t testing.TB, c net.Conn) string {
 	return string(b)
 }
 
-// asUser calls f on a thread that has another effective user id, which is what
-// a broker sees of who connects. It is for f that does not start goroutines.
+// asUser calls f on a thread that has another effective user id, which is the user that a
+// broker sees. f must not start goroutines.
 func asUser(t testing.TB, uid int, f func()) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What was put can be dialed, and stays when the one who put it closes its own.
+// A socket that was put can be dialed, and stays when the client closes its descriptor.
 func TestPut(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t)
@@ -73,7 +73,7 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// Nobody is asked for a socket that the broker does not want.
+// Attach does not call find if the broker does not want the socket.
 func TestAttachUnwanted(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSharedStateIsKept: what all holders of a socket share is the same before and
-// after a worker came, accepted and went.
+// TestSharedStateIsKept: a worker that dials, accepts and closes changes nothing that all
+// holders of a socket share.
 func TestSharedStateIsKept(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for name, spec := range map[string]string{
@@ -78,7 +78,7 @@ func TestSharedStateIsKept(t *testing.T) {
 	}
 }
 
-// TestDescriptorsAreCloseOnExec: in the worker too.
+// TestDescriptorsAreCloseOnExec: those of a worker are.
 func TestDescriptorsAreCloseOnExec(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -103,8 +103,8 @@ func TestDescriptorsAreCloseOnExec(t *testing.T) {
 
 type control interface{ Control(func(fd uintptr)) error }
 
-// stateOf returns all that can be asked of a socket and that does not change by
-// itself: its status flags, its backlog and its options.
+// stateOf returns the properties of a socket that do not change by themselves: its status
+// flags, its backlog and its options.
 func stateOf(t testing.TB, s broker.Socket) map[string]string {
 	t.Helper()
 	state := make(map[string]string)
@@ -137,7 +137,7 @@ func stateOf(t testing.TB, s broker.Socket) map[string]string {
 	return state
 }
 
-// volatile reports whether an option tells of traffic, or has an effect.
+// volatile reports whether an option depends on traffic, or reading it has an effect.
 func volatile(level, option int) bool {
 	switch level {
 	case unix.SOL_SOCKET:

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// later runs a Dial and returns a channel for what becomes of it.
+// later runs a Dial and returns a channel for its result.
 func later(ctx context.Context, d *broker.Dialer, name string) <-chan dialed {
 	result := make(chan dialed, 1)
 	go func() {
@@ -32,7 +32,7 @@ type dialed struct {
 	err error
 }
 
-// close closes what was dialed, and fails the test where that went wrong.
+// close closes the listener, and fails the test if the Dial has failed.
 func (d dialed) close(t *testing.T) {
 	t.Helper()
 	if d.err != nil {
@@ -43,7 +43,7 @@ func (d dialed) close(t *testing.T) {
 	}
 }
 
-// isOver checks that d ended because its context has.
+// isOver checks that d ended because of its context.
 func (d dialed) isOver(t *testing.T, want error) {
 	t.Helper()
 	if d.ln != nil || !errors.Is(d.err, want) {
@@ -56,7 +56,7 @@ func TestWaitForBroker(t *testing.T) {
 	path := filepath.Join(fdtest.SocketDir(t), "c")
 	d := &broker.Dialer{Socket: path, Wait: true}
 	result := later(context.Background(), d, "web")
-	// Once without, to be sure that a broker is missed before there is one.
+	// Once without, so the client meets a missing broker first.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	_, err := d.Dial(ctx, "web")
@@ -67,7 +67,7 @@ func TestWaitForBroker(t *testing.T) {
 	(<-result).close(t)
 }
 
-// TestWaitTellsWhatWasMissing: a wait in vain says for what.
+// TestWaitTellsWhatWasMissing: the error of a wait in vain says what was missing.
 func TestWaitTellsWhatWasMissing(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
@@ -107,7 +107,7 @@ func TestWaitForPlace(t *testing.T) {
 	(<-third).close(t)
 }
 
-// TestWaitSurvivesBroker: whoever waits when the broker goes waits for the next.
+// TestWaitSurvivesBroker: a client that waits when the broker goes waits for the next one.
 func TestWaitSurvivesBroker(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t)
@@ -168,13 +168,12 @@ func TestCancelMidReply(t *testing.T) {
 	c := f.accept()
 	c.readCall()
 	c.send(`{"parameters":{"grant":1,`, 1)
-	c.waitRead() // half of the reply and its descriptor are the client's now
+	c.waitRead() // the client has half of the reply and its descriptor
 	cancel()
 	(<-result).isOver(t, context.Canceled)
 }
 
-// TestDeadlineInFullQueue: the control socket's queue is full, so that connect
-// blocks.
+// TestDeadlineInFullQueue: the control socket's queue is full, so connect blocks.
 func TestDeadlineInFullQueue(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
@@ -219,8 +218,8 @@ func TestCancelledBefore(t *testing.T) {
 	b.waitHolders("web", 0)
 }
 
-// TestCancelAgainstReply: a Dial that succeeds has its grant, also where its
-// context ends at that very moment.
+// TestCancelAgainstReply: a Dial that succeeds has its grant, even if its context ends at the
+// same moment.
 func TestCancelAgainstReply(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")

@@ -52,8 +52,8 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// Who does not look for longer than any call may take, while more happens than it could
-// be told, gets what was sent meanwhile, and then hears that this is not all.
+// A watcher that does not read for longer than any call may take, while more happens than the
+// broker keeps for it, gets the events that were sent, and then ErrOverflow.
 func TestWatchAfterSleep(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const calls, limit = 10_000, 500 * time.Millisecond
@@ -69,7 +69,7 @@ func TestWatchAfterSleep(t *testing.T) {
 				return err
 			}
 		}
-		for range 2 { // one might have begun before the watcher's reply did
+		for range 2 { // the first might have begun before the watcher's reply
 			b.untilLate()
 		}
 		return nil
@@ -79,7 +79,7 @@ func TestWatchAfterSleep(t *testing.T) {
 	}
 }
 
-// untilLate connects, and says nothing until the broker has had enough.
+// untilLate connects, and sends nothing until the broker closes the connection.
 func (b *testBroker) untilLate() {
 	b.t.Helper()
 	c, err := net.Dial("unix", b.path)

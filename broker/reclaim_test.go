@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// next stops b, calls meanwhile, and returns a broker at the same path that has been
+// next stops b, calls meanwhile, and returns a new broker at the same path, to which it has
 // put the sockets of these names.
 func (b *testBroker) next(meanwhile func(), names ...string) *testBroker {
 	b.t.Helper()
@@ -41,8 +41,8 @@ func (b *testBroker) next(meanwhile func(), names ...string) *testBroker {
 	return next
 }
 
-// holds waits until this process holds a listener by a grant as long as a connection,
-// and returns that.
+// holds waits until this process holds a listener by a grant that lasts as long as a
+// connection, and returns that.
 func (b *testBroker) holds(name string) (found protocol.Holder) {
 	b.t.Helper()
 	client := b.client()
@@ -62,12 +62,12 @@ func (b *testBroker) holds(name string) (found protocol.Holder) {
 	return found
 }
 
-// TestListenerOutlivesBroker: who accepts notices nothing when the broker goes and
-// another comes, as often as that is, and is its holder again.
+// TestListenerOutlivesBroker: Accept goes on when the broker is replaced by another one, any
+// number of times, and the Listener is a holder of that again.
 func TestListenerOutlivesBroker(t *testing.T) {
 	for name, spec := range streamSpecs(t) {
 		if strings.Contains(spec, "://") && name != "abstract" {
-			continue // a broker that is told to stop removes the path
+			continue // a broker that stops removes the path
 		}
 		t.Run(name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
@@ -93,14 +93,14 @@ func TestListenerOutlivesBroker(t *testing.T) {
 				}
 			}
 			fdtest.Eventually(t, "the listener knows its grant", func() bool { return ln.Grant() == b.holds("web").Grant })
-			b.drain(broker.DrainOptions{}, "web") // the new connection is attended to as well
+			b.drain(broker.DrainOptions{}, "web") // its event is read from the new connection
 			wantDrained(t, <-over)
 		})
 	}
 }
 
-// TestReplaceAfterRestart: a worker that had been there before is older, and stays itself
-// when it replaces others.
+// TestReplaceAfterRestart: a worker keeps its age across a restart of the broker, and does not
+// replace itself.
 func TestReplaceAfterRestart(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -157,7 +157,8 @@ func TestClosedWhileBrokerIsLost(t *testing.T) {
 	}
 }
 
-// TestOneOfManyIsGone: what is not bound any more is no reason to be without the rest.
+// TestOneOfManyIsGone: if one of a grant's names is not bound any more, it is reclaimed for the
+// others.
 func TestOneOfManyIsGone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "a=127.0.0.1:0", "b=127.0.0.1:0", "c=127.0.0.1:0")
@@ -169,7 +170,7 @@ func TestOneOfManyIsGone(t *testing.T) {
 		defer ln.Close()
 		go answer(ln, ln.Name())
 	}
-	_ = all[1].Close() // nobody wants that back
+	_ = all[1].Close() // it is not reclaimed
 	next := b.next(func() {}, "c")
 	if h := next.holds("c"); !slices.Equal(h.Names, []string{"c"}) {
 		t.Errorf("got %+v", h)
@@ -181,9 +182,9 @@ func TestOneOfManyIsGone(t *testing.T) {
 	}
 }
 
-// TestSwap: when the name is bound anew, Accept returns what is queued at the old socket,
-// and goes on with the new one.
-func TestSwap(t *testing.T) {
+// TestReplacedSocket: if the name is bound again, Accept returns what is queued at the old
+// socket, and goes on with the new one.
+func TestReplacedSocket(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, c := range []struct{ name, was, is string }{
 		{"tcp", "web=127.0.0.1:0", "web=127.0.0.1:0,backlog=7"},
@@ -213,7 +214,7 @@ func TestSwap(t *testing.T) {
 				first := connect(t, was)
 				_ = (<-accepted).Close()
 				read(t, first)
-				var queued []net.Conn // while nobody accepts
+				var queued []net.Conn // they are not accepted yet
 				for range 3 {
 					queued = append(queued, connect(t, was))
 				}
@@ -250,8 +251,8 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-// TestSwapWhileAccepting: the same for who waits in Accept all the time, with many at once.
-func TestSwapWhileAccepting(t *testing.T) {
+// TestReplacedSocketWhileAccepting is the same with many calls of Accept that wait all the time.
+func TestReplacedSocketWhileAccepting(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
 	ln := b.dial("web")
@@ -270,7 +271,7 @@ func TestSwapWhileAccepting(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	}
-	fdtest.Eventually(t, "the old sockets are closed", func() bool { return listeningAt(t) == 2 }) // the broker's, and the worker's
+	fdtest.Eventually(t, "the old sockets are closed", func() bool { return listeningAt(t) == 2 }) // except the broker's and the worker's
 	if err := ln.Close(); err != nil {
 		t.Error(err)
 	}
@@ -294,7 +295,7 @@ func listeningAt(t *testing.T) (n int) {
 	return n
 }
 
-func TestPacketSwap(t *testing.T) {
+func TestReplacedPacketSocket(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "dns=udp://127.0.0.1:0")
 	pc, err := b.dialer().DialPacket(context.Background(), "dns")
@@ -335,7 +336,7 @@ func TestPacketSwap(t *testing.T) {
 	if first, second := got(), got(); first != "one" || second != "two" {
 		t.Errorf("got %q, %q", first, second)
 	}
-	if _, _, err := pc.ReadFrom(nil); !isTimeout(err) { // the deadline is the new one's too
+	if _, _, err := pc.ReadFrom(nil); !isTimeout(err) { // the deadline holds for the new socket too
 		t.Errorf("got %v", err)
 	}
 	if err := pc.SetDeadline(time.Time{}); err != nil {
@@ -423,7 +424,7 @@ func (b *testBroker) shutDown(name string) {
 	}
 }
 
-// TestNotHealed: where nobody heals it, Accept says so in the end.
+// TestNotHealed: if no broker repairs the socket, Accept returns an error in the end.
 func TestNotHealed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
@@ -441,7 +442,7 @@ func TestNotHealed(t *testing.T) {
 	}
 }
 
-// called reads a Get that takes a grant up again.
+// called reads a Get that reclaims a grant.
 func (c fakeConn) called() (p protocol.GetParameters) {
 	c.t.Helper()
 	var b []byte
@@ -487,8 +488,8 @@ const (
 	drainReply    = `{"parameters":{"grant":7,"event":"drain"},"continues":true}` + end
 )
 
-// TestResumeIsAnswered: what a listener makes of the next broker's answers.
-func TestResumeIsAnswered(t *testing.T) {
+// TestReclaimIsAnswered: what a listener does after each answer of the next broker.
+func TestReclaimIsAnswered(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	f := startFake(t)
 	_, c, over := f.accepts()
@@ -503,18 +504,18 @@ func TestResumeIsAnswered(t *testing.T) {
 	}
 	_ = c.conn.Close()
 	c = wants(false)
-	_ = c.conn.Close() // another one that goes at once
+	_ = c.conn.Close() // this broker goes at once too
 	c = wants(false)
 	c.send(fullReply, 0)
 	c = wants(true) // for a place
 	_ = c.conn.Close()
 	c = wants(false)
 	c.send(unknownReply, 0)
-	offer := f.accept()
-	if got := offer.readCall(); got != protocol.MethodAttach {
+	handBack := f.accept()
+	if got := handBack.readCall(); got != protocol.MethodAttach {
 		t.Errorf("got %s", got)
 	}
-	offer.send(unknownReply, 0) // it does not wait for one
+	handBack.send(unknownReply, 0) // the broker does not want it
 	c = wants(true)             // for the name
 	_ = c.conn.Close()
 	c = wants(false)
@@ -543,8 +544,8 @@ func TestReplacedWhileAway(t *testing.T) {
 	wantDrained(t, <-over)
 }
 
-// TestResumePauses: a broker that ends each connection at once is not asked all the time.
-func TestResumePauses(t *testing.T) {
+// TestReclaimPauses: delays grow if a broker ends each connection at once.
+func TestReclaimPauses(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	f := startFake(t)
 	ln, c, _ := f.accepts()
