@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // Client calls a broker. It connects at its first call, and again after the connection was
@@ -30,6 +31,14 @@ type Client struct {
 	closed bool
 
 	exchange *exchange // of the call that has its turn
+}
+
+// Socket is a socket that the broker has handed out. Its receiver must close FD.
+type Socket struct {
+	Name    string
+	Network string // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixpacket or unixgram
+	Address string // that was bound: for port 0, the real one
+	FD      *scmrights.FD
 }
 
 // GetOptions changes what Get does. The zero GetOptions fails instead of waiting, and
@@ -111,6 +120,46 @@ func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err 
 // Errors: [ErrUpgradeFailed], [ErrDenied].
 func (c *Client) Upgrade(ctx context.Context) error {
 	return c.call(ctx, protocol.MethodUpgrade, nil, nil)
+}
+
+// PutOptions changes what Put does. The zero PutOptions makes a listener for root and the
+// broker's user.
+type PutOptions struct {
+	// Options are those that follow the address in a spec, such as "allow=group:www,max=2".
+	Options string
+	// Any accepts any descriptor: a pipe, a memfd, a connected socket. Without it, the
+	// descriptor must be a socket that is bound and, if it takes connections, listens.
+	Any bool
+	// PID is a process that accepts on the socket and becomes its holder; 0: none.
+	PID int
+	// DrainSignal is the signal that asks that process to leave, without "SIG", such as
+	// "TERM"; empty: none.
+	DrainSignal string
+}
+
+// Put makes fd, which it borrows, the broker's listener of that name, and returns that as it
+// is now. If the same socket has the name already, nothing changes. The caller may go on
+// using fd.
+//
+// Errors: [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
+func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrights.FD) (l protocol.Listener, err error) {
+	return l, c.do(ctx, func(ctx context.Context, x *exchange) error {
+		p := protocol.PutParameters{Name: name, Options: o.Options, Any: o.Any, PID: o.PID, DrainSignal: o.DrainSignal}
+		// The broker accepts a descriptor only after it has said that it wants one.
+		if err := x.call(ctx, protocol.MethodPut, p, nil); err != nil {
+			return err
+		}
+		p.FileDescriptor = new(0)
+		var reply protocol.PutReply
+		if err := x.call(ctx, protocol.MethodPut, p, &reply, fd); err != nil {
+			return err
+		}
+		if reply.Listener == nil {
+			return malformedf("reply: no listener")
+		}
+		l = *reply.Listener
+		return nil
+	})
 }
 
 // Info returns which broker answers.

@@ -116,7 +116,9 @@ func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*li
 	for i, s := range sockets {
 		v, err := make(l, s)
 		if err != nil {
-			closeSockets(sockets[i+1:])
+			for _, s := range sockets[i+1:] {
+				_ = s.FD.Close()
+			}
 			for range sockets[i:] {
 				l.release()
 			}
@@ -128,25 +130,6 @@ func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*li
 		all = append(all, v)
 	}
 	return all, nil
-}
-
-// isPacket reports whether a network has datagram sockets.
-func isPacket(network string) bool {
-	switch network {
-	case "udp", "udp4", "udp6", "unixgram":
-		return true
-	}
-	return false
-}
-
-// file takes the descriptor of s and calls use with it as a file. The net package duplicates
-// it, and does not touch O_NONBLOCK if that is set.
-func (s Socket) file(use func(*os.File) error) error {
-	f, err := s.FD.File(s.Name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(use(f), f.Close())
 }
 
 var (

@@ -14,8 +14,8 @@
 // workers, and losing the broker does not stop Accept.
 //
 // The broker can ask workers to leave, for example when a new version calls
-// [Listener.Replace]: then Accept returns [ErrDrained], and the worker finishes what it has
-// accepted.
+// [Listener.Replace]: then Accept returns [ErrDrained], and the worker finishes its
+// connections.
 //
 // A Go program needs its sockets non-blocking, and all holders of a socket share O_NONBLOCK.
 // The broker sets it, or answers [ErrConflict] if others hold the socket blocking. The

@@ -15,8 +15,8 @@ import (
 // [Client.Deploy]. Dialer and Client.Get tell the broker.
 const GenerationEnv = protocol.GenerationEnv
 
-// ErrDrained is what Accept and ReadFrom return once the broker has asked this process to
-// leave: it is time to finish what was accepted, and to exit. Such an error is
+// ErrDrained is the error of Accept and ReadFrom once the broker has asked this process to
+// leave: it is time to finish accepted connections, and to exit. Such an error is
 // [net.ErrClosed] as well.
 var ErrDrained = errors.New("asked to leave by the broker")
 
@@ -52,7 +52,7 @@ type DrainOptions struct {
 	Progress func(left int)
 }
 
-// Drain asks the holders of the named listeners to stop accepting, to finish what they have,
+// Drain asks the holders of the named listeners to stop accepting, to finish their work,
 // and to leave. It returns how many were asked, now or earlier, and have not left. Queued
 // connections stay with the listeners, for later holders.
 //
@@ -88,7 +88,7 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 	return reply.Drained, err
 }
 
-// DeployOptions says what a deploy is, and which functions to call.
+// DeployOptions describes a deploy and the functions to call.
 type DeployOptions struct {
 	// Generation is 0, or that of a deploy that goes on after the broker was lost.
 	Generation int64

@@ -44,7 +44,7 @@ var (
 	ErrMalformed = protocol.ErrMalformed
 )
 
-// NoBrokerError says where the client looked for a broker, and what it met there.
+// NoBrokerError has the paths where the client looked for a broker, and their errors.
 type NoBrokerError struct {
 	Paths []string // of control sockets, in the order of the attempts
 	Errs  []error  // for each of Paths

@@ -185,6 +185,24 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 	return m, err
 }
 
+// get calls Get. The caller must close the sockets.
+func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters) (grant int64, sockets []Socket, err error) {
+	x.conn.Admit(max(len(p.Names), protocol.MaxNamesInCall))
+	m, err := x.ask(ctx, protocol.AppendGetCall(make([]byte, 0, 128), p, more))
+	if err != nil {
+		return 0, nil, err
+	}
+	reply, fds, err := m.Handed(p.Names)
+	if err != nil {
+		return 0, nil, err
+	}
+	sockets = make([]Socket, len(fds))
+	for i, g := range reply.Sockets {
+		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[i]}
+	}
+	return reply.Grant, sockets, nil
+}
+
 func malformedf(format string, args ...any) error {
 	return &protocol.MalformedError{Reason: fmt.Sprintf(format, args...)}
 }

@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -51,23 +52,11 @@ func openListener(s Socket) (ln netListener, err error) {
 		_ = s.FD.Close()
 		return nil, errPacket
 	}
-	err = s.file(func(f *os.File) error {
-		l, err := net.FileListener(f)
-		if err == nil {
-			ln = l.(netListener)
-		}
-		return err
-	})
-	if err != nil {
-		if ln != nil {
-			_ = ln.Close()
-		}
-		return nil, err
-	}
+	ln, err = openSocket[netListener](s, func(f *os.File) (io.Closer, error) { return net.FileListener(f) })
 	if u, ok := ln.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the path is the broker's
 	}
-	return ln, nil
+	return ln, err
 }
 
 // Accept waits for the next connection and returns it. After Close the error is
@@ -81,8 +70,8 @@ func openListener(s Socket) (ln netListener, err error) {
 // If anything was accepted, that error comes a quarter of a second late, because Shutdown
 // drops the request of a connection that was accepted and not read yet.
 //
-// If the broker binds another socket by the name, Accept returns what is queued at the old
-// one, closes that and goes on with the new one. If another holder has shut the socket
+// If the broker binds another socket by the name, Accept first returns the connections that
+// are queued at the old one, and then goes on with the new one. If another holder has shut the socket
 // down, Accept waits a few seconds for the broker to repair it.
 func (l *Listener) Accept() (net.Conn, error) {
 	l.link.maintain()

@@ -137,8 +137,7 @@ func (r *reclaim) delay(limit time.Duration) time.Duration {
 	return r.retry.Next()
 }
 
-// refused decides by the error of an attempt what the next one does, and returns how long to
-// wait until then.
+// refused prepares the next attempt after the error of one, and returns the delay before it.
 func (r *reclaim) refused(ctx context.Context, err error) time.Duration {
 	unknown, isUnknown := errors.AsType[*protocol.UnknownNameError](err)
 	switch {

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -43,31 +44,18 @@ func newPacketConn(l *link, s Socket) (*PacketConn, error) {
 }
 
 // openPacketConn takes s and returns it as a net.PacketConn.
-func openPacketConn(s Socket) (pc netPacketConn, err error) {
+func openPacketConn(s Socket) (netPacketConn, error) {
 	if !isPacket(s.Network) {
 		_ = s.FD.Close()
 		return nil, errStream
 	}
-	err = s.file(func(f *os.File) error {
-		c, err := net.FilePacketConn(f)
-		if err == nil {
-			pc = c.(netPacketConn)
-		}
-		return err
-	})
-	if err != nil {
-		if pc != nil {
-			_ = pc.Close()
-		}
-		return nil, err
-	}
-	return pc, nil
+	return openSocket[netPacketConn](s, func(f *os.File) (io.Closer, error) { return net.FilePacketConn(f) })
 }
 
 // ReadFrom waits for the next datagram. After Close the error is [net.ErrClosed], in the
 // sense of [errors.Is]. Once the broker has asked this process to leave, it is [ErrDrained]
 // as well, and the socket is closed. If the broker binds another socket by the name,
-// ReadFrom returns what is queued at the old one and goes on with the new one.
+// ReadFrom first returns the datagrams that are queued at the old one.
 //
 // A program that reads from NetConn instead must call ReadFrom once, to be asked to leave;
 // NetConn's reads then return [net.ErrClosed]. It stays with the socket that it has.

@@ -516,7 +516,7 @@ func TestReclaimIsAnswered(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	handBack.send(unknownReply, 0) // the broker does not want it
-	c = wants(true)             // for the name
+	c = wants(true)                // for the name
 	_ = c.conn.Close()
 	c = wants(false)
 	c.send(deniedReply, 0) // for now

@@ -23,9 +23,8 @@ type netSocket interface {
 	syscall.Conn
 }
 
-// handle is what a Listener and a PacketConn have in common: the socket that the broker
-// handed out by a name and, until nothing is queued there, the sockets that it handed out
-// before.
+// handle is the common part of a Listener and a PacketConn: the socket that the broker handed
+// out by a name and, until their queues are empty, those that it handed out before.
 type handle[C netSocket] struct {
 	name     string
 	link     *link
@@ -42,6 +41,28 @@ type handle[C netSocket] struct {
 	socket    C
 	old       []C
 	drainedAt time.Time
+}
+
+// isPacket reports whether a network has datagram sockets.
+func isPacket(network string) bool {
+	return slices.Contains([]string{"udp", "udp4", "udp6", "unixgram"}, network)
+}
+
+// openSocket takes s and returns it as the socket that from makes of a file. The net package
+// duplicates the descriptor, and does not touch O_NONBLOCK if that is set.
+func openSocket[C netSocket](s Socket, from func(*os.File) (io.Closer, error)) (c C, err error) {
+	f, err := s.FD.File(s.Name)
+	if err != nil {
+		return c, err
+	}
+	made, err := from(f)
+	if err = errors.Join(err, f.Close()); err == nil {
+		return made.(C), nil
+	}
+	if made != nil {
+		_ = made.Close()
+	}
+	return c, err
 }
 
 // next returns the socket to receive from: an old one first, and that only for a moment.
@@ -70,8 +91,8 @@ func (h *handle[C]) forget(old C) {
 	h.old = slices.DeleteFunc(h.old, func(c C) bool { return c == old })
 }
 
-// renew implements member: if s is another socket than h has, h goes on with s after what is
-// queued at its own.
+// renew implements member: if s is another socket than h has, h goes on with s once the queue
+// of its own is empty.
 func (h *handle[C]) renew(s Socket) {
 	socket := h.current()
 	if same(socket, s.FD) {

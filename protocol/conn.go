@@ -11,7 +11,7 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-const smallBuffer = 512 // what an idle connection keeps; nearly every call fits
+const smallBuffer = 512 // of an idle connection; nearly every call fits
 
 // Message is one message, without its NUL, and the descriptors that came with it.
 type Message struct {

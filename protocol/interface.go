@@ -143,7 +143,7 @@ type Listener struct {
 // Holder is a grant and the process behind it.
 type Holder struct {
 	Grant      int64    `json:"grant"`
-	Generation int64    `json:"generation"` // what Drain goes by: the deploy's id, or Grant
+	Generation int64    `json:"generation"` // by which Drain decides: the deploy's id, or Grant
 	Names      []string `json:"names"`
 	PID        int      `json:"pid,omitempty"` // 0: not visible from the broker's namespace
 	UID        uint32   `json:"uid"`

@@ -20,7 +20,7 @@ type Call struct {
 type Reply struct {
 	Parameters json.RawMessage
 	Continues  bool  // more replies to this call follow
-	Err        error // what AppendError was given, or a *RemoteError
+	Err        error // the argument of AppendError, or a *RemoteError
 }
 
 // AppendCall appends the call c, ended by NUL, to dst. The parameters may be nil.

@@ -24,7 +24,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config says what a deploy is to a broker.
+// Config describes a deploy.
 type Config struct {
 	Socket  string   // path of the control socket; "": the default
 	Names   []string // of the listeners; none: those that the workers get by themselves

@@ -21,7 +21,7 @@ func (d *Deploy) handBack(ctx context.Context) {
 	if d.config.SocketOf == nil {
 		return
 	}
-	has := make(map[string]bool) // the broker would refuse, and log, what it has
+	has := make(map[string]bool) // listeners that it has it would refuse, and log that
 	if list, err := d.client.List(ctx); err == nil {
 		for _, l := range list.Listeners {
 			has[l.Name] = true

@@ -3,7 +3,7 @@
 // and starts it again if it ends.
 //
 // It may only hold descriptors, relay messages and signals, and start a program. It must
-// never look at what the descriptors are, and must stay too small to crash.
+// never use the descriptors, and must stay too small to crash.
 //
 // The broker speaks the protocol of sd_notify(3) over a pair of sockets (SOCK_SEQPACKET):
 // FDSTORE=1 with FDNAME= and one descriptor stores that, FDSTOREREMOVE=1 with FDNAME= removes

@@ -11,7 +11,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config says what a keeper holds and starts.
+// Config describes a keeper and its broker.
 type Config struct {
 	// Program is the file to start, Args its arguments with the name first, and Env its
 	// environment.
@@ -50,7 +50,7 @@ const (
 	drainTime = time.Second            // for the messages that a broker has sent before its exit
 )
 
-// keeper is what Run works on.
+// keeper is the state of a [Run].
 type keeper struct {
 	Config
 	held      held
@@ -216,7 +216,7 @@ func same(a, b string) bool {
 	return err != nil || yerr != nil || os.SameFile(x, y)
 }
 
-// ended handles the last messages of a broker that has exited, and decides what comes next.
+// ended handles the last messages of a broker that has exited, and decides whether to go on.
 func (k *keeper) ended(e ending) (status int, done bool) {
 	limit := time.After(drainTime)
 	for open := k.child.messages != nil; open; {

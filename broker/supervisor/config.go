@@ -21,7 +21,7 @@ const (
 	DefaultStopSignal   = unix.SIGTERM
 )
 
-// Config says what to keep alive, and how. A time of 0 means the default, except ReadyAfter
+// Config describes the workers and their times. A time of 0 means the default, except ReadyAfter
 // and Watchdog.
 type Config struct {
 	Command Command
@@ -60,7 +60,7 @@ type Config struct {
 	nudge time.Duration
 }
 
-// Command is what a worker runs.
+// Command is the program of the workers.
 type Command struct {
 	Path string
 	Argv []string

@@ -4,10 +4,10 @@ package supervisor
 
 import "context"
 
-// Deploy is what the workers of a [Run] are to others that start the same thing.
+// Deploy connects the workers of a [Run] with other runs of the same service.
 type Deploy interface {
-	// Follow calls each with what becomes of the deploy until ctx is done. The first event
-	// has its generation; no worker starts before that.
+	// Follow calls each with the events of the deploy until ctx is done. The first event has
+	// its generation; no worker starts before that.
 	Follow(ctx context.Context, each func(DeployEvent))
 	// Ready says that all workers are ready for the first time. It must not block.
 	Ready()
@@ -16,7 +16,7 @@ type Deploy interface {
 	Works(pid int, works bool)
 }
 
-// DeployEvent is what becomes of a deploy.
+// DeployEvent is a change of a deploy.
 type DeployEvent struct {
 	Generation int64 // of the deploy from now on; 0: as before
 	Replaced   bool  // a newer deploy has taken over, and its broker asks the workers to leave
@@ -24,7 +24,7 @@ type DeployEvent struct {
 	Err        error // the deploy cannot begin
 }
 
-// follow returns the events of d, and what ends that.
+// follow returns the events of d, and a function that ends them.
 func follow(ctx context.Context, d Deploy) (<-chan DeployEvent, func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	events, done := make(chan DeployEvent), make(chan struct{})

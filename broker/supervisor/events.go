@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// What happens to a worker, and what follows at each of its steps:
+// The action for each event of a worker, at each of its steps:
 //
 //	            reports             runs     READY=1  due                exits
 //	prestarted                                                           (see prestart.go)
@@ -20,7 +20,7 @@ import (
 //
 // Leaving is a worker without a slot. *With NotifyReady: replaceLate.
 
-// readable reads what a worker's descriptor has.
+// readable reads from a descriptor of a worker.
 func (s *supervisor) readable(r ready, now time.Time) {
 	w := s.workers[r.worker]
 	if w == nil {
@@ -32,7 +32,7 @@ func (s *supervisor) readable(r ready, now time.Time) {
 	case fromNotify:
 		s.readReadiness(w)
 	case fromProcess:
-		s.readReports(w, now) // what it wrote before it exited
+		s.readReports(w, now) // those that it wrote before it exited
 		how, exited := w.reap()
 		if !exited {
 			return
@@ -47,7 +47,7 @@ func (s *supervisor) readable(r ready, now time.Time) {
 	}
 }
 
-// readReports handles what w has reported. The end of the pipe means that w runs the
+// readReports handles the reports of w. The end of the pipe means that w runs the
 // command, or that it has exited, which its pidfd reports.
 func (s *supervisor) readReports(w *worker, now time.Time) {
 	if w.reports.fd == nil {

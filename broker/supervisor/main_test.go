@@ -117,7 +117,7 @@ func (r *running) signal(sig unix.Signal) {
 	}
 }
 
-// stop stops it, and returns what Run has returned.
+// stop stops it, and returns the error of Run.
 func (r *running) stop() error {
 	r.cancel()
 	return r.wait()

@@ -24,7 +24,7 @@ func (r ready) id() uint64 { return uint64(r.worker)<<2 | uint64(r.source) }
 // poller waits for the descriptors of all workers.
 type poller struct {
 	*epoll.Poller
-	batches chan []ready  // what can be read
+	batches chan []ready  // descriptors that can be read
 	next    chan struct{} // takes one for each batch that was read
 }
 
@@ -39,7 +39,7 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// run sends what can be read, and waits until that was read, because the events are
+// run sends batches, each after the one before was read, because the events are
 // level-triggered.
 func (p *poller) run() {
 	defer close(p.batches)
@@ -52,7 +52,7 @@ func (p *poller) run() {
 	}
 }
 
-// close ends the poller and waits for its goroutine. Nobody else may read batches.
+// close ends the poller and waits for its goroutine. No other goroutine may read batches.
 func (p *poller) close() {
 	p.Close()
 	for {

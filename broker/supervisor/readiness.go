@@ -26,7 +26,7 @@ type readiness struct {
 	closer  *closer.Closer
 	nudge   time.Duration // how long a close may block before it is interrupted
 	poller  *poller       // nil: it does not report this socket
-	what    ready         // the poller's name for it
+	id      uint64        // of the events of fd
 	shut    bool          // no datagram can arrive any more
 }
 
@@ -61,17 +61,17 @@ func newReadiness(c *closer.Closer, nudge time.Duration) (_ *readiness, err erro
 	return r, nil
 }
 
-// watch makes p report r as what.
-func (r *readiness) watch(p *poller, what ready) error {
-	r.poller, r.what = p, what
-	return p.Add(r.fd, unix.EPOLLIN, what.id())
+// watch makes p report r by that id.
+func (r *readiness) watch(p *poller, id uint64) error {
+	r.poller, r.id = p, id
+	return p.Add(r.fd, unix.EPOLLIN, id)
 }
 
 // maxDatagrams is how many datagrams one read takes, so that a flood delays nothing else.
 const maxDatagrams = 8
 
 // read reports whether a datagram says that the worker with that pid is ready. It never
-// blocks, and leaves what exceeds maxDatagrams to the next call.
+// blocks, and leaves more than maxDatagrams to the next call.
 func (r *readiness) read(pid int) bool {
 	said := false
 	var buf [4096]byte
@@ -113,38 +113,34 @@ func maySay(oob []byte, pid int) bool {
 
 // peek returns the first datagram and leaves it in the queue, so it closes nothing.
 func (r *readiness) peek(buf, oob []byte) (n, oobn, flags int, err error) {
-	cerr := r.fd.Control(func(fd uintptr) {
-		for err = unix.EINTR; err == unix.EINTR; {
-			n, oobn, flags, _, err = unix.Recvmsg(int(fd), buf, oob, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		}
-	})
-	if cerr != nil {
-		err = cerr
-	}
-	return n, oobn, flags, err
+	return r.receive(buf, oob, unix.MSG_PEEK)
 }
 
 // take drops the first datagram.
-func (r *readiness) take() (err error) {
-	var buf [1]byte
+func (r *readiness) take() error {
+	_, _, _, err := r.receive(make([]byte, 1), nil, 0)
+	return err
+}
+
+func (r *readiness) receive(buf, oob []byte, flags int) (n, oobn, got int, err error) {
 	cerr := r.fd.Control(func(fd uintptr) {
 		for err = unix.EINTR; err == unix.EINTR; {
-			_, _, err = unix.Recvfrom(int(fd), buf[:], unix.MSG_DONTWAIT)
+			n, oobn, got, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_DONTWAIT)
 		}
 	})
 	if cerr != nil {
 		err = cerr
 	}
-	return err
+	return n, oobn, got, err
 }
 
 // dropFirst makes the closer drop the first datagram and its descriptors, which may block.
 // Until then the poller does not report r.
 func (r *readiness) dropFirst() {
-	_ = r.poller.Mod(r.fd, 0, r.what.id())
+	_ = r.poller.Mod(r.fd, 0, r.id)
 	r.closer.Close(r, func() {
 		_ = r.takeSlowly()
-		_ = r.poller.Mod(r.fd, unix.EPOLLIN, r.what.id()) // fails if r was shut down meanwhile
+		_ = r.poller.Mod(r.fd, unix.EPOLLIN, r.id) // fails if r was shut down meanwhile
 	})
 }
 

@@ -47,7 +47,7 @@ func watched(t *testing.T) *readiness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.watch(p, ready{1, fromNotify}); err != nil {
+	if err := r.watch(p, ready{1, fromNotify}.id()); err != nil {
 		t.Fatal(err)
 	}
 	_ = r.fd.Control(func(fd uintptr) {
@@ -102,7 +102,7 @@ func TestReadWithDescriptors(t *testing.T) {
 			send("x")
 			select {
 			case batch := <-r.poller.batches:
-				if len(batch) != 1 || batch[0] != r.what {
+				if len(batch) != 1 || batch[0].id() != r.id {
 					t.Errorf("the poller reports %v", batch)
 				}
 				r.poller.next <- struct{}{}
@@ -130,7 +130,7 @@ func TestReadWithDescriptors(t *testing.T) {
 			_ = unix.Close(ends[1])
 			end(r, send)
 			if n, err := reader.Read(make([]byte, 1)); n != 0 || err == nil {
-				t.Errorf("read %d, %v from a pipe that nobody writes to any more", n, err)
+				t.Errorf("read %d, %v from a pipe without a writer", n, err)
 			}
 		})
 	}

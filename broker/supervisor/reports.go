@@ -48,17 +48,14 @@ func (r *reports) read() (lines []string, ended bool) {
 		case cerr != nil || err != nil || n == 0:
 			return lines, true
 		}
-		rest := buf[:n]
-		for {
-			part, after, complete := bytes.Cut(rest, []byte("\n"))
-			if len(r.line)+len(part) <= maxReport {
-				r.line = append(r.line, part...)
+		for part := range bytes.Lines(buf[:n]) {
+			line, complete := bytes.CutSuffix(part, []byte("\n"))
+			if len(r.line)+len(line) <= maxReport {
+				r.line = append(r.line, line...)
 			}
-			if !complete {
-				break
+			if complete {
+				lines, r.line = append(lines, string(r.line)), r.line[:0]
 			}
-			lines = append(lines, string(r.line))
-			r.line, rest = r.line[:0], after
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 const killSignal = unix.SIGKILL
 
-// signalled does what a signal asks for.
+// signalled handles a signal.
 func (s *supervisor) signalled(sig os.Signal, now time.Time) {
 	switch sig {
 	case unix.SIGHUP:

@@ -18,8 +18,8 @@ import (
 // GenerationEnv names, in the environment of a worker, the deploy that it belongs to.
 const GenerationEnv = protocol.GenerationEnv
 
-// supervisor is the state of a [Run]. One goroutine owns it: each event changes it, and
-// then act does what is due.
+// supervisor is the state of a [Run]. One goroutine owns it: it handles an event, and then
+// calls act.
 type supervisor struct {
 	pool
 	timer   *time.Timer
@@ -29,7 +29,7 @@ type supervisor struct {
 
 	complete    bool   // all workers were ready once
 	why         string // it is ending
-	err         error  // what Run returns
+	err         error  // of Run
 	fedWatchdog time.Time
 	status      string // that Tell was called with last
 }
@@ -89,8 +89,8 @@ func (s *supervisor) loop(ctx context.Context, events <-chan DeployEvent, signal
 	}
 }
 
-// handle handles what the poller has reported, but first what has become of the deploy: of
-// one that was replaced no worker may start again.
+// handle handles a batch of the poller, but first an event of the deploy: after a replacement
+// no worker may start again.
 func (s *supervisor) handle(batch []ready, events <-chan DeployEvent, now time.Time) {
 	select {
 	case e := <-events:
@@ -103,7 +103,7 @@ func (s *supervisor) handle(batch []ready, events <-chan DeployEvent, now time.T
 	s.act(now) // starts other workers before the poller goes on
 }
 
-// act does what is due, and what follows from the last events.
+// act does everything that is due after the last events.
 func (s *supervisor) act(now time.Time) {
 	s.fill(now)
 	for _, w := range s.workers {
@@ -125,7 +125,7 @@ func (s *supervisor) act(now time.Time) {
 	s.arm(now)
 }
 
-// arm sets the timer to what is due next, or stops it.
+// arm sets the timer to the next time that something is due.
 func (s *supervisor) arm(now time.Time) {
 	var next time.Time
 	due := func(t time.Time) {
@@ -184,7 +184,7 @@ func (s *supervisor) endRoll() {
 	}
 }
 
-// deployed does what follows from what has become of the deploy.
+// deployed handles an event of the deploy.
 func (s *supervisor) deployed(e DeployEvent, now time.Time) {
 	switch {
 	case e.Err != nil && !s.ending:

@@ -142,7 +142,7 @@ func pipe(flags int) (reader, writer int, err error) {
 	return ends[0], ends[1], os.NewSyscallError("pipe2", err)
 }
 
-// startError returns what it means that path could not be started.
+// startError returns the error of a failed start of path.
 func startError(path string, err error) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
@@ -160,7 +160,7 @@ func (w *worker) watch(p *poller) error {
 		err = p.Add(w.reports.fd, unix.EPOLLIN, ready{w.id, fromReports}.id())
 	}
 	if err == nil && w.readiness != nil {
-		err = w.readiness.watch(p, ready{w.id, fromNotify})
+		err = w.readiness.watch(p, ready{w.id, fromNotify}.id())
 	}
 	if err != nil { // out of memory, or of watches
 		w.signal(unix.SIGKILL)

@@ -1,5 +1,5 @@
 // Package backoff spaces attempts at something whose success no event announces. It
-// decides nothing else: its callers decide what an attempt is, and when to give up.
+// never makes an attempt itself, and never gives up.
 package backoff
 
 import (

@@ -1,6 +1,6 @@
-// Package closer closes descriptors that somebody else may have sent. Closing such a
-// descriptor may block for as long as its sender likes (SO_LINGER, socket(7)). It decides
-// nothing else: its callers decide what to close, and in which order.
+// Package closer closes descriptors that another user may have sent. Closing such a
+// descriptor may block for as long as its sender likes (SO_LINGER, socket(7)). Its
+// callers decide which to close, and when. Only Wait may block.
 package closer
 
 import (
@@ -9,7 +9,7 @@ import (
 )
 
 // Closer runs functions that close descriptors in goroutines of their own: at most one at
-// a time for each owner, so an owner blocks nobody else. The zero value is ready for use.
+// a time for each owner, so an owner blocks no other. The zero value is ready for use.
 // Its methods may be called concurrently.
 type Closer struct {
 	mu     sync.Mutex
@@ -18,7 +18,7 @@ type Closer struct {
 }
 
 // Close runs f after all functions that it was given for that owner before, without
-// waiting. The owner is any comparable value. To bound what is pending, an owner asks Busy,
+// waiting. The owner is any comparable value. To bound its pending functions, an owner asks Busy,
 // or lets f report its end. f may outlive a Wait that runs out of time.
 func (c *Closer) Close(owner any, f func()) {
 	c.mu.Lock()

@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package epoll waits for many descriptors with one goroutine and no thread: its epoll
-// instance is itself a file in the runtime's poller. It knows nothing of what it waits
-// for, and never closes or reads a descriptor that it was given.
+// instance is itself a file in the runtime's poller. It must never read or close
+// a descriptor that it was given.
 package epoll
 
 import (
