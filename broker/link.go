@@ -29,7 +29,6 @@ type link struct {
 	cancel   context.CancelFunc // of maintain
 	users    int
 	members  []member
-	room     [1]member // for members: nearly every link has one
 	closed   bool
 }
 
@@ -48,9 +47,6 @@ type member interface {
 func (l *link) join(m member) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.members == nil {
-		l.members = l.room[:0]
-	}
 	l.members = append(l.members, m)
 }
 

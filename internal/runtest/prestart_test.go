@@ -15,11 +15,11 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// ahead returns the child of run that was started ahead: the one that is still fdclient,
-// but for a worker that is about to be none.
-func (p *process) ahead(but int) (pid int) {
+// prestarted returns the prestarted worker: the child of run that is fdclient, except a worker
+// that is about to become its command.
+func (p *process) prestarted(but int) (pid int) {
 	p.t.Helper()
-	fdtest.Eventually(p.t, "one is started ahead", func() bool {
+	fdtest.Eventually(p.t, "a worker is prestarted", func() bool {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Process.Pid))
 		for _, f := range files {
 			b, _ := os.ReadFile(f)
@@ -38,21 +38,21 @@ func (p *process) ahead(but int) (pid int) {
 	return pid
 }
 
-// TestAhead: once all are ready, the next worker is started ahead. It is the one that
-// replaces a worker that is killed, it holds nothing before, and it ends with run,
-// however that ends. One that is killed itself does no harm.
-func TestAhead(t *testing.T) {
+// TestPrestart: once all workers are ready, the next one is prestarted. It replaces a worker
+// that is killed, holds nothing before, and exits with run, however that ends. If it is killed
+// itself, that does no harm.
+func TestPrestart(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := newRig(t, "")
 	p := r.run("web", "--ready", "0s", "--restart-delay", "1ms", "--", "worker", "a", "fd")
 	for range 5 {
 		old := r.holders(protocol.StateActive, 1)
-		next := p.ahead(old[0])
+		next := p.prestarted(old[0])
 		_ = syscall.Kill(old[0], syscall.SIGKILL)
 		fdtest.Eventually(t, "the next one serves", func() bool { return slices.Equal(r.running(), []int{next}) })
 	}
 	old := r.holders(protocol.StateActive, 1)
-	_ = syscall.Kill(p.ahead(old[0]), syscall.SIGKILL)
+	_ = syscall.Kill(p.prestarted(old[0]), syscall.SIGKILL)
 	_ = syscall.Kill(old[0], syscall.SIGKILL)
 	fdtest.Eventually(t, "the next one serves", func() bool {
 		now := r.running()
@@ -62,7 +62,7 @@ func TestAhead(t *testing.T) {
 	p.ends(0)
 
 	p = r.run("web", "--ready", "0s", "--", "worker", "b", "fd")
-	next := p.ahead(r.holders(protocol.StateActive, 1)[0])
+	next := p.prestarted(r.holders(protocol.StateActive, 1)[0])
 	_ = p.Process.Kill()
 	fdtest.Eventually(t, "it ends with run", func() bool { return isZombie(next) })
 	r.holders(protocol.StateActive, 1)
