@@ -25,8 +25,9 @@ type Client struct {
 	// comment. It must not change once the Client is used.
 	Socket string
 
+	once   sync.Once
+	turn   chan struct{} // see turns
 	mu     sync.Mutex
-	turn   chan struct{}      // see turns
 	cancel context.CancelFunc // of the call under way
 	closed bool
 
@@ -184,11 +185,7 @@ func (c *Client) Close() error {
 
 // turns returns the channel that holds a value while a call is under way.
 func (c *Client) turns() chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.turn == nil {
-		c.turn = make(chan struct{}, 1)
-	}
+	c.once.Do(func() { c.turn = make(chan struct{}, 1) })
 	return c.turn
 }
 

@@ -80,12 +80,6 @@ func (w *worker) exited() (exited bool) {
 	return exited
 }
 
-// The descriptors that a worker gets after the standard streams, if it gets both.
-const (
-	statusFD = 3
-	startFD  = 4
-)
-
 // startWorker starts a worker, which waits if it is prestarted. The error is a *StartError if
 // the command itself is at fault.
 func startWorker(config *Config, cl *closer.Closer, id int64, prestarted bool) (_ *worker, err error) {
@@ -110,7 +104,8 @@ func startWorker(config *Config, cl *closer.Closer, id int64, prestarted bool) (
 		}
 		defer unix.Close(writer)
 		w.reports.fd = scmrights.NewFD(reader)
-		files, env = append(files, uintptr(writer)), append(env, StatusEnv+"="+strconv.Itoa(statusFD))
+		env = append(env, StatusEnv+"="+strconv.Itoa(len(files)))
+		files = append(files, uintptr(writer))
 	}
 	if prestarted {
 		reader, writer, err := pipe(0)
@@ -119,7 +114,8 @@ func startWorker(config *Config, cl *closer.Closer, id int64, prestarted bool) (
 		}
 		defer unix.Close(reader)
 		w.startPipe = scmrights.NewFD(writer)
-		files, env = append(files, uintptr(reader)), append(env, StartEnv+"="+strconv.Itoa(startFD))
+		env = append(env, StartEnv+"="+strconv.Itoa(len(files)))
+		files = append(files, uintptr(reader))
 	}
 	pidfd := -1
 	w.pid, err = syscall.ForkExec(c.Path, c.Argv, &syscall.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{PidFD: &pidfd}})
