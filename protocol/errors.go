@@ -68,9 +68,7 @@ type UnknownNameError struct {
 	Names []string `json:"names,omitempty"` // that the caller may get: the first [MaxNamesInError] in order
 }
 
-func (e *UnknownNameError) wireName() string { return InterfaceName + ".UnknownName" }
-
-// Is reports whether target is [ErrUnknownName].
+func (e *UnknownNameError) wireName() string     { return InterfaceName + ".UnknownName" }
 func (e *UnknownNameError) Is(target error) bool { return target == ErrUnknownName }
 
 func (e *UnknownNameError) Error() string {
@@ -93,9 +91,7 @@ type PendingError struct {
 	Name string `json:"name"`
 }
 
-func (e *PendingError) wireName() string { return InterfaceName + ".Pending" }
-
-// Is reports whether target is [ErrUnknownName].
+func (e *PendingError) wireName() string     { return InterfaceName + ".Pending" }
 func (e *PendingError) Is(target error) bool { return target == ErrUnknownName }
 
 func (e *PendingError) Error() string {
@@ -109,9 +105,7 @@ type DeniedError struct {
 	Allow []string `json:"allow"`
 }
 
-func (e *DeniedError) wireName() string { return InterfaceName + ".Denied" }
-
-// Is reports whether target is [ErrDenied].
+func (e *DeniedError) wireName() string     { return InterfaceName + ".Denied" }
 func (e *DeniedError) Is(target error) bool { return target == ErrDenied }
 
 func (e *DeniedError) Error() string {
@@ -126,9 +120,7 @@ type ConflictError struct {
 	Holders  []Holder `json:"holders"`
 }
 
-func (e *ConflictError) wireName() string { return InterfaceName + ".Conflict" }
-
-// Is reports whether target is [ErrConflict].
+func (e *ConflictError) wireName() string     { return InterfaceName + ".Conflict" }
 func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 
 func (e *ConflictError) Error() string {
@@ -147,9 +139,7 @@ type FullError struct {
 	Holders []Holder `json:"holders"`
 }
 
-func (e *FullError) wireName() string { return InterfaceName + ".Full" }
-
-// Is reports whether target is [ErrFull].
+func (e *FullError) wireName() string     { return InterfaceName + ".Full" }
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
 func (e *FullError) Error() string {
@@ -188,9 +178,7 @@ type NameInUseError struct {
 	Spec string `json:"spec"`
 }
 
-func (e *NameInUseError) wireName() string { return InterfaceName + ".NameInUse" }
-
-// Is reports whether target is [ErrNameInUse].
+func (e *NameInUseError) wireName() string     { return InterfaceName + ".NameInUse" }
 func (e *NameInUseError) Is(target error) bool { return target == ErrNameInUse }
 
 func (e *NameInUseError) Error() string {
@@ -216,9 +204,7 @@ type Process struct {
 	Command string `json:"command"`
 }
 
-func (e *BindFailedError) wireName() string { return InterfaceName + ".BindFailed" }
-
-// Is reports whether target is [ErrBindFailed].
+func (e *BindFailedError) wireName() string     { return InterfaceName + ".BindFailed" }
 func (e *BindFailedError) Is(target error) bool { return target == ErrBindFailed }
 
 // Error has a line for each failure.
@@ -235,24 +221,18 @@ type UpgradeFailedError struct {
 	Reasons []string `json:"reasons"`
 }
 
-func (e *UpgradeFailedError) wireName() string { return InterfaceName + ".UpgradeFailed" }
-
-// Is reports whether target is [ErrUpgradeFailed].
+func (e *UpgradeFailedError) wireName() string     { return InterfaceName + ".UpgradeFailed" }
 func (e *UpgradeFailedError) Is(target error) bool { return target == ErrUpgradeFailed }
-
-func (e *UpgradeFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
+func (e *UpgradeFailedError) Error() string        { return strings.Join(e.Reasons, "\n") }
 
 // ReloadFailedError says in lines why the configuration was not loaded.
 type ReloadFailedError struct {
 	Reasons []string `json:"reasons"`
 }
 
-func (e *ReloadFailedError) wireName() string { return InterfaceName + ".ReloadFailed" }
-
-// Is reports whether target is [ErrReloadFailed].
+func (e *ReloadFailedError) wireName() string     { return InterfaceName + ".ReloadFailed" }
 func (e *ReloadFailedError) Is(target error) bool { return target == ErrReloadFailed }
-
-func (e *ReloadFailedError) Error() string { return strings.Join(e.Reasons, "\n") }
+func (e *ReloadFailedError) Error() string        { return strings.Join(e.Reasons, "\n") }
 
 // ReplacedError says that the holders of a generation were asked to leave Name, so that
 // generation does not get it any more.
@@ -261,9 +241,7 @@ type ReplacedError struct {
 	Generation int64  `json:"generation"`
 }
 
-func (e *ReplacedError) wireName() string { return InterfaceName + ".Replaced" }
-
-// Is reports whether target is [ErrReplaced].
+func (e *ReplacedError) wireName() string     { return InterfaceName + ".Replaced" }
 func (e *ReplacedError) Is(target error) bool { return target == ErrReplaced }
 
 func (e *ReplacedError) Error() string {
@@ -276,9 +254,7 @@ type LimitError struct {
 	Max   int    `json:"max"`
 }
 
-func (e *LimitError) wireName() string { return InterfaceName + ".LimitReached" }
-
-// Is reports whether target is [ErrLimitReached].
+func (e *LimitError) wireName() string     { return InterfaceName + ".LimitReached" }
 func (e *LimitError) Is(target error) bool { return target == ErrLimitReached }
 
 func (e *LimitError) Error() string {
@@ -290,12 +266,9 @@ type MalformedError struct {
 	Reason string `json:"reason"`
 }
 
-func (e *MalformedError) wireName() string { return InterfaceName + ".Malformed" }
-
-// Is reports whether target is [ErrMalformed].
+func (e *MalformedError) wireName() string     { return InterfaceName + ".Malformed" }
 func (e *MalformedError) Is(target error) bool { return target == ErrMalformed }
-
-func (e *MalformedError) Error() string { return "malformed message: " + e.Reason }
+func (e *MalformedError) Error() string        { return "malformed message: " + e.Reason }
 
 // FailedError says how the broker itself has failed.
 type FailedError struct {
@@ -303,8 +276,7 @@ type FailedError struct {
 }
 
 func (e *FailedError) wireName() string { return InterfaceName + ".Failed" }
-
-func (e *FailedError) Error() string { return "the broker failed: " + e.Message }
+func (e *FailedError) Error() string    { return "the broker failed: " + e.Message }
 
 // RemoteError is an error of a peer for which this package has no type.
 type RemoteError struct {
@@ -355,9 +327,7 @@ type InvalidParameterError struct {
 
 func (e *InvalidParameterError) wireName() string { return ServiceInterfaceName + ".InvalidParameter" }
 
-func (e *InvalidParameterError) Error() string {
-	return fmt.Sprintf("invalid parameter: %s", e.Parameter)
-}
+func (e *InvalidParameterError) Error() string { return "invalid parameter: " + e.Parameter }
 
 // MethodNotFoundError is org.varlink.service.MethodNotFound.
 type MethodNotFoundError struct {
@@ -379,17 +349,13 @@ func (e *InterfaceNotFoundError) wireName() string {
 	return ServiceInterfaceName + ".InterfaceNotFound"
 }
 
-func (e *InterfaceNotFoundError) Error() string {
-	return fmt.Sprintf("there is no interface %s", e.Interface)
-}
+func (e *InterfaceNotFoundError) Error() string { return "there is no interface " + e.Interface }
 
 // PermissionDeniedError is org.varlink.service.PermissionDenied: only root and the broker's
 // own user may call the method. It is [ErrDenied] too.
 type PermissionDeniedError struct{}
 
-func (e *PermissionDeniedError) wireName() string { return ServiceInterfaceName + ".PermissionDenied" }
-
-// Is reports whether target is [ErrDenied].
+func (e *PermissionDeniedError) wireName() string     { return ServiceInterfaceName + ".PermissionDenied" }
 func (e *PermissionDeniedError) Is(target error) bool { return target == ErrDenied }
 
 func (e *PermissionDeniedError) Error() string {
@@ -401,6 +367,4 @@ type ExpectedMoreError struct{}
 
 func (e *ExpectedMoreError) wireName() string { return ServiceInterfaceName + ".ExpectedMore" }
 
-func (e *ExpectedMoreError) Error() string {
-	return `the method must be called with "more"`
-}
+func (e *ExpectedMoreError) Error() string { return `the method must be called with "more"` }
