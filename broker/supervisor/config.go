@@ -53,7 +53,7 @@ type Config struct {
 	Tell func(states ...string)
 	// Watchdog is how often Tell must get WATCHDOG=1; 0: never.
 	Watchdog time.Duration
-	Logger   zerolog.Logger // the zero one is silent
+	Logger   zerolog.Logger // the zero one logs nothing
 
 	// nudge is how long descriptors that a stranger sends to a readiness socket may hold up
 	// later messages.

@@ -29,7 +29,7 @@ func TestReplacedFirst(t *testing.T) {
 		if replaced {
 			events <- DeployEvent{Replaced: true}
 		}
-		s.handle([]ready{{w.id, fromProcess}}, events, time.Now())
+		s.handle([]ready{readyOf(w.id, fromProcess)}, events, time.Now())
 		s.timer.Stop()
 		if tried := s.lastID > w.id; tried == replaced {
 			t.Errorf("replaced: %v, and another one was started: %v", replaced, tried)

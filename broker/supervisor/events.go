@@ -22,11 +22,11 @@ import (
 
 // readable reads from a descriptor of a worker.
 func (s *supervisor) readable(r ready, now time.Time) {
-	w := s.workers[r.worker]
+	w := s.workers[int64(r>>2)]
 	if w == nil {
 		return // reaped meanwhile
 	}
-	switch r.source {
+	switch source(r & 3) {
 	case fromReports:
 		s.readReports(w, now)
 	case fromNotify:

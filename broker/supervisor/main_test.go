@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { fdtest.Main(m, map[string]func([]string) int{"work
 
 // worker is the process that the tests keep alive. It is connected to the hub for as long as
 // it lives. Its first argument is the hub's directory, where the file "mode" has words that
-// say how it behaves: notify, deaf, bad, brief, and asked, which is notify after hub.tell.
+// say how it behaves: notify, deaf, bad, short, and asked, which is notify after hub.tell.
 func worker(args []string) int {
 	text, err := os.ReadFile(args[0] + "/mode")
 	if err != nil {
@@ -50,7 +50,7 @@ func worker(args []string) int {
 			return 97
 		}
 	}
-	if strings.Contains(mode, "brief") {
+	if strings.Contains(mode, "short") {
 		return 4
 	}
 	_, _ = c.Read(make([]byte, 1)) // until hub.tell makes it crash
@@ -76,7 +76,7 @@ type running struct {
 	err     error
 
 	mu    sync.Mutex
-	state []string // that it has told the manager
+	state []string // reported to the manager
 }
 
 // keep starts a supervisor of workers that connect to the hub.
@@ -133,7 +133,7 @@ func (r *running) wait() error {
 	return r.err
 }
 
-func (r *running) told(state string) int {
+func (r *running) reported(state string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
@@ -145,7 +145,7 @@ func (r *running) told(state string) int {
 	return n
 }
 
-func (r *running) hears(state string) {
+func (r *running) waitFor(state string) {
 	r.t.Helper()
-	fdtest.Eventually(r.t, "it tells "+state, func() bool { return r.told(state) > 0 })
+	fdtest.Eventually(r.t, "the manager gets "+state, func() bool { return r.reported(state) > 0 })
 }

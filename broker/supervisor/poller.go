@@ -13,13 +13,10 @@ const (
 	fromNotify                // the socket that it says READY=1 on
 )
 
-// ready names a descriptor that can be read.
-type ready struct {
-	worker int64
-	source source
-}
+// ready names a descriptor that can be read: the worker's id, and the source in two bits.
+type ready uint64
 
-func (r ready) id() uint64 { return uint64(r.worker)<<2 | uint64(r.source) }
+func readyOf(worker int64, from source) ready { return ready(worker)<<2 | ready(from) }
 
 // poller waits for the descriptors of all workers.
 type poller struct {
@@ -44,8 +41,7 @@ func newPoller() (*poller, error) {
 func (p *poller) run() {
 	defer close(p.batches)
 	var batch []ready
-	add := func(id uint64, _ uint32) { batch = append(batch, ready{int64(id >> 2), source(id & 3)}) }
-	for p.Wait(add) == nil {
+	for p.Wait(func(id uint64, _ uint32) { batch = append(batch, ready(id)) }) == nil {
 		p.batches <- batch
 		<-p.next
 		batch = batch[:0]

@@ -26,8 +26,8 @@ type readiness struct {
 	closer  *closer.Closer
 	nudge   time.Duration // how long a close may block before it is interrupted
 	poller  *poller       // nil: it does not report this socket
-	id      uint64        // of the events of fd
-	shut    bool          // no datagram can arrive any more
+	id      ready
+	shut    bool // no datagram can arrive any more
 }
 
 // newReadiness returns a socket that the caller must close.
@@ -62,9 +62,9 @@ func newReadiness(c *closer.Closer, nudge time.Duration) (_ *readiness, err erro
 }
 
 // watch makes p report r by that id.
-func (r *readiness) watch(p *poller, id uint64) error {
+func (r *readiness) watch(p *poller, id ready) error {
 	r.poller, r.id = p, id
-	return p.Add(r.fd, unix.EPOLLIN, id)
+	return p.Add(r.fd, unix.EPOLLIN, uint64(id))
 }
 
 // maxDatagrams is how many datagrams one read takes, so that a flood delays nothing else.
@@ -137,10 +137,10 @@ func (r *readiness) receive(buf, oob []byte, flags int) (n, oobn, got int, err e
 // dropFirst makes the closer drop the first datagram and its descriptors, which may block.
 // Until then the poller does not report r.
 func (r *readiness) dropFirst() {
-	_ = r.poller.Mod(r.fd, 0, r.id)
+	_ = r.poller.Mod(r.fd, 0, uint64(r.id))
 	r.closer.Close(r, func() {
 		_ = r.takeSlowly()
-		_ = r.poller.Mod(r.fd, unix.EPOLLIN, r.id) // fails if r was shut down meanwhile
+		_ = r.poller.Mod(r.fd, unix.EPOLLIN, uint64(r.id)) // fails if r was shut down meanwhile
 	})
 }
 

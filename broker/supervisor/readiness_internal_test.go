@@ -47,7 +47,7 @@ func watched(t *testing.T) *readiness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.watch(p, ready{1, fromNotify}.id()); err != nil {
+	if err := r.watch(p, readyOf(1, fromNotify)); err != nil {
 		t.Fatal(err)
 	}
 	_ = r.fd.Control(func(fd uintptr) {
@@ -102,7 +102,7 @@ func TestReadWithDescriptors(t *testing.T) {
 			send("x")
 			select {
 			case batch := <-r.poller.batches:
-				if len(batch) != 1 || batch[0].id() != r.id {
+				if len(batch) != 1 || batch[0] != r.id {
 					t.Errorf("the poller reports %v", batch)
 				}
 				r.poller.next <- struct{}{}

@@ -24,7 +24,7 @@ const (
 	ReportFailed   = "failed"   // followed by an exit status and the reason
 )
 
-// maxReport is how many bytes of a line are kept.
+// maxReport is how many bytes of a line count.
 const maxReport = 4096
 
 // reports reads the pipe that a worker reports to.

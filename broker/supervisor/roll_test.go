@@ -22,7 +22,7 @@ func TestRoll(t *testing.T) {
 		h := newHub(t, "notify")
 		all := newCensus()
 		r := h.keep(supervisor.Config{Workers: 3, Surge: surge, NotifyReady: true, Deploy: all})
-		r.hears("3 of 3 workers ready")
+		r.waitFor("3 of 3 workers ready")
 		for range 5 {
 			old := h.pids()
 			h.watch()
@@ -33,8 +33,8 @@ func TestRoll(t *testing.T) {
 				t.Errorf("surge %d: between %d and %d workers", surge, least, most)
 			}
 		}
-		if n := r.told("RELOADING=1"); n == 0 {
-			t.Error("the manager was not told of the roll")
+		if n := r.reported("RELOADING=1"); n == 0 {
+			t.Error("the manager got no report of the roll")
 		}
 		if err := r.stop(); err != nil {
 			t.Error(err)
@@ -43,18 +43,18 @@ func TestRoll(t *testing.T) {
 }
 
 // TestRollFails: if the new worker exits, or is not ready in time, the old ones go on, and the
-// manager is told. The next roll works again.
+// manager gets a report. The next roll works again.
 func TestRollFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, mode := range []string{"bad", "mute"} {
 		t.Run(mode, func(t *testing.T) {
 			h := newHub(t, "notify")
 			r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, ReadyTimeout: 200 * time.Millisecond})
-			r.hears("2 of 2 workers ready")
+			r.waitFor("2 of 2 workers ready")
 			old := h.pids()
 			h.mode(mode)
 			r.signal(unix.SIGHUP)
-			r.hears("the last replacement stopped after 0 of 2")
+			r.waitFor("the last replacement stopped after 0 of 2")
 			h.wait(2)
 			for _, pid := range old {
 				if err := syscall.Kill(pid, 0); err != nil {
@@ -74,7 +74,7 @@ func TestRollFailsLater(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true})
-	r.hears("3 of 3 workers ready")
+	r.waitFor("3 of 3 workers ready")
 	old := h.pids()
 	h.mode("asked")
 	r.signal(unix.SIGHUP)
@@ -84,7 +84,7 @@ func TestRollFailsLater(t *testing.T) {
 	h.wait(4)
 	left := slices.DeleteFunc(h.pids(), func(pid int) bool { return pid == first || pid == second })
 	h.tell(first)
-	r.hears("the last replacement stopped after 1 of 3: a new worker ended: exit status 5")
+	r.waitFor("the last replacement stopped after 1 of 3: a new worker ended: exit status 5")
 	h.tell(second)
 	third := h.another(6, append(left, second)...) // in the slot of the first
 	h.tell(third)
@@ -92,7 +92,7 @@ func TestRollFailsLater(t *testing.T) {
 	r.signal(unix.SIGTTIN)
 	last := h.another(7, append(left, third)...)
 	h.tell(last)
-	r.hears("4 of 4 workers ready; the last replacement stopped")
+	r.waitFor("4 of 4 workers ready; the last replacement stopped")
 	if pids := h.pids(); len(left) != 2 || !slices.Contains(pids, left[0]) || !slices.Contains(pids, left[1]) {
 		t.Errorf("%v live, want %v among them", pids, left)
 	}
@@ -106,7 +106,7 @@ func TestRollAgain(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
-	r.hears("2 of 2 workers ready")
+	r.waitFor("2 of 2 workers ready")
 	old := h.pids()
 	h.mode("mute") // so the first roll cannot be over
 	r.signal(unix.SIGHUP)
@@ -126,7 +126,7 @@ func TestRollStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
-	r.hears("2 of 2 workers ready")
+	r.waitFor("2 of 2 workers ready")
 	h.mode("mute")
 	r.signal(unix.SIGHUP)
 	h.wait(3)
@@ -142,7 +142,7 @@ func TestRollOverCrashes(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true, RestartDelay: time.Millisecond, RestartMax: time.Millisecond})
-	r.hears("3 of 3 workers ready")
+	r.waitFor("3 of 3 workers ready")
 	old := h.pids()
 	h.mode("mute")
 	r.signal(unix.SIGHUP)

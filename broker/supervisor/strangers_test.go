@@ -159,7 +159,7 @@ func TestStrangersDescriptors(t *testing.T) {
 		t.Errorf("got %v, want EPERM", err)
 	}
 	h.tell(pid)
-	r.hears("1 of 1 workers ready")
+	r.waitFor("1 of 1 workers ready")
 }
 
 // TestStrangerBlocksNothing: a close that a stranger blocks holds up neither restarts nor
@@ -168,7 +168,7 @@ func TestStrangerBlocksNothing(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Unnudged(supervisor.Config{Workers: 2, NotifyReady: true, RestartDelay: time.Millisecond}))
-	r.hears("2 of 2 workers ready")
+	r.waitFor("2 of 2 workers ready")
 	h.aged(2 * time.Millisecond)
 	s, pids := newStranger(t), h.pids()
 	if err := s.block(pids[0]); err != nil {
@@ -176,10 +176,10 @@ func TestStrangerBlocksNothing(t *testing.T) {
 	}
 	h.tell(pids[1]) // it crashes
 	third := h.another(3, pids...)
-	fdtest.Eventually(t, "the new one is ready", func() bool { return r.told("2 of 2 workers ready") == 2 })
+	fdtest.Eventually(t, "the new one is ready", func() bool { return r.reported("2 of 2 workers ready") == 2 })
 	h.tell(pids[0]) // this one crashes too, whose socket the closer has
 	fourth := h.another(4, append(pids, third)...)
-	fdtest.Eventually(t, "another new one is ready", func() bool { return r.told("2 of 2 workers ready") == 3 })
+	fdtest.Eventually(t, "another new one is ready", func() bool { return r.reported("2 of 2 workers ready") == 3 })
 	for _, pid := range []int{third, fourth} {
 		if err := s.block(pid); err != nil {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func TestStrangerMakesLate(t *testing.T) {
 		return slices.ContainsFunc(h.pids(), func(pid int) bool { return s.block(pid) == nil })
 	})
 	h.mode("notify")
-	r.hears("1 of 1 workers ready")
+	r.waitFor("1 of 1 workers ready")
 }
 
 // TestStrangerIsNudged: a close that a stranger blocks is interrupted, and READY=1 is read.
@@ -218,5 +218,5 @@ func TestStrangerIsNudged(t *testing.T) {
 		}
 	}
 	h.tell(pid)
-	r.hears("1 of 1 workers ready")
+	r.waitFor("1 of 1 workers ready")
 }

@@ -40,8 +40,8 @@ func TestRestart(t *testing.T) {
 		t.Error(err)
 	}
 	h.wait(0)
-	if r.told("STOPPING=1") == 0 {
-		t.Error("the manager was not told of the stop")
+	if r.reported("STOPPING=1") == 0 {
+		t.Error("the manager got no report of the stop")
 	}
 }
 
@@ -49,7 +49,7 @@ func TestRestart(t *testing.T) {
 // not the second time.
 func TestRestartDelay(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	h := newHub(t, "brief")
+	h := newHub(t, "short")
 	r := h.keep(supervisor.Config{Workers: 1, RestartDelay: time.Hour, RestartMax: time.Hour})
 	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() == 2 })
 	h.wait(0)
@@ -98,13 +98,13 @@ func TestReadyNotify(t *testing.T) {
 	if h.said != " true" { // no generation, but a socket
 		t.Errorf("a worker has %q", h.said)
 	}
-	if r.told("READY=1") > 0 {
+	if r.reported("READY=1") > 0 {
 		t.Fatal("ready, and no worker has said so")
 	}
 	h.mode("notify")
 	h.each(func(_ int, c net.Conn) { _, _ = c.Write([]byte("x")) })
-	r.hears("READY=1")
-	r.hears("2 of 2 workers ready")
+	r.waitFor("READY=1")
+	r.waitFor("2 of 2 workers ready")
 }
 
 // TestNeverReady: a worker that does not become ready is stopped, and another one started.
@@ -113,11 +113,11 @@ func TestNeverReady(t *testing.T) {
 	h := newHub(t, "mute")
 	r := h.keep(supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: 20 * time.Millisecond, RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond})
 	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() >= 3 })
-	if r.told("READY=1") > 0 {
+	if r.reported("READY=1") > 0 {
 		t.Error("ready, and no worker has said so")
 	}
 	h.mode("notify")
-	r.hears("READY=1")
+	r.waitFor("READY=1")
 }
 
 // TestNeverReadyNorGone: as long as a worker is neither ready nor stops, no other is started
@@ -153,7 +153,7 @@ func TestNeverReadyNorGone(t *testing.T) {
 	<-late
 	h.mode("notify")
 	r.signal(unix.SIGHUP)
-	r.hears("1 of 1 workers ready")
+	r.waitFor("1 of 1 workers ready")
 	_ = syscall.Kill(first, syscall.SIGKILL)
 	h.wait(1)
 }
@@ -170,7 +170,7 @@ func TestDeaf(t *testing.T) {
 	r = h.keep(supervisor.Config{Workers: 2, Grace: time.Hour})
 	h.wait(2)
 	r.signal(unix.SIGTERM)
-	r.hears("STOPPING=1")
+	r.waitFor("STOPPING=1")
 	r.signal(unix.SIGINT)
 	if err := r.wait(); err != nil {
 		t.Error(err)
@@ -199,7 +199,7 @@ func TestMoreAndLess(t *testing.T) {
 func TestDoesNothing(t *testing.T) {
 	h := newHub(t, "notify")
 	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true})
-	r.hears("2 of 2 workers ready")
+	r.waitFor("2 of 2 workers ready")
 	before := len(r.state)
 	pids := h.pids()
 	slices.Sort(pids)
@@ -207,6 +207,6 @@ func TestDoesNothing(t *testing.T) {
 	r.signal(unix.SIGWINCH) // it means nothing
 	r.signal(unix.SIGWINCH) // taken only after the first was handled
 	if len(r.state) != before || h.births() != 2 {
-		t.Errorf("it told %q and started %d workers", r.state[before:], h.births())
+		t.Errorf("it reported %q and started %d workers", r.state[before:], h.births())
 	}
 }

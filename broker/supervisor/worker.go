@@ -52,7 +52,7 @@ type worker struct {
 	failed     *StartError
 }
 
-// slot is a place for a worker that is kept alive.
+// slot is a place for a worker.
 type slot struct {
 	current  *worker   // nil: none
 	next     *worker   // is to replace current; nil: none
@@ -151,12 +151,12 @@ func startError(path string, err error) error {
 
 // watch makes p report w. If that fails it kills w.
 func (w *worker) watch(p *poller) error {
-	err := p.Add(w.pidfd, unix.EPOLLIN, ready{w.id, fromProcess}.id())
+	err := p.Add(w.pidfd, unix.EPOLLIN, uint64(readyOf(w.id, fromProcess)))
 	if err == nil && w.reports.fd != nil {
-		err = p.Add(w.reports.fd, unix.EPOLLIN, ready{w.id, fromReports}.id())
+		err = p.Add(w.reports.fd, unix.EPOLLIN, uint64(readyOf(w.id, fromReports)))
 	}
 	if err == nil && w.readiness != nil {
-		err = w.readiness.watch(p, ready{w.id, fromNotify}.id())
+		err = w.readiness.watch(p, readyOf(w.id, fromNotify))
 	}
 	if err != nil { // out of memory, or of watches
 		w.signal(unix.SIGKILL)
