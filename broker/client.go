@@ -71,16 +71,13 @@ func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (socket
 	if p.Generation == 0 {
 		p.Generation = protocol.GenerationOf(os.Getenv)
 	}
-	ask := func() error {
-		return c.do(ctx, func(ctx context.Context, x *exchange) error {
+	err = retry(ctx, o.Wait, func() error {
+		return c.do(ctx, func(ctx context.Context, x *exchange) (err error) {
 			_, sockets, err = x.get(ctx, false, p)
 			return err
 		})
-	}
-	if o.Wait {
-		return sockets, retry(ctx, ask)
-	}
-	return sockets, ask()
+	})
+	return sockets, err
 }
 
 // List returns the listeners and their holders, as far as this user may see them.

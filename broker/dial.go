@@ -52,11 +52,7 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 // the broker once. The caller must close each of them. They share one grant, which lasts
 // until the last is closed.
 func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
-	l, sockets, err := d.get(ctx, names)
-	if err != nil {
-		return nil, err
-	}
-	return open(l, sockets, newListener)
+	return dial(ctx, d, names, newListener)
 }
 
 // DialPacket is like Dial, for datagram sockets.
@@ -70,49 +66,20 @@ func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, erro
 
 // DialPackets is like DialAll, for datagram sockets.
 func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketConn, error) {
-	l, sockets, err := d.get(ctx, names)
-	if err != nil {
+	return dial(ctx, d, names, newPacketConn)
+}
+
+// dial gets the sockets of names in one grant, and calls make for each, which takes it. On an
+// error it closes all.
+func dial[T interface{ Close() error }](ctx context.Context, d *Dialer, names []string, make func(*link, Socket) (T, error)) (all []T, err error) {
+	var l *link
+	var sockets []Socket
+	if err := retry(ctx, d.Wait, func() (err error) {
+		l, sockets, err = d.get(ctx, names)
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	return open(l, sockets, newPacketConn)
-}
-
-// get returns the sockets of names, and the link that their grant lasts as long as.
-func (d *Dialer) get(ctx context.Context, names []string) (l *link, sockets []Socket, err error) {
-	ask := func() error {
-		l, sockets, err = d.getOnce(ctx, names)
-		return err
-	}
-	if d.Wait {
-		return l, sockets, retry(ctx, ask)
-	}
-	err = ask()
-	return l, sockets, err
-}
-
-func (d *Dialer) getOnce(ctx context.Context, names []string) (*link, []Socket, error) {
-	if len(names) == 0 {
-		return nil, nil, errors.New("no name to dial")
-	}
-	x, err := newExchange(ctx, d.Socket)
-	if err != nil {
-		return nil, nil, err
-	}
-	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
-		Names: names, Wait: d.Wait, Blocking: new(false), Generation: protocol.GenerationOf(os.Getenv),
-	})
-	if err != nil {
-		_ = x.close()
-		return nil, nil, err
-	}
-	l := &link{path: d.Socket, first: grant, exchange: x, users: len(sockets)}
-	l.grant.Store(grant)
-	return l, sockets, nil
-}
-
-// open calls make for each socket, which it takes. If one fails it closes all.
-func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*link, Socket) (T, error)) ([]T, error) {
-	var all []T
 	for i, s := range sockets {
 		v, err := make(l, s)
 		if err != nil {
@@ -130,6 +97,27 @@ func open[T interface{ Close() error }](l *link, sockets []Socket, make func(*li
 		all = append(all, v)
 	}
 	return all, nil
+}
+
+// get returns the sockets of names, and the link that their grant lasts as long as.
+func (d *Dialer) get(ctx context.Context, names []string) (*link, []Socket, error) {
+	if len(names) == 0 {
+		return nil, nil, errors.New("no name to dial")
+	}
+	x, err := newExchange(ctx, d.Socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
+		Names: names, Wait: d.Wait, Blocking: new(false), Generation: protocol.GenerationOf(os.Getenv),
+	})
+	if err != nil {
+		_ = x.close()
+		return nil, nil, err
+	}
+	l := &link{path: d.Socket, first: grant, exchange: x, users: len(sockets)}
+	l.grant.Store(grant)
+	return l, sockets, nil
 }
 
 var (

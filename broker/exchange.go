@@ -51,7 +51,7 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 	return nil, &NoBrokerError{Paths: slices.Clone(paths[:len(errs)]), Errs: errs}
 }
 
-// isOther reports whether path leads to something else than a socket.
+// isOther reports whether path leads to a file that is not a socket.
 func isOther(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode()&fs.ModeSocket == 0
@@ -67,19 +67,19 @@ func isAbsence(err error) bool {
 // isAway reports whether err means that there is no broker for now.
 func isAway(err error) bool { return errors.Is(err, ErrNoBroker) || errors.Is(err, ErrLost) }
 
-// retry calls f until it succeeds, fails for another reason than a missing broker, or ctx is
-// done. No event says that a broker listens.
-func retry(ctx context.Context, f func() error) error {
+// retry calls f. If it waits it does so until f succeeds, fails for another reason than a
+// missing broker, or ctx is done. No event says that a broker listens.
+func retry(ctx context.Context, waits bool, f func() error) error {
 	var missed error
-	for wait := new(backoff.Backoff); ; {
+	for delays := new(backoff.Backoff); ; {
 		err := f()
-		if !isAway(err) {
+		if !waits || !isAway(err) {
 			return err
 		}
 		if missed == nil || ctx.Err() == nil { // else it only says that time is up
 			missed = err
 		}
-		if wait.Wait(ctx) != nil {
+		if delays.Wait(ctx) != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), missed)
 		}
 	}
