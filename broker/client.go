@@ -16,10 +16,9 @@ import (
 // lost. The zero Client is ready to use. Its methods may be called concurrently; it makes
 // one call at a time, so a Get that waits holds up the others.
 //
-// In the sense of [errors.Is], the error of each method is [ErrNoBroker], [ErrLost] or
-// [ErrMalformed] if there is no valid answer, ctx's if that ended first, [net.ErrClosed]
-// after Close, and otherwise one of those that the method names. After ErrLost the broker
-// may have done what it was asked.
+// In the sense of [errors.Is], the error of each method is [ErrNoBroker], [ErrLost] or [ErrMalformed] if there is no
+// valid answer, ctx's if that ended first, [net.ErrClosed] after Close, and otherwise one of those that the method
+// names. After ErrLost the broker may have done what it was asked.
 type Client struct {
 	// Socket is the path of the control socket; "" means the default, see the package's
 	// comment. It must not change once the Client is used.
@@ -42,26 +41,21 @@ type Socket struct {
 	FD      *scmrights.FD
 }
 
-// GetOptions changes what Get does. The zero GetOptions fails instead of waiting, and
-// accepts O_NONBLOCK as it is.
+// GetOptions changes what Get does. The zero GetOptions fails instead of waiting, and accepts O_NONBLOCK as it is.
 type GetOptions struct {
-	// Wait makes Get wait for a broker that is not up, a name that is not bound, and a free
-	// place.
+	// Wait makes Get wait for a broker that is not up, a name that is not bound, and a free place.
 	Wait bool
 	// Blocking says whether the sockets must block; nil: either is fine.
 	Blocking *bool
-	// DrainSignal is the signal that asks this process to leave, without "SIG", such as
-	// "TERM"; "": none.
+	// DrainSignal is the signal that asks this process to leave, without "SIG", such as "TERM"; "": none.
 	DrainSignal string
-	// Generation is the deploy that this process belongs to; 0: the one that [GenerationEnv]
-	// says, if any.
+	// Generation is the deploy that this process belongs to; 0: the one that [GenerationEnv] says, if any.
 	Generation int64
 }
 
-// Get returns the sockets of the named listeners, all or none, in that order; the caller
-// must close their FDs. The grant lasts as long as this process, even if it executes
-// another program or closes the FDs and the Client. Get is for programs that become a worker
-// by exec; others use a [Dialer].
+// Get returns the sockets of the named listeners, all or none, in that order; the caller must close their FDs. The
+// grant lasts as long as this process, even if it executes another program or closes the FDs and the Client. Get is for
+// programs that become a worker by exec; others use a [Dialer].
 //
 // Errors: [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced].
 func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (sockets []Socket, err error) {
@@ -95,8 +89,7 @@ func (c *Client) Bind(ctx context.Context, specs ...string) ([]protocol.Listener
 	return reply.Listeners, err
 }
 
-// Unbind closes the broker's sockets of the named listeners, all or none. Their holders go on
-// accepting.
+// Unbind closes the broker's sockets of the named listeners, all or none. Their holders go on accepting.
 //
 // Errors: [ErrUnknownName], [ErrDenied].
 func (c *Client) Unbind(ctx context.Context, names ...string) error {
@@ -106,8 +99,7 @@ func (c *Client) Unbind(ctx context.Context, names ...string) error {
 // Reload makes the broker read its configuration again, and returns the names of the
 // listeners that this has changed. On an error nothing has changed.
 //
-// Errors: [ErrReloadFailed], [ErrBindFailed], [ErrNameInUse], [ErrDenied],
-// [ErrLimitReached].
+// Errors: [ErrReloadFailed], [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
 func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err error) {
 	return changes, c.call(ctx, protocol.MethodReload, nil, &changes)
 }
@@ -120,8 +112,7 @@ func (c *Client) Upgrade(ctx context.Context) error {
 	return c.call(ctx, protocol.MethodUpgrade, nil, nil)
 }
 
-// PutOptions changes what Put does. The zero PutOptions makes a listener for root and the
-// broker's user.
+// PutOptions changes what Put does. The zero PutOptions makes a listener for root and the broker's user.
 type PutOptions struct {
 	// Options are those that follow the address in a spec, such as "allow=group:www,max=2".
 	Options string
@@ -130,14 +121,12 @@ type PutOptions struct {
 	Any bool
 	// PID is a process that accepts on the socket and becomes its holder; 0: none.
 	PID int
-	// DrainSignal is the signal that asks that process to leave, without "SIG", such as
-	// "TERM"; empty: none.
+	// DrainSignal is the signal that asks that process to leave, without "SIG", such as "TERM"; empty: none.
 	DrainSignal string
 }
 
-// Put makes fd, which it borrows, the broker's listener of that name, and returns that as it
-// is now. If the same socket has the name already, nothing changes. The caller may go on
-// using fd.
+// Put makes fd, which it borrows, the broker's listener of that name, and returns that as it is now. If the same socket
+// has the name already, nothing changes. The caller may go on using fd.
 //
 // Errors: [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
 func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrights.FD) (l protocol.Listener, err error) {
@@ -165,8 +154,7 @@ func (c *Client) Info(ctx context.Context) (info protocol.Info, err error) {
 	return info, c.call(ctx, protocol.MethodGetInfo, nil, &info)
 }
 
-// Close closes the connection. Calls under way and later ones fail with [net.ErrClosed].
-// Closing again does nothing.
+// Close closes the connection. Calls under way and later ones fail with [net.ErrClosed]. Closing again does nothing.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -232,10 +220,9 @@ func (c *Client) do(ctx context.Context, f func(context.Context, *exchange) erro
 	return err
 }
 
-// try calls f with the connection. If the connection turns out to have been dead already, as
-// after a restart of the broker, it calls f once more with a new one. It does not repeat a
-// call that the broker may have seen. After an error that is not the broker's answer, the
-// connection is of no more use.
+// try calls f with the connection. If the connection turns out to have been dead already, as after a restart of the
+// broker, it calls f once more with a new one. It does not repeat a call that the broker may have seen. After an error
+// that is not the broker's answer, the connection is of no more use.
 func (c *Client) try(ctx context.Context, f func(context.Context, *exchange) error) (err error) {
 	for {
 		used := c.exchange != nil

@@ -23,11 +23,9 @@ func DialPacket(name string) (*PacketConn, error) {
 	return new(Dialer).DialPacket(context.Background(), name)
 }
 
-// Dialer gets listeners from a broker. The zero Dialer is ready to use; its methods may be
-// called concurrently.
+// Dialer gets listeners from a broker. The zero Dialer is ready to use; its methods may be called concurrently.
 type Dialer struct {
-	// Socket is the path of the control socket; "" means the default, see the package's
-	// comment.
+	// Socket is the path of the control socket; "" means the default, see the package's comment.
 	Socket string
 	// Wait makes dialing wait, until its context is done, for a broker that is not up, a name
 	// that is not bound, and a free place, instead of failing.
@@ -48,9 +46,8 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 	return all[0], nil
 }
 
-// DialAll returns the listeners of those names, in that order, or an error and none. It asks
-// the broker once. The caller must close each of them. They share one grant, which lasts
-// until the last is closed.
+// DialAll returns the listeners of those names, in that order, or an error and none. It asks the broker once. The
+// caller must close each of them. They share one grant, which lasts until the last is closed.
 func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
 	return dial(ctx, d, names, newListener)
 }
@@ -69,8 +66,7 @@ func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketCon
 	return dial(ctx, d, names, newPacketConn)
 }
 
-// dial gets the sockets of names in one grant, and calls make for each, which takes it. On an
-// error it closes all.
+// dial gets the sockets of names in one grant, and calls make for each, which takes it. On an error it closes all.
 func dial[T interface{ Close() error }](ctx context.Context, d *Dialer, names []string, make func(*link, Socket) (T, error)) (all []T, err error) {
 	var l *link
 	var sockets []Socket

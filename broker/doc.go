@@ -9,13 +9,11 @@
 //	}
 //	log.Fatal(http.Serve(ln, handler))
 //
-// The socket is the broker's: it was listening before the worker came, and goes on queueing
-// connections when the worker has gone. Closing a [Listener] takes nothing from the other
-// workers, and losing the broker does not stop Accept.
+// The socket is the broker's: it was listening before the worker came, and goes on queueing connections when the worker
+// has gone. Closing a [Listener] takes nothing from the other workers, and losing the broker does not stop Accept.
 //
-// The broker can ask workers to leave, for example when a new version calls
-// [Listener.Replace]: then Accept returns [ErrDrained], and the worker finishes its
-// connections.
+// The broker can ask workers to leave, for example when a new version calls [Listener.Replace]: then Accept returns
+// [ErrDrained], and the worker finishes its connections.
 //
 // A Go program needs its sockets non-blocking, and all holders of a socket share O_NONBLOCK.
 // The broker sets it, or answers [ErrConflict] if others hold the socket blocking. The

@@ -15,13 +15,11 @@ import (
 // [Client.Deploy]. Dialer and Client.Get tell the broker.
 const GenerationEnv = protocol.GenerationEnv
 
-// ErrDrained is the error of Accept and ReadFrom once the broker has asked this process to
-// leave: it is time to finish accepted connections, and to exit. Such an error is
-// [net.ErrClosed] as well.
+// ErrDrained is the error of Accept and ReadFrom once the broker has asked this process to leave: it is time to finish
+// accepted connections, and to exit. Such an error is [net.ErrClosed] as well.
 var ErrDrained = errors.New("asked to leave by the broker")
 
-// ErrUnasked says that the broker could not signal all processes that Drain should have
-// asked. It is a *[UnaskedError].
+// ErrUnasked says that the broker could not signal all processes that Drain should have asked. It is a *[UnaskedError].
 var ErrUnasked = errors.New("not all were asked to leave")
 
 // UnaskedError says how many processes Drain could not ask to leave.
@@ -52,13 +50,11 @@ type DrainOptions struct {
 	Progress func(left int)
 }
 
-// Drain asks the holders of the named listeners to stop accepting, to finish their work,
-// and to leave. It returns how many were asked, now or earlier, and have not left. Queued
-// connections stay with the listeners, for later holders.
+// Drain asks the holders of the named listeners to stop accepting, to finish their work, and to leave. It returns how
+// many were asked, now or earlier, and have not left. Queued connections stay with the listeners, for later holders.
 //
-// A [Listener] returns [ErrDrained] from Accept; a process that became a worker by
-// [Client.Get] gets the signal that it has named. Users other than root and the broker's own
-// reach their own grants only.
+// A [Listener] returns [ErrDrained] from Accept; a process that became a worker by [Client.Get] gets the signal that it
+// has named. Users other than root and the broker's own reach their own grants only.
 //
 // After [ErrLost], Drain may be called again, with a Before that spares new holders. A
 // holder that was asked is not asked again, but counts.
@@ -92,18 +88,16 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 type DeployOptions struct {
 	// Generation is 0, or that of a deploy that goes on after the broker was lost.
 	Generation int64
-	// Joined is called with the deploy's generation. Its workers must have it as
-	// [GenerationEnv].
+	// Joined is called with the deploy's generation. Its workers must have it as [GenerationEnv].
 	Joined func(generation int64)
 	// Replaced, if it is not nil, is called when a newer deploy has replaced this one. The
 	// broker asks the workers to leave once it has returned, or after a tenth of a second.
 	Replaced func()
 }
 
-// Deploy tells the broker that this process starts workers of the named listeners. It
-// returns nil once a newer deploy has replaced this one: then the broker asks its workers to
-// leave, and it must not start others. Without names, the listeners are those that its
-// workers hold: processes that have its generation and descend from this one.
+// Deploy tells the broker that this process starts workers of the named listeners. It returns nil once a newer deploy
+// has replaced this one: then the broker asks its workers to leave, and it must not start others. Without names, the
+// listeners are those that its workers hold: processes that have its generation and descend from this one.
 //
 // Errors: [ErrReplaced] if that has happened already, [ErrDenied], [ErrLost].
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
@@ -120,9 +114,8 @@ func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) e
 	})
 }
 
-// Replace asks all older holders of the socket to leave; it is for a new version that is
-// ready. It returns how many were asked, now or earlier, and have not left. Processes of the
-// same deploy, or of a newer one, stay.
+// Replace asks all older holders of the socket to leave; it is for a new version that is ready. It returns how many
+// were asked, now or earlier, and have not left. Processes of the same deploy, or of a newer one, stay.
 //
 // Errors: [ErrNoBroker], [ErrLost], [ErrUnknownName], [ErrDenied].
 func (h *handle[C]) Replace(ctx context.Context) (drained int, err error) {

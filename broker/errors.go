@@ -28,8 +28,7 @@ var (
 	ErrReloadFailed = protocol.ErrReloadFailed
 	// ErrReplaced says that a newer deploy has replaced this process's.
 	ErrReplaced = protocol.ErrReplaced
-	// ErrUpgradeFailed says that the new program does not accept the broker's arguments, or
-	// that there is none.
+	// ErrUpgradeFailed says that the new program does not accept the broker's arguments, or that there is none.
 	ErrUpgradeFailed = protocol.ErrUpgradeFailed
 	// ErrLimitReached says that one of the broker's limits is reached.
 	ErrLimitReached = protocol.ErrLimitReached

@@ -20,8 +20,7 @@ import (
 // maxPath is how long the path of a Unix socket can be (unix(7)).
 const maxPath = 107
 
-// connect connects to the control socket: to the first that exists, if there is more than
-// one place for it.
+// connect connects to the control socket: to the first that exists, if there is more than one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 	if path == "" {
 		path = os.Getenv(protocol.SocketEnv)
@@ -128,8 +127,7 @@ func (x *exchange) call(ctx context.Context, method string, parameters, reply an
 	return err
 }
 
-// decode decodes the parameters of a reply into v, unless that is nil, or returns the error
-// that the reply is.
+// decode decodes the parameters of a reply into v, unless that is nil, or returns the error that the reply is.
 func decode(m protocol.Message, v any) error {
 	r, err := protocol.DecodeReply(m.Bytes)
 	if err == nil {
@@ -145,9 +143,8 @@ func decode(m protocol.Message, v any) error {
 	return err
 }
 
-// ask sends an encoded call with descriptors, which it borrows, and waits for its first
-// reply. The caller must close the reply's descriptors. If ctx ends first, the connection is
-// of no more use.
+// ask sends an encoded call with descriptors, which it borrows, and waits for its first reply. The caller must close
+// the reply's descriptors. If ctx ends first, the connection is of no more use.
 func (x *exchange) ask(ctx context.Context, call []byte, fds ...*scmrights.FD) (protocol.Message, error) {
 	return x.within(ctx, func() (protocol.Message, error) {
 		// A broker that turns this client away says why before it closes the connection. So
@@ -176,8 +173,7 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 	}
 	stop := context.AfterFunc(ctx, x.stream.Interrupt)
 	m, err := f()
-	// Not ctx.Err: it matters whether the connection is interrupted, now or in a moment,
-	// even if the reply has come.
+	// Not ctx.Err: it matters whether the connection is interrupted, now or in a moment, even if the reply has come.
 	if !stop() {
 		scmrights.CloseAll(m.FDs)
 		return protocol.Message{}, ctx.Err()

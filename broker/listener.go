@@ -19,8 +19,7 @@ import (
 // Listener is a [net.Listener] on a socket that the broker owns and others may accept on
 // too. Its methods may be called concurrently.
 //
-// Losing the broker does not disturb it: it goes on accepting, and reclaims its grant from
-// the next broker.
+// Losing the broker does not disturb it: it goes on accepting, and reclaims its grant from the next broker.
 type Listener struct {
 	handle[netListener]
 	accepted atomic.Bool // any connection
@@ -59,10 +58,9 @@ func openListener(s Socket) (ln netListener, err error) {
 	return ln, err
 }
 
-// Accept waits for the next connection and returns it. After Close the error is
-// [net.ErrClosed], in the sense of [errors.Is]. Once the broker has asked this process to
-// leave, it is [ErrDrained] as well: the socket is closed, the grant has ended, queued
-// connections go to other holders, and it is time to finish those that were accepted:
+// Accept waits for the next connection and returns it. After Close the error is [net.ErrClosed], in the sense of
+// [errors.Is]. Once the broker has asked this process to leave, it is [ErrDrained] as well: the socket is closed, the
+// grant has ended, queued connections go to other holders, and it is time to finish those that were accepted:
 //
 //	err := srv.Serve(ln)
 //	srv.Shutdown(ctx)

@@ -49,8 +49,7 @@ func (l *link) run(ctx context.Context, x *exchange) {
 			l.drained()
 			return
 		}
-		// If all names were unbound, accepting goes on too. Should one be bound again, it goes
-		// on with that socket.
+		// If all names were unbound, accepting goes on too. Should one be bound again, it goes on with that socket.
 		if event != "" || time.Since(begun) > absentMax {
 			r.retry.Last = 0
 		}
@@ -58,15 +57,13 @@ func (l *link) run(ctx context.Context, x *exchange) {
 	}
 }
 
-// drained closes the link after its sockets, so that the holder that gets the place never
-// finds two.
+// drained closes the link after its sockets, so that the holder that gets the place never finds two.
 func (l *link) drained() {
 	l.each(member.drain)
 	l.close()
 }
 
-// readEvent waits for an event. It takes x, and waits in the runtime's poller, because that
-// needs no thread.
+// readEvent waits for an event. It takes x, and waits in the runtime's poller, because that needs no thread.
 func (l *link) readEvent(x *exchange) (event string, err error) {
 	x.conn.Discard() // it is empty: a reply with descriptors comes alone
 	f, err := x.stream.File()
@@ -107,9 +104,8 @@ type reclaim struct {
 	without    map[string]bool // names that this broker does not have, while it has others
 }
 
-// run reclaims the grant from the next broker, however long that takes to come. It returns
-// the connection that the grant lasts as long as now, or nil once the link is closed or
-// drained.
+// run reclaims the grant from the next broker, however long that takes to come. It returns the connection that the
+// grant lasts as long as now, or nil once the link is closed or drained.
 func (r *reclaim) run(ctx context.Context) *exchange {
 	*r = reclaim{link: r.link, retry: r.retry}
 	for wait := r.retry.Last; ; { // 0, except if the connection before has not lasted

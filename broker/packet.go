@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// PacketConn is a [net.PacketConn] on a datagram socket that the broker owns and others may
-// receive on too: each datagram reaches one of them. Its methods may be called
-// concurrently.
+// PacketConn is a [net.PacketConn] on a datagram socket that the broker owns and others may receive on too: each
+// datagram reaches one of them. Its methods may be called concurrently.
 //
 // Losing the broker does not disturb it; see [Listener].
 type PacketConn struct {
@@ -52,10 +51,9 @@ func openPacketConn(s Socket) (netPacketConn, error) {
 	return openSocket[netPacketConn](s, func(f *os.File) (io.Closer, error) { return net.FilePacketConn(f) })
 }
 
-// ReadFrom waits for the next datagram. After Close the error is [net.ErrClosed], in the
-// sense of [errors.Is]. Once the broker has asked this process to leave, it is [ErrDrained]
-// as well, and the socket is closed. If the broker binds another socket by the name,
-// ReadFrom first returns the datagrams that are queued at the old one.
+// ReadFrom waits for the next datagram. After Close the error is [net.ErrClosed], in the sense of [errors.Is]. Once the
+// broker has asked this process to leave, it is [ErrDrained] as well, and the socket is closed. If the broker binds
+// another socket by the name, ReadFrom first returns the datagrams that are queued at the old one.
 //
 // A program that reads from NetConn instead must call ReadFrom once, to be asked to leave;
 // NetConn's reads then return [net.ErrClosed]. It stays with the socket that it has.

@@ -91,8 +91,7 @@ func (h *handle[C]) forget(old C) {
 	h.old = slices.DeleteFunc(h.old, func(c C) bool { return c == old })
 }
 
-// renew implements member: if s is another socket than h has, h goes on with s once the queue
-// of its own is empty.
+// renew implements member: if s is another socket than h has, h goes on with s once the queue of its own is empty.
 func (h *handle[C]) renew(s Socket) {
 	socket := h.current()
 	if same(socket, s.FD) {

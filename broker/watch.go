@@ -13,10 +13,9 @@ import (
 // ErrOverflow says that a watcher was too slow to be sent all events.
 var ErrOverflow = errors.New("events were missed: the watcher is too slow")
 
-// Watch calls each with what happens at the broker, from the event "watching" on, until ctx
-// is done, each returns an error, or the broker goes; it returns why. It has a connection of
-// its own, so other calls go on meanwhile. each may keep the Event. A watcher that falls
-// 1024 events behind gets the event "overflow", and Watch returns [ErrOverflow].
+// Watch calls each with what happens at the broker, from the event "watching" on, until ctx is done, each returns an
+// error, or the broker goes; it returns why. It has a connection of its own, so other calls go on meanwhile. each may
+// keep the Event. A watcher that falls 1024 events behind gets the event "overflow", and Watch returns [ErrOverflow].
 //
 // Errors: those of ctx and each, [ErrOverflow], [ErrDenied], [ErrLost].
 func (c *Client) Watch(ctx context.Context, each func(protocol.Event) error) error {

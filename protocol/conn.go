@@ -19,8 +19,7 @@ type Message struct {
 	FDs   []*scmrights.FD // the receiver must close them
 }
 
-// Conn frames messages over a Unix stream socket that it does not own. One goroutine may
-// receive while another sends.
+// Conn frames messages over a Unix stream socket that it does not own. One goroutine may receive while another sends.
 type Conn struct {
 	c        scmrights.Conn
 	max      int // bytes of a message
@@ -61,8 +60,7 @@ func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, f
 // Unread reports whether the peer has not read yet all that was sent.
 func (c *Conn) Unread() (bool, error) { return c.c.Unread() }
 
-// WaitRead waits until the peer has read all that was sent, or has gone; see
-// [scmrights.Conn.WaitRead].
+// WaitRead waits until the peer has read all that was sent, or has gone; see [scmrights.Conn.WaitRead].
 func (c *Conn) WaitRead() error { return c.c.WaitRead() }
 
 // Next returns the next whole message that Fill has received.
@@ -107,10 +105,9 @@ func (c *Conn) Receive() (Message, error) {
 // not returned may stand in front of it.
 func (c *Conn) Partial() bool { return c.start < len(c.buf) && c.buf[len(c.buf)-1] != 0 }
 
-// Fill waits for more bytes. At the end of the stream the error is [io.EOF], even in the
-// middle of a message. A message that is too long gives a *[LimitError], too many
-// descriptors a *[MalformedError], and more than this process may open [syscall.EMFILE]; the
-// connection is then of no more use.
+// Fill waits for more bytes. At the end of the stream the error is [io.EOF], even in the middle of a message. A message
+// that is too long gives a *[LimitError], too many descriptors a *[MalformedError], and more than this process may open
+// [syscall.EMFILE]; the connection is then of no more use.
 func (c *Conn) Fill() error {
 	c.compact()
 	if len(c.buf)-c.start >= c.max {
@@ -163,8 +160,7 @@ func (c *Conn) attach(fds []*scmrights.FD) {
 	c.attached = append(c.attached, attachment{off, fds})
 }
 
-// Discard closes the descriptors of messages that Next has not returned. The owner of the
-// connection closes that.
+// Discard closes the descriptors of messages that Next has not returned. The owner of the connection closes that.
 func (c *Conn) Discard() {
 	for _, a := range c.attached {
 		scmrights.CloseAll(a.fds)

@@ -13,9 +13,8 @@ const (
 	systemSocket = "/run/fdbroker/control"
 )
 
-// ListenPath returns the default path of a broker's control socket, for that uid:
-// $FDBROKER_SOCKET, else /run/fdbroker/control for root, else
-// $XDG_RUNTIME_DIR/fdbroker/control.
+// ListenPath returns the default path of a broker's control socket, for that uid: $FDBROKER_SOCKET, else
+// /run/fdbroker/control for root, else $XDG_RUNTIME_DIR/fdbroker/control.
 func ListenPath(uid int, getenv func(string) string) (string, error) {
 	if p := getenv(SocketEnv); p != "" {
 		return p, nil
@@ -43,8 +42,7 @@ func DialPaths(uid int, getenv func(string) string) []string {
 	return []string{own, systemSocket}
 }
 
-// GenerationEnv is the environment variable that says which deploy a process belongs to; see
-// [GetParameters].
+// GenerationEnv is the environment variable that says which deploy a process belongs to; see [GetParameters].
 const GenerationEnv = "FDBROKER_GENERATION"
 
 // GenerationOf returns the generation that the environment has, or 0.

@@ -112,8 +112,7 @@ func (e *DeniedError) Error() string {
 	return fmt.Sprintf("uid %d may not get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
 }
 
-// ConflictError says that Holders need Name's socket as Blocking says, and that the caller
-// needs the opposite.
+// ConflictError says that Holders need Name's socket as Blocking says, and that the caller needs the opposite.
 type ConflictError struct {
 	Name     string   `json:"name"`
 	Blocking bool     `json:"blocking"`
@@ -298,8 +297,7 @@ func (e *RemoteError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("the broker answers %s %s", Printable(e.Name), Printable(string(e.Parameters))))
 }
 
-// Printable returns s without characters that could harm a terminal, for a text that another
-// user chose.
+// Printable returns s without characters that could harm a terminal, for a text that another user chose.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -5,10 +5,9 @@ import (
 	"strconv"
 )
 
-// Nearly every message is about Get, and a handout takes so little time that a general JSON
-// codec would be a good part of it. The functions in this file write and read only what this
-// package itself writes, in any order and with any white space. The general functions do
-// everything else.
+// Nearly every message is about Get, and a handout takes so little time that a general JSON codec would be a good part
+// of it. The functions in this file write and read only what this package itself writes, in any order and with any
+// white space. The general functions do everything else.
 
 // AppendGetCall appends a call of Get, ended by NUL, to dst.
 func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {

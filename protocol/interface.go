@@ -2,8 +2,7 @@ package protocol
 
 import _ "embed"
 
-// Interface is the definition of the interface io.fdbroker, as
-// org.varlink.service.GetInterfaceDescription returns it.
+// Interface is the definition of the interface io.fdbroker, as org.varlink.service.GetInterfaceDescription returns it.
 //
 //go:embed io.fdbroker.varlink
 var Interface string
@@ -50,8 +49,7 @@ const (
 	StateDraining = "draining"
 )
 
-// The events of a grant, as [GetReply] has them. A watcher gets EventUnbound too, and a
-// deploy EventDrain.
+// The events of a grant, as [GetReply] has them. A watcher gets EventUnbound too, and a deploy EventDrain.
 const (
 	EventUnbound = "unbound" // the last of the grant's listeners was unbound
 	EventDrain   = "drain"   // the holder should stop accepting, and leave
@@ -77,8 +75,7 @@ const (
 	WhyCrashed  = "crashed"
 	WhyStopped  = "stopped"
 	WhyUpgraded = "upgraded"
-	// WhyUpgradeFailed says that the new program ended before it was ready, and that the one
-	// before goes on.
+	// WhyUpgradeFailed says that the new program ended before it was ready, and that the one before goes on.
 	WhyUpgradeFailed = "upgrade failed"
 	WhyKeeperLost    = "keeper lost"
 )
@@ -100,8 +97,7 @@ type GetReply struct {
 	Event   string   `json:"event,omitempty"`
 }
 
-// Socket is a socket handed out. FileDescriptor is an index into the descriptors
-// that came with the message.
+// Socket is a socket handed out. FileDescriptor is an index into the descriptors that came with the message.
 type Socket struct {
 	Name           string `json:"name"`
 	Network        string `json:"network"`
@@ -115,11 +111,10 @@ type ListReply struct {
 	Holders   []Holder   `json:"holders"`
 }
 
-// Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not
-// say them; the first two count connections, or bytes if Bytes is set. Flipped says that a
-// holder changed O_NONBLOCK. Orphaned says that something is queued and the listener has no
-// holder. Healed is how often the broker repaired the socket after a holder, and Ailment the
-// fault that it cannot repair.
+// Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not say them; the first two
+// count connections, or bytes if Bytes is set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
+// something is queued and the listener has no holder. Healed is how often the broker repaired the socket after a
+// holder, and Ailment the fault that it cannot repair.
 type Listener struct {
 	Name     string  `json:"name"`
 	Network  string  `json:"network"`
@@ -211,12 +206,10 @@ type UnbindParameters struct {
 	Names []string `json:"names"`
 }
 
-// NetworkAny is the network of a descriptor that was put with Any. Its address says what the
-// descriptor is.
+// NetworkAny is the network of a descriptor that was put with Any. Its address says what the descriptor is.
 const NetworkAny = "any"
 
-// PutParameters are the parameters of Put. A call without FileDescriptor only asks whether
-// the client may send one.
+// PutParameters are the parameters of Put. A call without FileDescriptor only asks whether the client may send one.
 type PutParameters struct {
 	Name           string `json:"name"`
 	Options        string `json:"options,omitempty"` // OPTION[=VALUE],... as in a spec

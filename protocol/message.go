@@ -39,8 +39,7 @@ func AppendCall(dst []byte, c Call, parameters any) ([]byte, error) {
 	return append(append(dst, m...), 0), nil
 }
 
-// DecodeCall decodes a message without its NUL. The error is a *[MalformedError]. The result
-// refers to b.
+// DecodeCall decodes a message without its NUL. The error is a *[MalformedError]. The result refers to b.
 func DecodeCall(b []byte) (Call, error) {
 	var c Call
 	switch {

@@ -14,9 +14,8 @@ import (
 // (unix(7)). With one more, sendmsg fails.
 const MaxFDs = 253
 
-// ErrTooMany is returned by [Conn.Recv] if a message came with more descriptors than it was
-// asked for, or than this process may open; then the error is EMFILE as well. All
-// descriptors of that message have been closed.
+// ErrTooMany is returned by [Conn.Recv] if a message came with more descriptors than it was asked for, or than this
+// process may open; then the error is EMFILE as well. All descriptors of that message have been closed.
 var ErrTooMany = errors.New("scmrights: more descriptors than expected")
 
 // noRoomError says that a message came with more descriptors than this process may open.
@@ -27,19 +26,16 @@ func (noRoomError) Error() string { return unix.EMFILE.Error() + " (" + ErrTooMa
 // Unwrap returns both errors that it is.
 func (noRoomError) Unwrap() []error { return []error{unix.EMFILE, ErrTooMany} }
 
-// Conn sends and receives descriptors over a Unix stream socket that it does not own: a
-// [net.UnixConn], or a [Stream]. One Send and one Recv may run at the same time, but not two
-// of a kind.
+// Conn sends and receives descriptors over a Unix stream socket that it does not own: a [net.UnixConn], or a [Stream].
+// One Send and one Recv may run at the same time, but not two of a kind.
 //
-// Its socket must not be read in any other way while descriptors may come, because a plain
-// read drops them.
+// Its socket must not be read in any other way while descriptors may come, because a plain read drops them.
 type Conn struct {
 	rc     syscall.RawConn
 	stream *Stream // rc, if it is one: it blocks, so it needs no callbacks, which allocate
 }
 
-// NewConn returns a Conn on c, which it borrows. Deadlines set on c hold for Send and Recv
-// too.
+// NewConn returns a Conn on c, which it borrows. Deadlines set on c hold for Send and Recv too.
 func NewConn(c syscall.Conn) (*Conn, error) {
 	rc, err := c.SyscallConn()
 	if err != nil {
@@ -83,12 +79,10 @@ func nothingToSend(fds []*FD) error {
 // Recv reads into b and returns the descriptors that came along, at most limit; the caller
 // must close them. At the end of the stream the error is [io.EOF].
 //
-// One Recv never returns bytes from beyond the end of a Send that carried descriptors, nor
-// the descriptors of two Sends; bytes of earlier Sends without descriptors may stand in
-// front (unix(7)).
+// One Recv never returns bytes from beyond the end of a Send that carried descriptors, nor the descriptors of two
+// Sends; bytes of earlier Sends without descriptors may stand in front (unix(7)).
 //
-// With limit 0 this process never has a descriptor: the kernel drops them, and Recv returns
-// [ErrTooMany].
+// With limit 0 this process never has a descriptor: the kernel drops them, and Recv returns [ErrTooMany].
 func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
 	if c.stream != nil {
 		return c.stream.recv(b, limit)
@@ -115,9 +109,8 @@ func (c *Conn) Unread() (bool, error) {
 	return unread, errors.Join(err, ierr)
 }
 
-// WaitRead blocks until the peer has read all that was sent to it, or has gone. It needs a
-// socket in the runtime's poller and honours its write deadline. The kernel wakes it; it
-// does not poll.
+// WaitRead blocks until the peer has read all that was sent to it, or has gone. It needs a socket in the runtime's
+// poller and honours its write deadline. The kernel wakes it; it does not poll.
 func (c *Conn) WaitRead() error {
 	var ierr error
 	err := c.rc.Write(func(fd uintptr) bool {

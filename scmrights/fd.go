@@ -77,9 +77,8 @@ func (f *FD) Dup() (*FD, error) {
 	return NewFD(d), nil
 }
 
-// File takes f's descriptor and returns it as a file, which the caller must close. A
-// non-blocking descriptor joins the runtime's poller. f must not be in use; afterwards it is
-// closed.
+// File takes f's descriptor and returns it as a file, which the caller must close. A non-blocking descriptor joins the
+// runtime's poller. f must not be in use; afterwards it is closed.
 func (f *FD) File(name string) (*os.File, error) {
 	if !f.state.CompareAndSwap(0, fdClosed) {
 		return nil, fmt.Errorf("%s: descriptor in use or closed: %w", name, os.ErrClosed)

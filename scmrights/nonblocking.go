@@ -15,9 +15,8 @@ import (
 // ErrWouldBlock is returned by operations on a [Nonblocking] that would have to wait.
 var ErrWouldBlock = errors.New("scmrights: would block")
 
-// Nonblocking is a non-blocking Unix stream socket. Its owner has a poller of its own, calls
-// when the socket is ready, and closes FD. It implements [syscall.Conn] and
-// [syscall.RawConn].
+// Nonblocking is a non-blocking Unix stream socket. Its owner has a poller of its own, calls when the socket is ready,
+// and closes FD. It implements [syscall.Conn] and [syscall.RawConn].
 type Nonblocking struct {
 	FD *FD
 }
@@ -27,9 +26,8 @@ var (
 	_ syscall.RawConn = Nonblocking{}
 )
 
-// Accept accepts a connection to ln, a non-blocking listener that it borrows. It returns the
-// connection, whose FD the caller must close, and the descriptor's number, by which an owner
-// may know it. The error is the bare errno.
+// Accept accepts a connection to ln, a non-blocking listener that it borrows. It returns the connection, whose FD the
+// caller must close, and the descriptor's number, by which an owner may know it. The error is the bare errno.
 func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	fd, ok := ln.acquire()
 	if !ok {
@@ -44,9 +42,8 @@ func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	return Nonblocking{FD: NewFD(int(n))}, int(n), nil
 }
 
-// Send is [Conn.Send] without waiting: it sends the first n bytes of b. If n is less than
-// len(b) the error says why; it is [ErrWouldBlock] if the socket's buffer is full. The
-// descriptors were sent if n > 0, and not otherwise.
+// Send is [Conn.Send] without waiting: it sends the first n bytes of b. If n is less than len(b) the error says why; it
+// is [ErrWouldBlock] if the socket's buffer is full. The descriptors were sent if n > 0, and not otherwise.
 func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nothingToSend(fds)
@@ -62,10 +59,9 @@ func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 	return n, err
 }
 
-// Peek copies what has arrived into b, leaves it unread, and closes nothing. It reports
-// whether the last message that it copied bytes of carries descriptors (earlier ones carry
-// none); if b is full, that may also be any message behind it. If it reports false, a Recv
-// of just n bytes drops no descriptor. Its errors are Recv's.
+// Peek copies what has arrived into b, leaves it unread, and closes nothing. It reports whether the last message that
+// it copied bytes of carries descriptors (earlier ones carry none); if b is full, that may also be any message behind
+// it. If it reports false, a Recv of just n bytes drops no descriptor. Its errors are Recv's.
 func (c Nonblocking) Peek(b []byte) (n int, descriptors bool, err error) {
 	fd, ok := c.FD.acquire()
 	if !ok {

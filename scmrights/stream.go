@@ -45,8 +45,7 @@ func Dial(ctx context.Context, path string) (*Stream, error) {
 
 func (s *Stream) connect(ctx context.Context, n int, path string) error {
 	if ctx.Done() != nil {
-		// A blocking connect to a full queue waits for ever (unix(7)): only a timeout or a
-		// signal ends it.
+		// A blocking connect to a full queue waits for ever (unix(7)): only a timeout or a signal ends it.
 		tv := unix.NsecToTimeval(int64(connectTurn))
 		if err := unix.SetsockoptTimeval(n, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
 			return os.NewSyscallError("setsockopt", err)
@@ -73,8 +72,7 @@ func (s *Stream) Interrupt() {
 	_ = s.fd.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }
 
-// Close closes s. It may be called again, and while an operation blocks; that then returns an
-// error.
+// Close closes s. It may be called again, and while an operation blocks; that then returns an error.
 func (s *Stream) Close() error {
 	n, ok := s.fd.acquire()
 	if !ok {

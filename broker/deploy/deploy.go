@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package deploy makes the workers of a supervisor a deploy that a broker knows: it asks
 // for a generation, replaces older deploys, says when a newer one has replaced it, and hands
 // the workers' sockets back to a broker that has lost them.
@@ -73,8 +71,7 @@ func (d *Deploy) Works(pid int, works bool) {
 	}
 }
 
-// Follow implements [supervisor.Deploy]. As long as there is no broker it waits for one. It
-// may be called once.
+// Follow implements [supervisor.Deploy]. As long as there is no broker it waits for one. It may be called once.
 func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var replacing sync.WaitGroup

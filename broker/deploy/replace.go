@@ -1,5 +1,3 @@
-//go:build linux
-
 package deploy
 
 import (
@@ -90,9 +88,8 @@ func (d *Deploy) replaced(ctx context.Context, before bool, each func(supervisor
 	}
 }
 
-// allAsked waits until the broker has asked all workers of this deploy to leave, or none is
-// left. It returns false if that takes too long: a broker without privileges may not signal
-// another user's processes.
+// allAsked waits until the broker has asked all workers of this deploy to leave, or none is left. It returns false if
+// that takes too long: a broker without privileges may not signal another user's processes.
 func (d *Deploy) allAsked(ctx context.Context) bool {
 	limited, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()

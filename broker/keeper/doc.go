@@ -1,6 +1,5 @@
-// Package keeper is a file descriptor store for a broker whose service manager offers none.
-// It is the broker's parent process: it holds the broker's descriptors, starts the broker,
-// and starts it again if it ends.
+// Package keeper is a file descriptor store for a broker whose service manager offers none. It is the broker's parent
+// process: it holds the broker's descriptors, starts the broker, and starts it again if it ends.
 //
 // It may only hold descriptors, relay messages and signals, and start a program. It must
 // never use the descriptors, and must stay too small to crash.

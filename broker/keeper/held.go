@@ -1,5 +1,3 @@
-//go:build linux
-
 package keeper
 
 import (
@@ -46,8 +44,7 @@ type message struct {
 	lost bool // this process could not open the descriptor, so it has not read the message
 }
 
-// apply changes the store as m says, and returns false if m is not for the store. It takes
-// the descriptors of m.
+// apply changes the store as m says, and returns false if m is not for the store. It takes the descriptors of m.
 func (h *held) apply(m message) bool {
 	store, remove, name := false, false, ""
 	for line := range strings.SplitSeq(m.text, "\n") {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package keeper
 
 import (
@@ -13,13 +11,11 @@ import (
 
 // Config describes a keeper and its broker.
 type Config struct {
-	// Program is the file to start, Args its arguments with the name first, and Env its
-	// environment.
+	// Program is the file to start, Args its arguments with the name first, and Env its environment.
 	Program string
 	Args    []string
 	Env     []string
-	// StoreEnv is the variable that tells the broker which descriptor is its end of the pair,
-	// as NUMBER:INODE.
+	// StoreEnv is the variable that tells the broker which descriptor is its end of the pair, as NUMBER:INODE.
 	StoreEnv string
 	// Held is in the store from the beginning. Run takes it.
 	Held []Held
@@ -31,9 +27,8 @@ type Config struct {
 	Signals <-chan os.Signal
 	// Relay sends a message to the service manager.
 	Relay func(text string) error
-	// Renewed is called when a broker is ready that runs another program than this process.
-	// It replaces this process by that program, and borrows its arguments. If it returns,
-	// that has failed.
+	// Renewed is called when a broker is ready that runs another program than this process. It replaces this process by
+	// that program, and borrows its arguments. If it returns, that has failed.
 	Renewed func(pid int, held []Held, pair *os.File) error
 	// ReadyTime is how long another program that takes over in the broker's process may take
 	// to be ready; 0: 30 seconds.

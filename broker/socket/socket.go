@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package socket opens listening sockets by their specs, takes over those that another process has opened, changes and
 // repairs them, and closes them.
 //

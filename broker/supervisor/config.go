@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import (
@@ -21,8 +19,7 @@ const (
 	DefaultStopSignal   = unix.SIGTERM
 )
 
-// Config describes the workers and their times. A time of 0 means the default, except ReadyAfter
-// and Watchdog.
+// Config describes the workers and their times. A time of 0 means the default, except ReadyAfter and Watchdog.
 type Config struct {
 	Command Command
 	Workers int // that serve; at least 1
@@ -55,8 +52,7 @@ type Config struct {
 	Watchdog time.Duration
 	Logger   zerolog.Logger // the zero one logs nothing
 
-	// nudge is how long descriptors that a stranger sends to a readiness socket may hold up
-	// later messages.
+	// nudge is how long descriptors that a stranger sends to a readiness socket may hold up later messages.
 	nudge time.Duration
 }
 
@@ -68,8 +64,7 @@ type Command struct {
 	// Reports says that Path is a program that gets the worker's sockets, reports to
 	// StatusEnv how far it has come, and then becomes the worker.
 	Reports bool
-	// Prestart, of a Command that reports, starts one worker ahead of its need; see
-	// [StartEnv].
+	// Prestart, of a Command that reports, starts one worker ahead of its need; see [StartEnv].
 	Prestart bool
 }
 

@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import "context"
@@ -11,8 +9,7 @@ type Deploy interface {
 	Follow(ctx context.Context, each func(DeployEvent))
 	// Ready says that all workers are ready for the first time. It must not block.
 	Ready()
-	// Works says whether a process is one of the deploy's workers from now on. It must not
-	// block.
+	// Works says whether a process is one of the deploy's workers from now on. It must not block.
 	Works(pid int, works bool)
 }
 

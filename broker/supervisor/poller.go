@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import "github.com/fdbroker/fdbroker/internal/epoll"
@@ -36,8 +34,7 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// run sends batches, each after the one before was read, because the events are
-// level-triggered.
+// run sends batches, each after the one before was read, because the events are level-triggered.
 func (p *poller) run() {
 	defer close(p.batches)
 	var batch []ready

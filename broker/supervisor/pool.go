@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import (
@@ -230,8 +228,7 @@ func (p *pool) addSlot() {
 	p.log.Info().Int("count", p.config.Workers).Msg("one worker more")
 }
 
-// removeSlot makes the workers one less: the last that is not usable, else the last. A
-// single worker stays.
+// removeSlot makes the workers one less: the last that is not usable, else the last. A single worker stays.
 func (p *pool) removeSlot(now time.Time) {
 	if p.ending {
 		return

@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import (
@@ -156,9 +154,8 @@ func (r *readiness) shutdown() {
 	_ = r.fd.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
 }
 
-// close closes r and does not block: if datagrams are left, the closer drops them first. A
-// worker that is just being started may have a duplicate of the socket; it must not be the
-// one that closes descriptors with it.
+// close closes r and does not block: if datagrams are left, the closer drops them first. A worker that is just being
+// started may have a duplicate of the socket; it must not be the one that closes descriptors with it.
 func (r *readiness) close() {
 	r.shutdown()
 	if !r.closer.Busy(r) { // else both might have the same descriptors open, and either close them
@@ -174,8 +171,7 @@ func (r *readiness) close() {
 	})
 }
 
-// takeSlowly is take, with signals to its thread: they end the wait of a socket with
-// SO_LINGER.
+// takeSlowly is take, with signals to its thread: they end the wait of a socket with SO_LINGER.
 func (r *readiness) takeSlowly() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import (
@@ -8,9 +6,8 @@ import (
 	"time"
 )
 
-// roll replaces the workers of all slots. For each it starts a new worker, and asks the old
-// one to leave once the new one is usable. It stops at the first new worker that fails,
-// even if that was ready before.
+// roll replaces the workers of all slots. For each it starts a new worker, and asks the old one to leave once the new
+// one is usable. It stops at the first new worker that fails, even if that was ready before.
 type roll struct {
 	id      int
 	pending []*slot // that have no new worker yet
@@ -82,9 +79,8 @@ func (r *roll) startNext(p *pool, sl *slot, now time.Time) bool {
 	return true
 }
 
-// handOver gives a slot to its new worker once that is usable. A new worker on standby
-// waits until those before it have their places, and no old worker leaves while one of the
-// new workers is missing.
+// handOver gives a slot to its new worker once that is usable. A new worker on standby waits until those before it have
+// their places, and no old worker leaves while one of the new workers is missing.
 func (r *roll) handOver(p *pool, sl *slot, now time.Time) {
 	next, old := sl.next, sl.current
 	if old != nil && old.replacing && old.usable() { // the worker that it was to replace has exited by itself

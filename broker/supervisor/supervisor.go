@@ -1,5 +1,3 @@
-//go:build linux
-
 package supervisor
 
 import (
@@ -18,8 +16,7 @@ import (
 // GenerationEnv names, in the environment of a worker, the deploy that it belongs to.
 const GenerationEnv = protocol.GenerationEnv
 
-// supervisor is the state of a [Run]. One goroutine owns it: it handles an event, and then
-// calls act.
+// supervisor is the state of a [Run]. One goroutine owns it: it handles an event, and then calls act.
 type supervisor struct {
 	pool
 	timer   *time.Timer
@@ -34,10 +31,9 @@ type supervisor struct {
 	status      string // that Tell was called with last
 }
 
-// Run keeps workers alive until ctx is done, SIGTERM or SIGINT comes, or a newer deploy has
-// replaced this one. It returns nil when all workers have exited. If the command cannot be
-// executed, the error is a *[StartError]. Signals are those that the process gets: SIGHUP
-// replaces all workers, SIGTTIN and SIGTTOU make them one more and one less.
+// Run keeps workers alive until ctx is done, SIGTERM or SIGINT comes, or a newer deploy has replaced this one. It
+// returns nil when all workers have exited. If the command cannot be executed, the error is a *[StartError]. Signals
+// are those that the process gets: SIGHUP replaces all workers, SIGTTIN and SIGTTOU make them one more and one less.
 func Run(ctx context.Context, c Config, signals <-chan os.Signal) error {
 	c, err := c.withDefaults()
 	if err != nil {

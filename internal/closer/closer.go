@@ -1,6 +1,5 @@
-// Package closer closes descriptors that another user may have sent. Closing such a
-// descriptor may block for as long as its sender likes (SO_LINGER, socket(7)). Its
-// callers decide which to close, and when. Only Wait may block.
+// Package closer closes descriptors that another user may have sent. Closing such a descriptor may block for as long as
+// its sender likes (SO_LINGER, socket(7)). Its callers decide which to close, and when. Only Wait may block.
 package closer
 
 import (
@@ -8,9 +7,8 @@ import (
 	"time"
 )
 
-// Closer runs functions that close descriptors in goroutines of their own: at most one at
-// a time for each owner, so an owner blocks no other. The zero value is ready for use.
-// Its methods may be called concurrently.
+// Closer runs functions that close descriptors in goroutines of their own: at most one at a time for each owner, so an
+// owner blocks no other. The zero value is ready for use. Its methods may be called concurrently.
 type Closer struct {
 	mu     sync.Mutex
 	queues map[any][]func() // of each owner that has a function running: those that wait

@@ -1,8 +1,5 @@
-//go:build linux
-
-// Package epoll waits for many descriptors with one goroutine and no thread: its epoll
-// instance is itself a file in the runtime's poller. It must never read or close
-// a descriptor that it was given.
+// Package epoll waits for many descriptors with one goroutine and no thread: its epoll instance is itself a file in the
+// runtime's poller. It must never read or close a descriptor that it was given.
 package epoll
 
 import (
@@ -40,9 +37,8 @@ func New(name string) (*Poller, error) {
 	return p, nil
 }
 
-// Add makes Wait report id when one of events (EPOLLIN and so on) happens to fd, which it
-// borrows. The caller should call Del before it closes fd, because a duplicate in another
-// process keeps the registration alive.
+// Add makes Wait report id when one of events (EPOLLIN and so on) happens to fd, which it borrows. The caller should
+// call Del before it closes fd, because a duplicate in another process keeps the registration alive.
 func (p *Poller) Add(fd *scmrights.FD, events uint32, id uint64) error {
 	return p.control(unix.EPOLL_CTL_ADD, fd, events, id)
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package fdtest
 
 import (
@@ -52,8 +50,7 @@ func SystemdBox(t testing.TB, suite string) Box {
 	return b
 }
 
-// lockBoxes makes the directory of the trees, which must be nobody else's, and waits
-// for its turn to make one.
+// lockBoxes makes the directory of the trees, which must be nobody else's, and waits for its turn to make one.
 func lockBoxes(t testing.TB, cache, suite string) (unlock func()) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(cache), 0o755); err != nil {

@@ -1,8 +1,5 @@
-//go:build linux
-
-// Package fdtest has what the tests of several packages share: a check that
-// descriptors and goroutines come back, waiting for a condition, and helper
-// processes made of the test binary itself. No product code imports it.
+// Package fdtest has what the tests of several packages share: a check that descriptors and goroutines come back,
+// waiting for a condition, and helper processes made of the test binary itself. No product code imports it.
 package fdtest
 
 import (
@@ -15,8 +12,7 @@ import (
 	"time"
 )
 
-// patience is how long Eventually waits: far longer than anything here takes,
-// so that only a hang or a leak reaches it.
+// patience is how long Eventually waits: far longer than anything here takes, so that only a hang or a leak reaches it.
 const patience = 20 * time.Second
 
 // Eventually waits until cond is true, and fails the test when it stays false.
@@ -35,9 +31,8 @@ func Eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// CheckLeaks is the first line of a test: it fails the test when, once all its
-// other clean-ups have run, more descriptors are open or more goroutines run
-// than now. Such a test cannot be parallel.
+// CheckLeaks is the first line of a test: it fails the test when, once all its other clean-ups have run, more
+// descriptors are open or more goroutines run than now. Such a test cannot be parallel.
 func CheckLeaks(t testing.TB) {
 	t.Helper()
 	t.Setenv("FDTEST_SERIAL", "1") // panics in a parallel test, where counts mean nothing

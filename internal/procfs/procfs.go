@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package procfs reads what /proc shows of other processes (proc(5)). It only reads, never blocks on another process,
 // and never decides: everything it returns may be out of date, and a process chooses its own command line and name.
 package procfs

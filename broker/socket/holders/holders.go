@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package holders finds the processes that hold sockets, and takes duplicates of their descriptors.
 //
 // It reads /proc and asks sock_diag, and may trace a process to duplicate a descriptor (pidfd_getfd(2)), which that

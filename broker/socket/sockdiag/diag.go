@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package sockdiag asks the kernel about sockets: the address of a descriptor, which sockets have an address, and how
 // full queues are.
 //

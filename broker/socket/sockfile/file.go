@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package sockfile handles the files of Unix sockets: it locks their paths, removes those of dead processes, binds
 // sockets to them, sets mode and owners, and keeps a backup link by which a removed path can be made again.
 //

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package spec parses, checks and prints specs: the texts that describe listening sockets,
 // NAME=ADDRESS[,OPTION[=VALUE]]...
 //

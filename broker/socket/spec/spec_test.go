@@ -1,5 +1,3 @@
-//go:build linux
-
 package spec_test
 
 import (

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Command server serves HTTP on the listener that is its descriptor 3, until
 // SIGTERM; then it finishes what it has accepted.
 package main

@@ -1,13 +1,10 @@
-//go:build linux
-
 // Command worker answers each connection's line with its version and pid, one
 // connection after the other, so that a crash fails no more than the one that it has.
 //
 //	worker VERSION HOW [WORDS]
 //
-// HOW is fd (the socket is descriptor 3), dial, or wait (dial, when there is a place).
-// WORDS are deaf (ignores SIGTERM), mute (never says READY=1), and fork (a
-// child has the socket too, and goes on when this one ends).
+// HOW is fd (the socket is descriptor 3), dial, or wait (dial, when there is a place). WORDS are deaf (ignores
+// SIGTERM), mute (never says READY=1), and fork (a child has the socket too, and goes on when this one ends).
 package main
 
 import (
