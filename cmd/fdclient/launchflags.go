@@ -79,6 +79,7 @@ func (l *launchFlags) words() []string {
 func signalName(flag, text string) (string, error) {
 	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
 	switch {
+	case name == "TERM": // the default must not make unix's table of signals: 1 % of a get's time
 	case name == "NONE":
 		return "", nil
 	case unix.SignalNum("SIG"+name) == 0:
