@@ -19,7 +19,7 @@ import (
 )
 
 // A keptAlive is a client that uses one connection as long as the server lets it. It
-// repeats no request, as a POST must not be: what a server drops has failed.
+// repeats no request, as a POST must not be: a dropped request has failed.
 type keptAlive struct {
 	address string
 	conn    net.Conn

@@ -23,7 +23,7 @@ import (
 const module = "github.com/fdbroker/fdbroker"
 
 // Made once for all tests: the built programs, and a context that ends when the
-// tests are interrupted, so that what they started ends with them.
+// tests are interrupted, so that their processes end with them.
 var (
 	programs    string
 	testContext context.Context
@@ -153,7 +153,7 @@ func TestPythonBesideGo(t *testing.T) {
 	}
 }
 
-// TestPythonErrors: what goes wrong is said in one line.
+// TestPythonErrors: an error is printed as one line.
 func TestPythonErrors(t *testing.T) {
 	python := findPython(t)
 	fdtest.CheckLeaks(t)
@@ -180,14 +180,14 @@ func TestPythonErrors(t *testing.T) {
 	}
 }
 
-// findPython returns the interpreter, and skips the test where there is none.
+// findPython returns the interpreter, and skips the test if there is none.
 func findPython(t *testing.T) string {
 	t.Helper()
 	python := os.Getenv("PYTHON")
 	if python == "" {
 		python = "python3"
 	}
-	// Not what $PATH has: a version manager's script there would be killed in its place.
+	// Not the python3 in $PATH, which may be a version manager's script: that would be killed.
 	out, err := exec.CommandContext(testContext, python, "-c", "import sys; print(sys.executable)").Output()
 	if err != nil {
 		t.Skipf("no Python: %s: %v", python, err)

@@ -14,7 +14,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// A request is what became of one.
+// A request is the outcome of one.
 type request struct {
 	start, end time.Time
 	by         string // the pid that answered

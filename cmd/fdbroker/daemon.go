@@ -129,8 +129,8 @@ func (d *daemon) useStore() {
 	}
 }
 
-// configure binds what the configuration says. If that fails, a broker that has taken over
-// goes on with what it has.
+// configure binds the configured listeners. If that fails, a broker that has taken over
+// goes on with its listeners.
 func (d *daemon) configure(took bool) error {
 	err := d.wrong
 	if err == nil {

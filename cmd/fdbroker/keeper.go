@@ -23,7 +23,7 @@ import (
 // socket pair with the broker.
 const pairName = "@keeper"
 
-// wantsKeeper returns what the command line says, and whether this process is to be a keeper.
+// wantsKeeper returns the parsed command line, and whether this process is to be a keeper.
 // It leaves complaints about the command line to the broker.
 func wantsKeeper(args []string, getenv func(string) string) (o options, wants bool) {
 	if activation.ByStore(getenv(activation.StoreEnv)) {

@@ -53,7 +53,7 @@ func testLog(t *testing.T, spoil func(r *os.File)) {
 	_ = w.Close()
 	waitReady(t, path)
 	spoil(r)
-	// Many times what the pipe and the buffer before it hold.
+	// Many times the lines that the pipe and the buffer hold.
 	d := broker.Dialer{Socket: path}
 	for range 2 * logging.Buffer {
 		ln, err := d.Dial(context.Background(), "web")

@@ -31,12 +31,12 @@ const (
 	exitUsage  = 2
 )
 
-// gcPercent is how much garbage, in percent of what lives, may be there before it is
+// gcPercent is how much garbage, in percent of the live heap, may be there before it is
 // collected. The broker's objects are few and live long, so a lower value than the default
 // of 100 saves memory and costs little time.
 const gcPercent = 25
 
-// inputs is what reaches the command besides its arguments.
+// inputs is the input of the command besides its arguments.
 type inputs struct {
 	self     self
 	hangups  chan os.Signal // SIGHUP

@@ -58,7 +58,7 @@ func TestRun(t *testing.T) {
 		name   string
 		args   string
 		status int
-		stdout string // all of it, or what it begins with where it ends in "..."
+		stdout string // all of it, or its beginning and "..."
 		stderr string
 	}{
 		{"version", "--version", exitOK, "fdbroker " + version.Number + "\n", ""},
@@ -122,7 +122,7 @@ func TestExposedSocket(t *testing.T) {
 	}
 }
 
-// TestNonRoot: where a broker of another user puts its control socket.
+// TestNonRoot: the control socket of a broker of another user.
 func TestNonRoot(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can act as another user")

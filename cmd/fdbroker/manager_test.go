@@ -81,7 +81,7 @@ func monotonic() int64 {
 	return ts.Nano() / 1000
 }
 
-// TestNotify: what a service manager is told, in order, from start to end.
+// TestNotify: the messages to a service manager, in order, from start to end.
 func TestNotify(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	m := newServiceManager(t)

@@ -56,7 +56,7 @@ Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or go on, 2 wrong
 usage or configuration.
 `
 
-// options is what the command line says.
+// options is the parsed command line.
 type options struct {
 	binds   []string
 	config  string
@@ -102,7 +102,7 @@ func (o *options) define() *pflag.FlagSet {
 	return fs
 }
 
-// parse reads the command line. What is asked for, such as help, goes to out.
+// parse reads the command line. Help and the like goes to out.
 func parse(args []string, out io.Writer) (options, error) {
 	o := options{server: server.Config{Version: version.Number}}
 	fs := o.define()
@@ -143,7 +143,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	return o, o.parseControl()
 }
 
-// flagError says what a flag takes, if err says that its value is no number or no duration.
+// flagError names the values of a flag, if err says that its value is no number or no duration.
 func flagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
@@ -175,7 +175,7 @@ func checkLimits(fs *pflag.FlagSet) (err error) {
 	return err
 }
 
-// parseControl sets where the control socket is, and who may connect.
+// parseControl sets path, mode and group of the control socket.
 func (o *options) parseControl() (err error) {
 	if o.control.Path = o.socket; o.socket == "" {
 		if o.control.Path, err = protocol.ListenPath(os.Geteuid(), os.Getenv); err != nil {

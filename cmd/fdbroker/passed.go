@@ -29,7 +29,7 @@ func (p passed) close() {
 	}
 }
 
-// takePassed takes what this process was passed.
+// takePassed takes the descriptors that this process was passed.
 func takePassed() (p passed, err error) {
 	all, err := activation.Take()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What --store can be.
+// The values of --store.
 const (
 	storeAuto    = "auto"
 	storeSystemd = "systemd"
@@ -26,7 +26,7 @@ const (
 	storeNone    = "none"
 )
 
-// chosenStore returns flag, or what auto means: systemd's store if there is one, else a keeper.
+// chosenStore returns flag, or for auto systemd's store if there is one, else a keeper.
 func chosenStore(flag string, getenv func(string) string) string {
 	if flag != "" && flag != storeAuto {
 		return flag
@@ -76,7 +76,7 @@ func (l *link) await(ctx context.Context, lost func()) {
 	}
 }
 
-// passed returns what the next program in this process is to be passed: descriptors and, if
+// passed returns the descriptors for the next program in this process. They include, if
 // the keeper lives, the link. The variables say that they are for it.
 func (l *link) passed(descriptors []server.Passed) (passed []launch.Passed, env []string, err error) {
 	for _, d := range descriptors {

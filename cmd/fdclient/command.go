@@ -25,11 +25,11 @@ const (
 // verb is one of fdclient's subcommands. It has act, or define if it has flags.
 type verb struct {
 	name   string
-	usage  string // what follows "fdclient"
+	usage  string // the words behind "fdclient"
 	help   string
 	act    action
 	define func(*pflag.FlagSet) action
-	takes  func(args []string) error // says what is wrong with the arguments; nil: nothing
+	takes  func(args []string) error // returns an error in the arguments; nil: there is none
 	status int                       // of a failure and of wrong usage, if not 1 and 2
 	runs   bool                      // it runs a command, which is behind "--"
 	// words completes the argument behind args; nil: nothing does.
@@ -39,7 +39,7 @@ type verb struct {
 // action runs a verb.
 type action func(ctx context.Context, c command) error
 
-// command is what an action works with.
+// command is the input and output of an action.
 type command struct {
 	socket string
 	client *broker.Client // of socket; verb.run closes it
@@ -92,7 +92,7 @@ func some(text string) func([]string) error {
 	}
 }
 
-// flags returns the flags of a verb, and what runs it once they are parsed.
+// flags returns the flags of a verb, and the action for when they are parsed.
 func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
 	fs, act := newFlags(v.name), v.act
 	if v.define != nil {
@@ -138,7 +138,7 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 	return exitOK
 }
 
-// fail says what went wrong, and what helps if that is known. It returns the exit status.
+// fail prints an error, with advice if there is any. It returns the exit status.
 func (v verb) fail(w io.Writer, err error) int {
 	if bad, ok := errors.AsType[*usageError](err); ok {
 		return cmp.Or(v.status, wrongUsage(w, "fdclient "+v.name, bad))

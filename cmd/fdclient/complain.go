@@ -14,7 +14,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// complain prints an error and, if that is known, what to do. It makes the error printable,
+// complain prints an error, with advice if there is any. It makes the error printable,
 // because other users choose the names of processes.
 func complain(w io.Writer, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -28,7 +28,7 @@ func complain(w io.Writer, err error) {
 	}
 }
 
-// socketFlag returns the flag that makes a broker listen where fdclient has looked for one,
+// socketFlag returns the flag that makes a broker listen at the path at which fdclient has looked,
 // or nothing if that is the default.
 func socketFlag(err error) string {
 	none, ok := errors.AsType[*broker.NoBrokerError](err)

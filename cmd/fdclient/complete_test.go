@@ -41,7 +41,7 @@ func TestAnswerCommand(t *testing.T) {
 	}
 }
 
-// TestNamesHung: a broker that does not answer holds up nobody who presses Tab.
+// TestNamesHung: a completion does not wait long for a broker that does not answer.
 func TestNamesHung(t *testing.T) {
 	control := fdtest.SocketDir(t) + "/c"
 	ln, err := net.Listen("unix", control) // connects, and is never accepted

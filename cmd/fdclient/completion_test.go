@@ -15,7 +15,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// completing is what the tests of the shells have: both commands in PATH, a broker
+// completing is the rig of the tests of the shells: both commands in PATH, a broker
 // with some names at $FDBROKER_SOCKET, another at "other", and a file to be found.
 type completing struct{ bin, dir, other string }
 
@@ -49,7 +49,7 @@ func startBroker(t *testing.T, name string, args ...string) {
 	fdtest.Eventually(t, "the broker answers", func() bool { return exec.Command("fdclient", "ping").Run() == nil })
 }
 
-// shell finds a shell; in CI, where it is installed, it has to be there.
+// shell finds a shell; in CI it has to be installed.
 func shell(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -181,7 +181,7 @@ func (c completing) press(t *testing.T, cmd *exec.Cmd, setup string) {
 	}
 }
 
-// TestFish asks fish what it would complete.
+// TestFish asks fish for its completions.
 func TestFish(t *testing.T) {
 	path := shell(t, "fish")
 	c := newCompleting(t)
@@ -219,7 +219,7 @@ func TestFish(t *testing.T) {
 	}
 }
 
-// common returns what all words begin with.
+// common returns the longest prefix of all words.
 func common(words []string) string {
 	first, last := slices.Min(words), slices.Max(words)
 	n := 0

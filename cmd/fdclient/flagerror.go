@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagError says what a flag takes, if err says that its value is no number or no duration.
+// flagError names the values of a flag, if err says that its value is no number or no duration.
 func flagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {

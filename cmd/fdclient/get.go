@@ -129,10 +129,10 @@ func checkCommand(command, environ []string) error {
 	return nil
 }
 
-// quietTime is how long get waits before it says what it waits for.
+// quietTime is how long get waits before it says why.
 const quietTime = time.Second
 
-// tellWaiting says once what get waits for, if it still waits after quietTime. Stop ends it.
+// tellWaiting says once why get waits, if it still waits after quietTime. Stop ends it.
 func tellWaiting(c command) (stop func() bool) {
 	return time.AfterFunc(quietTime, func() {
 		if err := missing(c); err != errNotMissing {
@@ -141,7 +141,7 @@ func tellWaiting(c command) (stop func() bool) {
 	}).Stop
 }
 
-// missing says what a Get that waits is waiting for. It has a client of its own, because
+// missing says why a Get waits. It has a client of its own, because
 // that call is under way.
 func missing(c command) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

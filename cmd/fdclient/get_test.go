@@ -57,7 +57,7 @@ func (r *getRig) logged(t *testing.T, text string) int {
 	return strings.Count(string(log), text)
 }
 
-// sh runs a script, in which fdclient is in PATH, and returns what it prints.
+// sh runs a script, in which fdclient is in PATH, and returns its output.
 func (r *getRig) sh(t *testing.T, script, stdin string) (stdout, stderr string) {
 	t.Helper()
 	c := exec.Command("sh", "-c", script)
@@ -73,7 +73,7 @@ func (r *getRig) sh(t *testing.T, script, stdin string) (stdout, stderr string) 
 		defer f.Close()
 		c.Stdin = f
 	}
-	_ = c.Run() // the scripts print what matters
+	_ = c.Run() // the scripts print the status
 	return out.String(), errs.String()
 }
 

@@ -30,7 +30,7 @@ func defineLaunch(fs *pflag.FlagSet) *launchFlags {
 	return l
 }
 
-// options returns what to ask the broker for, or an error in the command line.
+// options returns the options of the call, or an error in the command line.
 func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	if len(c.dashed) == 0 {
 		return o, usagef("no command: put -- and the command behind the names")

@@ -101,7 +101,7 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// TestListOnTerminal: what is queued and served by nobody stands out, and nothing
+// TestListOnTerminal: a listener with a queue and no holder stands out, and nothing
 // else does.
 func TestListOnTerminal(t *testing.T) {
 	const loud, quiet = "\x1b[1;31m", "\x1b[0m"
@@ -137,7 +137,7 @@ func TestListOnTerminal(t *testing.T) {
 	})
 }
 
-// hostile is what a process may call itself to write on an operator's terminal.
+// hostile is a name by which a process tries to write on an operator's terminal.
 const hostile = "x\x1b]0;pwned\x07\x1b[2J\r\n\u009b31m\u2028y"
 
 func TestHostileCommand(t *testing.T) {

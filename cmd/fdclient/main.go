@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command fdclient asks a running fdbroker for sockets and tells it what to bind.
+// Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners.
 // See "fdclient --help".
 //
 // A verb is a file and a value of type verb. Verbs may use each other's functions and
@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// main handles no signal, so that a command that it becomes ignores what fdclient was told
+// main handles no signal, so that a command that it becomes ignores the signals that fdclient was told
 // to ignore, as far as Go allows.
 func main() {
 	// PR_SET_PDEATHSIG, which a supervisor may have set, survives an exec by the

@@ -91,7 +91,7 @@ func scriptReady(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no broker answers at %s", c.Socket)
 }
 
-// scriptUntil runs a command until what it prints matches: until PATTERN COMMAND...
+// scriptUntil runs a command until its output matches: until PATTERN COMMAND...
 func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
@@ -104,7 +104,7 @@ func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("never printed %q; at last:\n%s%s", args[0], ts.ReadFile("stdout"), ts.ReadFile("stderr"))
 }
 
-// scriptSetenv sets a variable to what the last command printed: setenv NAME
+// scriptSetenv sets a variable to the output of the last command: setenv NAME
 func scriptSetenv(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
@@ -211,7 +211,7 @@ func listenAt(n int) error {
 	return err
 }
 
-// describe says what socket fd is, if it is one.
+// describe describes the socket fd, if it is one.
 func describe(fd int) string {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {

@@ -23,7 +23,7 @@ type progress struct {
 	last string // the step that was told last
 }
 
-// startedByRun reports whether 'fdclient run' has started this get, and logs what it waits for.
+// startedByRun reports whether 'fdclient run' has started this get, and logs why it waits.
 func startedByRun() bool {
 	_, is := os.LookupEnv(supervisor.StatusEnv)
 	return is
@@ -102,7 +102,7 @@ const (
 	lookMax = 250 * time.Millisecond
 )
 
-// get is client.Get. It first asks without waiting, to tell run what is missing.
+// get is client.Get. It first asks without waiting, to tell run why it waits.
 func (p *progress) get(ctx context.Context, client *broker.Client, o broker.GetOptions, names []string) ([]broker.Socket, error) {
 	if p == nil || !o.Wait {
 		return client.Get(ctx, o, names...)

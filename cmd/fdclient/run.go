@@ -85,7 +85,7 @@ func defineRun(fs *pflag.FlagSet) action {
 	}
 }
 
-// check completes the configuration from what the flags say.
+// check completes the configuration from the flags.
 func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 	if _, err := f.launch.options(c); err != nil {
 		return err
@@ -165,7 +165,7 @@ func socketOf(pid int, network, address string) (*scmrights.FD, error) {
 	return holders.FromProcess(pid, network+"://"+address)
 }
 
-// command returns what a worker is started as.
+// command returns the command of a worker.
 func (f *runFlags) command(c command) (supervisor.Command, error) {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")

@@ -29,7 +29,7 @@ do this.
 
 func upgrade(ctx context.Context, c command) error {
 	err := c.client.Upgrade(ctx)
-	_ = c.client.Close() // what follows is the next broker's
+	_ = c.client.Close() // the next calls are for the next broker
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func watch(ctx context.Context, client *broker.Client, tell func(protocol.Event)
 	}
 }
 
-// printEvent prints e as a line: when, what, and to what.
+// printEvent prints e as a line: time, event, and its listener or holder.
 func printEvent(w io.Writer, e protocol.Event) error {
 	words := []string{time.UnixMicro(e.Time).Format(time.TimeOnly), fmt.Sprintf("%-8s", e.What)}
 	if e.Listener != "" {

@@ -79,7 +79,7 @@ func serve(name, greeting string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { _ = ln.Close() }) // what is queued goes to the other workers
+	context.AfterFunc(ctx, func() { _ = ln.Close() }) // the queue goes to the other workers
 	log.Printf("process %d serves http://%v", os.Getpid(), ln.Addr())
 	if err := ready(); err != nil {
 		log.Print(err)

@@ -21,7 +21,7 @@ const module = "github.com/fdbroker/fdbroker"
 // setupLimit bounds one row, which takes well under a second.
 const setupLimit = 60 * time.Second
 
-// A bench has what all rows need: the programs, built from this module.
+// A bench is the programs that all rows need, built from this module.
 type bench struct {
 	dir      string // this directory, for the scripts
 	bin      string // the built programs and a link to the Python interpreter

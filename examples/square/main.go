@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command square runs an experiment and prints a table: what happens to twenty requests if the
+// Command square runs an experiment and prints a table: the outcome of twenty requests if the
 // server crashes on the sixth. The server squares numbers. It runs in several ways, in Python
 // and in Go: alone, in a loop that starts it again, in such a loop behind a broker, as two
 // workers behind a broker, and kept alive by "fdclient run". In the last row two thousand

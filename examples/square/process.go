@@ -71,7 +71,7 @@ func (p *process) stop() {
 	<-p.ended
 }
 
-// run waits for a command and returns what it printed on its standard output.
+// run waits for a command and returns its standard output.
 func run(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
@@ -87,7 +87,7 @@ func run(ctx context.Context, dir string, env []string, name string, args ...str
 	return strings.TrimSpace(string(out)), nil
 }
 
-// An output is what a command has printed so far.
+// An output is the output of a command so far.
 type output struct {
 	mu      sync.Mutex
 	buf     bytes.Buffer

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A result is what the client says about one request.
+// A result is a line of the client about one request.
 type result struct {
 	Request int     `json:"request"`
 	Sent    string  `json:"sent"`
@@ -75,7 +75,7 @@ func (rs results) crashes() int {
 	return n
 }
 
-// story says what happened, in order: "5 answered, the crash, 14 refused". After several
+// story lists the outcomes, in order: "5 answered, the crash, 14 refused". After several
 // crashes it only counts.
 func (rs results) story() string {
 	var parts []string

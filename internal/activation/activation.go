@@ -2,7 +2,7 @@
 
 // Package activation takes the descriptors that a service manager, or another program, has
 // opened for this process, and names those that this process passes on (sd_listen_fds(3)). It
-// does not look at what they are.
+// does not look at the descriptors.
 package activation
 
 import (
@@ -50,7 +50,7 @@ func Environ(names []string) []string {
 
 // Passed is a descriptor that was passed.
 type Passed struct {
-	Name   string // "unknown" where none was given
+	Name   string // "unknown" if none was given
 	Number int    // as it was passed
 	FD     *scmrights.FD
 }
@@ -95,7 +95,7 @@ func Take() ([]Passed, error) {
 // Foreign says which inherited sockets were passed to another process, as LISTEN_PID says:
 // a service manager may have started a shell that has started this process.
 type Foreign struct {
-	PID     string // what LISTEN_PID says
+	PID     string // of LISTEN_PID
 	Sockets int    // how many are open here
 }
 

@@ -1,4 +1,4 @@
-// Package complete answers the completion scripts of the shells: what may be at the cursor. It
+// Package complete answers the completion scripts of the shells with the words for the cursor. It
 // uses the flags that a command defines, so new flags and verbs are completed without further
 // work. It does not parse command lines for use: it completes nothing in a wrong one.
 package complete
@@ -23,7 +23,7 @@ const (
 	Command = "command" // another command line, which begins at word number Skip
 )
 
-// Answer says what may be at the cursor.
+// Answer is the words that may be at the cursor.
 type Answer struct {
 	Kind string
 	// Skip is how many bytes at the beginning of the word stay, such as "--socket=". Of a
@@ -32,7 +32,7 @@ type Answer struct {
 	Words []Word
 }
 
-// Word is one completion, and what it means.
+// Word is one completion, and its meaning.
 type Word struct{ Text, Help string }
 
 // Print writes the answer for the scripts: kind and Skip, then a line for each word. It leaves

@@ -30,7 +30,7 @@ func TestUnquote(t *testing.T) {
 	}
 }
 
-// TestPrintHostile: what a broker calls its listeners does not reach a shell.
+// TestPrintHostile: a listener's name that has a meaning to a shell does not reach it.
 func TestPrintHostile(t *testing.T) {
 	a := complete.Answer{Kind: complete.Words, Words: []complete.Word{
 		{Text: "web", Help: "tcp\n$(reboot)\t\x1b[2J"}, {Text: "$(reboot)"}, {Text: "a b"}, {Text: "a\nb"}, {Text: "\x1b[2J"}, {Text: "'"}, {Text: ""},

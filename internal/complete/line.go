@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Line is what the words before the cursor mean to a set of flags.
+// Line is the parsed words before the cursor.
 type Line struct {
 	// Args are the arguments before "--".
 	Args []string

@@ -19,7 +19,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/launch"
 )
 
-// wantEnv fails the test where key is not in p.Env once, with that value; "" stands
+// wantEnv fails the test if key is not in p.Env once, with that value; "" stands
 // for not at all.
 func (p probe) wantEnv(t *testing.T, key, want string) {
 	t.Helper()
@@ -44,7 +44,7 @@ func TestExec(t *testing.T) {
 	j.Config.Command = []string{"{addr:web}", "{addr:adm}", "{addr:web.2}"}
 	p := j.probe(t, "")
 
-	want := p.Args[1:] // what was at the addresses that the helper made
+	want := p.Args[1:] // the sockets at the addresses that the helper made
 	for i, link := range want {
 		if got := p.FDs[3+i]; got != link {
 			t.Errorf("descriptor %d: got %s, want %s", 3+i, got, link)
@@ -135,13 +135,13 @@ func TestExecOpen(t *testing.T) {
 	}
 }
 
-// TestExecPermuted has sockets that stand where others belong.
+// TestExecPermuted has sockets at each other's numbers.
 func TestExecPermuted(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	var links []string
 	var files []*os.File
 	for range 4 {
-		n, err := listen(0) // blocking: os/exec makes what it passes on so
+		n, err := listen(0) // blocking, as os/exec makes all that it passes on
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestExecPermuted(t *testing.T) {
 	}
 }
 
-// TestExecKeeps checks what has to be the caller's.
+// TestExecKeeps: the program has the attributes of the caller.
 func TestExecKeeps(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := t.TempDir()
@@ -242,7 +242,7 @@ func TestExecConfined(t *testing.T) {
 }
 
 // TestExecBusy execs while other goroutines of the process use the runtime's
-// descriptors, which stand where the sockets belong. Placing them in the table
+// descriptors, which have the sockets' numbers. Placing them in the table
 // that all threads share fails some of these runs: tried, about 20 of 200.
 func TestExecBusy(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -73,7 +73,7 @@ func (x expander) match(text string) (kind string, socket, size int) {
 	return "", 0, 0
 }
 
-// value returns what a placeholder of that kind means for a socket.
+// value returns the value of a placeholder of that kind for a socket.
 func (x expander) value(kind string, socket int) (string, error) {
 	s := x.sockets[socket]
 	isPath := strings.HasPrefix(s.Network, "unix")

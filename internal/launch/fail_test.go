@@ -139,7 +139,7 @@ func TestExecClosed(t *testing.T) {
 
 // TestExecReturns fails to exec a process, which must go on unharmed. It is a
 // helper: go test has given this one a descriptor that the testing package writes to
-// when a file is opened, at a number where Exec places sockets.
+// when a file is opened, at the number of one of the sockets.
 func TestExecReturns(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte("#!/no/such/sh\n"), 0o755); err != nil {

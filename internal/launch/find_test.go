@@ -14,7 +14,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/launch"
 )
 
-// TestDirect: what is executed for a command, and what is an error before that.
+// TestDirect: the file that is executed for a command, and the errors before that.
 func TestDirect(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

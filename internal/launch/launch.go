@@ -23,7 +23,7 @@ type Socket struct {
 	FD      *scmrights.FD // borrowed: it must stay open until Exec, which uses it
 }
 
-// Config says what to run, and with what.
+// Config is a command, its sockets and its environment.
 type Config struct {
 	Sockets     []Socket // at least one, in the order asked
 	Stdin       bool     // place the only socket at 0, and set no LISTEN_*

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// job tells the helper "launch" what to exec, and in which circumstances.
+// job is a command for the helper "launch", and the circumstances of the exec.
 type job struct {
 	Names  []string // of listeners that the helper makes itself, or
 	At     []int    // of listeners that it inherited at these numbers
@@ -46,7 +46,7 @@ func (j job) start(t *testing.T) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What this process inherited, beyond 2, the helper must not.
+	// The helper must not inherit descriptors beyond 2 that this process has inherited.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		t.Fatal(os.NewSyscallError("close_range", err))
 	}
@@ -84,19 +84,19 @@ func (j job) mustRun(t *testing.T, sh string) (stdout string) {
 	return stdout
 }
 
-// shellJob runs a script where the sockets are.
+// shellJob runs a script as the command.
 func shellJob(script string, names ...string) job {
 	return job{Names: names, Config: launch.Config{Command: []string{"/bin/sh", "-c", script}}}
 }
 
-// helperLaunch does what "fdclient get" does once it has its sockets.
+// helperLaunch is the end of "fdclient get", from when it has its sockets.
 func helperLaunch(args []string) int {
 	var j job
 	if err := json.Unmarshal([]byte(args[0]), &j); err != nil {
 		return fail(err)
 	}
 	if j.Busy {
-		makeBusy() // first: the runtime's descriptors are to stand where sockets belong
+		makeBusy() // first, so that the runtime's descriptors have the sockets' numbers
 	}
 	c := j.Config
 	for i, name := range j.Names {
@@ -157,7 +157,7 @@ func listen(flags int) (int, error) {
 	return n, err
 }
 
-// garbage is what keeps the garbage collector of a busy process busy.
+// garbage keeps the garbage collector of a busy process busy.
 var garbage []byte
 
 // makeBusy starts goroutines that use memory, timers, files and the network for

@@ -17,11 +17,11 @@ type placement struct {
 	first int
 	at    []int        // the number that each socket has now
 	own   map[int]bool // the numbers that the sockets had at the beginning
-	moved map[int]int  // by number: where the descriptor that is no socket went, or -1 if there was none
+	moved map[int]int  // by number: the new number of a descriptor that is no socket, or -1 if there was none
 }
 
-// place puts the sockets at p.first and up, not close-on-exec. Undo puts back what else was
-// at those numbers, such as the Go runtime's own descriptors.
+// place puts the sockets at p.first and up, not close-on-exec. Undo puts back other descriptors
+// at those numbers, such as the Go runtime's own.
 func (p *Program) place() (undo func(), err error) {
 	z := &placement{first: p.first, own: make(map[int]bool), moved: make(map[int]int)}
 	for i, f := range p.fds {
@@ -83,7 +83,7 @@ func (z *placement) place(i int) error {
 	return nil
 }
 
-// dup duplicates fd to a number beyond those where sockets are placed; it is -1 on errors.
+// dup duplicates fd to a number beyond the sockets'; it is -1 on errors.
 func (z *placement) dup(fd int) (int, error) {
 	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, max(z.first+len(z.at), listenFDsStart))
 }
@@ -98,7 +98,7 @@ func (z *placement) undo() {
 	}
 }
 
-// placeError says what to do about err if a limit is its reason: F_DUPFD fails with EMFILE,
+// placeError adds advice to err if a limit is its reason: F_DUPFD fails with EMFILE,
 // or with EINVAL if the lowest number asked for is beyond the limit.
 func (p *Program) placeError(err error) error {
 	hint := ""

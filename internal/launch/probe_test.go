@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probe is what the exec'd program found.
+// probe is the state of the exec'd program.
 type probe struct {
 	PID     int
 	PidfdID string
 	Args    []string
 	Env     []string
-	FDs     map[int]string // what came through exec; the runtime's own are close-on-exec
+	FDs     map[int]string // of those that came through exec; the runtime's own are close-on-exec
 	Block   []int          // which of FDs are sockets without O_NONBLOCK
 }
 
@@ -52,8 +52,8 @@ func helperProbe(args []string) int {
 }
 
 // pidfdID returns the id of this process as systemd finds it: in its pidfd's file
-// handle, where the kernel gives one (6.14), else in the inode number. It is ""
-// where there is no pidfs.
+// handle, if the kernel gives one (6.14), else in the inode number. It is ""
+// without pidfs.
 func pidfdID() (string, error) {
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {

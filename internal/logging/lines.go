@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Lines writes the lines of a log in a goroutine of its own, so that nobody who logs waits
+// Lines writes the lines of a log in a goroutine of its own, so that logging never waits
 // for a reader of the log.
 type Lines struct {
 	w       io.Writer

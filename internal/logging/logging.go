@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package logging makes the loggers of both commands. A log that nobody reads never delays the
+// Package logging makes the loggers of both commands. A log without a reader never delays the
 // command. No other package makes a logger.
 package logging
 

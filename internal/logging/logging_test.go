@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// TestCountsWhatIsDropped: when the reader comes back it is told what it missed.
+// TestCountsWhatIsDropped: a reader that comes back reads how many lines it has missed.
 func TestCountsWhatIsDropped(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r, w, err := os.Pipe()

@@ -9,7 +9,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// help is what a command, or a verb of one, says with --help.
+// help is the --help of a command, or of a verb.
 type help struct {
 	usage string // behind the command's name
 	text  string // between that and the flags
@@ -20,7 +20,7 @@ type help struct {
 type flagHelp struct {
 	short       string // one letter; empty for most
 	name, value string // value is empty for a flag that has none
-	optional    string // what it means without a value; empty where it needs one
+	optional    string // its value if none is given; empty if it needs one
 	usage       string
 }
 

@@ -19,7 +19,7 @@ func block(name string) (begin, end string) {
 	return `.\" Begin of ` + name + ": go test ./internal/manpages -update\n", `.\" End of ` + name + ".\n"
 }
 
-// TestGenerated: what pages and --help both tell is the same.
+// TestGenerated: pages and --help say the same.
 func TestGenerated(t *testing.T) {
 	c := readHelp(t)
 	for _, g := range []struct{ page, name, want string }{
@@ -55,7 +55,7 @@ var (
 	item       = regexp.MustCompile(`(?m)^\.It (?:Cm|Ev|Pa|Li) ([^ \n]+)|^\.It (\d+)`)
 )
 
-// items are what the lists of a section of a page are about.
+// items are the headings of the lists in a section of a page.
 func items(t *testing.T, page, section string) []string {
 	t.Helper()
 	_, text, ok := strings.Cut(read(t, page), "\n.Sh "+section+"\n")

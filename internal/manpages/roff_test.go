@@ -81,7 +81,7 @@ func synopsis(usage string) string {
 	return strings.Join(words, " ")
 }
 
-// flagList is a list of flags with what they mean.
+// flagList is a list of flags with their meaning.
 func flagList(flags []flagHelp) string {
 	var b strings.Builder
 	b.WriteString(".Bl -tag -width Ds\n")
@@ -103,7 +103,7 @@ func flagList(flags []flagHelp) string {
 	return b.String()
 }
 
-// sentence makes one of what a flag's usage says.
+// sentence makes a sentence of a flag's usage.
 func sentence(text string) string {
 	first := []rune(text)
 	if len(first) > 1 && unicode.IsLower(first[1]) {

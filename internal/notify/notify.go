@@ -42,7 +42,7 @@ type Manager struct {
 
 // FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID name,
 // or nil if there is none. It removes the three from the environment, because they are not for
-// the processes that this one starts. The error says what in them cannot be used; the Manager
+// the processes that this one starts. The error names a value that cannot be used; the Manager
 // is good for the rest.
 func FromEnvironment() (*Manager, error) {
 	address := take("NOTIFY_SOCKET")

@@ -29,7 +29,7 @@ func (m *Manager) Store(name string, fd *scmrights.FD) error {
 	return m.send([]byte("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0"), fd)
 }
 
-// Unstore makes the manager close what it keeps by that name.
+// Unstore makes the manager close the descriptors of that name.
 func (m *Manager) Unstore(name string) error {
 	return m.send([]byte("FDSTOREREMOVE=1\nFDNAME=" + name))
 }

@@ -113,7 +113,7 @@ func ask(address, line string, deadline time.Time) (string, error) {
 	return bufio.NewReader(conn).ReadString('\n')
 }
 
-// outcome names what went wrong. A crash after the request was read ends the connection in
+// outcome names the error. A crash after the request was read ends the connection in
 // order (empty). If the request was unread, or the connection still in the queue of a socket
 // that is closed, the connection is reset.
 func outcome(err error) string {
