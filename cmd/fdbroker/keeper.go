@@ -66,15 +66,14 @@ func keep(s self, o options) int {
 		c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(kv string) bool { return strings.HasPrefix(kv, "WATCHDOG_USEC=") })
 	}
 	for _, p := range passed { // of one name, too: the broker complains about that
-		switch {
-		case p.Name == pairName && running != 0:
-			if c.Pair, err = p.FD.File("broker"); err != nil {
-				complain(os.Stderr, err)
-				return exitFailed
-			}
-			c.Running = running
-		default:
+		if p.Name != pairName || running == 0 {
 			c.Held = append(c.Held, keeper.Held{Name: p.Name, FD: p.FD})
+			continue
+		}
+		c.Running = running
+		if c.Pair, err = p.FD.File("broker"); err != nil {
+			complain(os.Stderr, err)
+			return exitFailed
 		}
 	}
 	return keeper.Run(c)

@@ -55,6 +55,33 @@ func listOf(ctx context.Context, client *broker.Client) (list protocol.ListReply
 	})
 }
 
+var addrVerb = verb{
+	name:  "addr",
+	usage: "addr NAME",
+	help: `Prints the address that a listener is bound to, such as 127.0.0.1:9000 or
+/run/app.sock: what was really bound, where the spec left something open.
+`,
+	act:   addr,
+	takes: one("give one name"),
+	words: oneName,
+}
+
+func addr(ctx context.Context, c command) error {
+	list, err := listOf(ctx, c.client)
+	if err != nil {
+		return err
+	}
+	unknown := protocol.UnknownNameError{Name: c.args[0]}
+	for _, l := range list.Listeners {
+		if l.Name == c.args[0] {
+			_, err := fmt.Fprintln(c.out, l.Address)
+			return err
+		}
+		unknown.Names = append(unknown.Names, l.Name)
+	}
+	return &unknown
+}
+
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
