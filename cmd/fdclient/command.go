@@ -175,6 +175,23 @@ func flagError(err error) error {
 	return err
 }
 
+// How often a verb looks for a broker again if there is none.
+const (
+	retryMin = 10 * time.Millisecond
+	retryMax = 250 * time.Millisecond
+)
+
+// pause waits before another look, and makes the next wait longer. It fails if ctx is done.
+func pause(ctx context.Context, wait *time.Duration) error {
+	select {
+	case <-time.After(*wait):
+		*wait = min(2**wait, retryMax)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // replyTime is how long a running broker may take for a reply that waits for nothing.
 const replyTime = 5 * time.Second
 

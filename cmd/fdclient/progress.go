@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/supervisor"
@@ -96,12 +95,6 @@ func (p *progress) failed(err error, status int) {
 	p.tell(supervisor.ReportFailed, fmt.Sprint(status, " ", err))
 }
 
-// How often get looks for a broker again if there is none.
-const (
-	lookMin = 10 * time.Millisecond
-	lookMax = 250 * time.Millisecond
-)
-
 // get is client.Get. It first asks without waiting, to tell run why it waits.
 func (p *progress) get(ctx context.Context, client *broker.Client, o broker.GetOptions, names []string) ([]broker.Socket, error) {
 	if p == nil || !o.Wait {
@@ -109,17 +102,15 @@ func (p *progress) get(ctx context.Context, client *broker.Client, o broker.GetO
 	}
 	now := o
 	now.Wait = false
-	for wait := lookMin; ; wait = min(2*wait, lookMax) {
+	for wait := retryMin; ; {
 		sockets, err := client.Get(ctx, now, names...)
 		switch {
 		case errors.Is(err, broker.ErrNoBroker), errors.Is(err, broker.ErrLost):
 			p.tell(supervisor.ReportWaiting, err.Error())
-			select {
-			case <-time.After(wait):
-				continue
-			case <-ctx.Done():
-				return nil, ctx.Err()
+			if err := pause(ctx, &wait); err != nil {
+				return nil, err
 			}
+			continue
 		case errors.Is(err, broker.ErrUnknownName):
 			p.tell(supervisor.ReportWaiting, err.Error())
 		case errors.Is(err, broker.ErrFull):

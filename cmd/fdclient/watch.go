@@ -44,18 +44,12 @@ func defineWatch(fs *pflag.FlagSet) action {
 // eventLost says that the broker has ended. It is the only event that no broker sends.
 const eventLost = "lost"
 
-// How often watch looks for the next broker.
-const (
-	watchMin = 10 * time.Millisecond
-	watchMax = 250 * time.Millisecond
-)
-
 // watch calls tell with the events of the broker and, when it has ended, of the next one.
 func watch(ctx context.Context, client *broker.Client, tell func(protocol.Event) error) error {
 	begun := false // there was a broker
-	for wait := watchMin; ; wait = min(2*wait, watchMax) {
+	for wait := retryMin; ; {
 		err := client.Watch(ctx, func(e protocol.Event) error {
-			begun, wait = true, watchMin
+			begun, wait = true, retryMin
 			return tell(e)
 		})
 		switch {
@@ -66,10 +60,8 @@ func watch(ctx context.Context, client *broker.Client, tell func(protocol.Event)
 		case !errors.Is(err, broker.ErrNoBroker) || !begun:
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, &wait); err != nil {
+			return err
 		}
 	}
 }
