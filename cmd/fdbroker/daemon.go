@@ -23,7 +23,7 @@ type daemon struct {
 	log       zerolog.Logger
 	passed    passed
 	listeners []spec.Spec
-	wrong     error // with the configuration; a broker that takes over goes on without it
+	configErr error // with the configuration; a broker that takes over goes on without it
 
 	manager  *manager
 	reloader *reloader
@@ -52,7 +52,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		closePassed(d.passed.sockets)
 		return err
 	}
-	// Before anything is bound, so that a second broker is told so, and not that its addresses
+	// Before anything is bound, so that a second broker fails here, and not because its addresses
 	// are in use. A client that connects now is answered when all is bound.
 	d.control.Restored = took.Control
 	control, err := server.ListenControl(d.control)
@@ -132,7 +132,7 @@ func (d *daemon) useStore() {
 // configure binds the configured listeners. If that fails, a broker that has taken over
 // goes on with its listeners.
 func (d *daemon) configure(took bool) error {
-	err := d.wrong
+	err := d.configErr
 	if err == nil {
 		err = d.broker.Configure(d.listeners, d.passed.sockets)
 	} else {

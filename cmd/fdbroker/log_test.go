@@ -15,8 +15,8 @@ import (
 	"github.com/fdbroker/fdbroker/internal/logging"
 )
 
-// TestLogReaderGoes and TestLogReaderStops: whoever reads the log can neither end
-// the broker nor hold it up.
+// TestLogReaderGoes and TestLogReaderStops: the reader of the log can neither end the broker
+// nor delay it.
 func TestLogReaderGoes(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	testLog(t, func(r *os.File) { _ = r.Close() })
@@ -27,8 +27,7 @@ func TestLogReaderStops(t *testing.T) {
 	testLog(t, func(*os.File) {})
 }
 
-// testLog runs a broker that logs to a pipe, and lets become of the pipe what
-// spoil does.
+// testLog runs a broker that logs to a pipe, and calls spoil with the pipe.
 func testLog(t *testing.T, spoil func(r *os.File)) {
 	t.Helper()
 	path := filepath.Join(fdtest.SocketDir(t), "c")

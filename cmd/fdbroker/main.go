@@ -36,7 +36,7 @@ const (
 // of 100 saves memory and costs little time.
 const gcPercent = 25
 
-// inputs is the input of the command besides its arguments.
+// inputs is the input of the command, without its arguments.
 type inputs struct {
 	self     self
 	hangups  chan os.Signal // SIGHUP
@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
 	warnForeign(log, foreign)
-	d := &daemon{options: o, inputs: in, log: log, passed: passed, listeners: listeners, wrong: err}
+	d := &daemon{options: o, inputs: in, log: log, passed: passed, listeners: listeners, configErr: err}
 	err = d.run(ctx)
 	lines.Close()
 	if err == nil && d.next != nil {

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serviceManager starts brokers as systemd does, and is told how they do.
+// serviceManager starts brokers as systemd does, and receives their messages.
 type serviceManager struct {
 	t    *testing.T
 	dir  string
@@ -47,8 +47,8 @@ func (m *serviceManager) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// told returns the next message that is none of skip.
-func (m *serviceManager) told(skip ...string) string {
+// next returns the next message that is none of skip.
+func (m *serviceManager) next(skip ...string) string {
 	m.t.Helper()
 	b := make([]byte, 4096)
 	for {
@@ -70,7 +70,7 @@ func (m *serviceManager) told(skip ...string) string {
 
 func (m *serviceManager) expect(want string) {
 	m.t.Helper()
-	if got := m.told(); got != want {
+	if got := m.next(); got != want {
 		m.t.Fatalf("told %q, want %q", got, want)
 	}
 }
@@ -111,7 +111,7 @@ func TestNotify(t *testing.T) {
 		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		usec, ok := strings.CutPrefix(m.told(), "RELOADING=1\nMONOTONIC_USEC=")
+		usec, ok := strings.CutPrefix(m.next(), "RELOADING=1\nMONOTONIC_USEC=")
 		if n, err := strconv.ParseInt(usec, 10, 64); !ok || err != nil || n < before || n > monotonic() {
 			t.Errorf("MONOTONIC_USEC=%s, %v; the signal was sent at %d", usec, err, before)
 		}
@@ -122,7 +122,7 @@ func TestNotify(t *testing.T) {
 	m.expect("READY=1")
 	write("web\n")
 	reload()
-	if got := m.told(); !strings.HasPrefix(got, "READY=1\nSTATUS=serving 1 listener; configuration not loaded: "+config+":1: spec \"web\": ") {
+	if got := m.next(); !strings.HasPrefix(got, "READY=1\nSTATUS=serving 1 listener; configuration not loaded: "+config+":1: spec \"web\": ") {
 		t.Errorf("told %q", got)
 	}
 	if _, err := c.Bind(context.Background(), "run=127.0.0.1:0"); err != nil {
@@ -154,7 +154,7 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
-// TestNotifyFails: a manager that cannot be told is no reason to stop.
+// TestNotifyFails: the broker goes on if the manager cannot be reached.
 func TestNotifyFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for _, address := range []string{"/no/such/socket", "vsock:2:1"} {
@@ -207,7 +207,7 @@ func TestWatchdog(t *testing.T) {
 		t.Error("nobody answers, and that passes for life")
 	}
 	terminate(t, cmd)
-	if got := m.told("WATCHDOG=1"); got != "STOPPING=1" {
+	if got := m.next("WATCHDOG=1"); got != "STOPPING=1" {
 		t.Errorf("told %q", got)
 	}
 }

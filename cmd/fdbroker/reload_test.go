@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// TestReloadStops: a broker that is told to stop does not wait for its configuration.
+// TestReloadStops: a broker that is to stop does not wait for its configuration.
 func TestReloadStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := &reloader{config: "conf", manager: &manager{}, log: zerolog.Nop(), stopped: make(chan struct{})}

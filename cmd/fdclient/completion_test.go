@@ -62,8 +62,8 @@ func shell(t *testing.T, name string) string {
 	return path
 }
 
-// completions are lines as they are when somebody presses Tab, and what becomes of
-// them then, in every shell. DIR stands for a directory with the file findme.conf.
+// completions are lines before and after Tab is pressed, in every shell. DIR is a directory with
+// the file findme.conf.
 var completions = []struct{ name, typed, want string }{
 	{"verb", "fdclient unb", "fdclient unbind "},
 	{"verb behind a flag", "fdclient --socket x unb", "fdclient --socket x unbind "},
@@ -109,7 +109,7 @@ tell() { printf '%s\n' "$READLINE_LINE" >>$TOLD; }; bind -x '"\C-g": tell'; prin
 `)
 }
 
-// TestZsh presses Tab in a zsh that has read the script, and in one that finds it.
+// TestZsh presses Tab in a zsh that has read the script, and in a zsh that finds it by itself.
 func TestZsh(t *testing.T) {
 	path := shell(t, "zsh")
 	c := newCompleting(t)
@@ -162,7 +162,7 @@ func (c completing) press(t *testing.T, cmd *exec.Cmd, setup string) {
 		}
 		return strings.SplitAfter(string(text), "\n")
 	}
-	// press returns the line that the shell has told of at last.
+	// press returns the last line that the shell has written.
 	n := 0
 	press := func(text string) string {
 		n++

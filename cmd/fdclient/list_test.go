@@ -61,8 +61,7 @@ func TestPrintList(t *testing.T) {
 	}
 }
 
-// TestPrintListNotes: there is a column for what was healed, or cannot be, where
-// something was.
+// TestPrintListNotes: if a socket was repaired, or cannot be, there is a column for that.
 func TestPrintListNotes(t *testing.T) {
 	list := protocol.ListReply{Listeners: []protocol.Listener{
 		{Name: "a", Network: "unix", Address: "/a"},
@@ -101,7 +100,7 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// TestListOnTerminal: a listener with a queue and no holder stands out, and nothing
+// TestListOnTerminal: a listener with a queue and no holder is highlighted, and nothing
 // else does.
 func TestListOnTerminal(t *testing.T) {
 	const loud, quiet = "\x1b[1;31m", "\x1b[0m"

@@ -86,7 +86,7 @@ func scriptReady(ts *testscript.TestScript, _ bool, args []string) {
 		if _, err := c.Info(context.Background()); err == nil {
 			return
 		}
-		_, _ = unix.Poll(nil, 10) // until there is somebody to be told by
+		_, _ = unix.Poll(nil, 10) // until there is a broker
 	}
 	ts.Fatalf("no broker answers at %s", c.Socket)
 }
@@ -125,8 +125,8 @@ func scriptListen(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
 }
 
-// scriptOverrun makes more happen at the broker than a watcher that does not read can
-// be told, and waits for longer than the broker waits for any call: overrun
+// scriptOverrun causes more events than the broker keeps for a watcher that does not read, and
+// waits for longer than the broker waits for any call: overrun
 func scriptOverrun(ts *testscript.TestScript, _ bool, _ []string) {
 	c := broker.Client{Socket: ts.Getenv("FDBROKER_SOCKET")}
 	defer c.Close()

@@ -19,7 +19,7 @@ import (
 // has come. The nil progress is that of a get that run has not started.
 type progress struct {
 	fd   int
-	last string // the step that was told last
+	last string // the last step that run knows
 }
 
 // startedByRun reports whether 'fdclient run' has started this get, and logs why it waits.

@@ -52,7 +52,7 @@ included), 126 CMD cannot be run, 127 CMD is not found.
 	words:  otherNames,
 }
 
-// runFlags are the flags of run. Those beside config are checked and then go into it.
+// runFlags are the flags of run. The others are checked and then go into config.
 type runFlags struct {
 	config     supervisor.Config
 	ready      string

@@ -17,7 +17,7 @@ import (
 type table struct {
 	header []string
 	rows   [][]string
-	loud   map[int]bool // rows that stand out on a terminal
+	loud   map[int]bool // rows that are highlighted on a terminal
 }
 
 func (t *table) add(loud bool, cells ...string) {
@@ -41,7 +41,7 @@ func (t *table) print(w io.Writer) error {
 		}
 	}
 	var b strings.Builder
-	color := standOut(w)
+	color := highlights(w)
 	writeRow(&b, t.header, width)
 	b.WriteByte('\n')
 	for i, row := range t.rows {
@@ -67,7 +67,7 @@ func writeRow(b *strings.Builder, row []string, width []int) {
 	}
 }
 
-// standOut reports whether a row may be made to stand out on w.
-func standOut(w io.Writer) bool {
+// highlights reports whether rows may be highlighted on w.
+func highlights(w io.Writer) bool {
 	return os.Getenv("NO_COLOR") == "" && terminal.Is(w)
 }

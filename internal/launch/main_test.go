@@ -129,7 +129,7 @@ func fail(err error) int {
 }
 
 // socket returns the job's i-th socket. Its address is the kernel's name for it,
-// so that whoever finds it open can tell that it is the right one.
+// so that the program can tell that it is the right one.
 func (j *job) socket(i int, name string) (launch.Socket, error) {
 	n := -1
 	if i < len(j.At) {

@@ -54,9 +54,9 @@ func (z *placement) placeAll() (err error) {
 	return nil
 }
 
-// place puts socket i at its number. A socket that is there and is placed later moves away
-// first. So besides the sockets there are never more descriptors than sockets that are in
-// the way of another one: one or two, unless their order is turned round.
+// place puts socket i at its number. If a later socket is there, that one moves away first. So
+// there are spare descriptors only for sockets that were in the way and are not placed yet: for
+// half of them at most, if their order is reversed.
 func (z *placement) place(i int) error {
 	from, to, later := z.at[i], z.first+i, z.at[i+1:]
 	if from == to {

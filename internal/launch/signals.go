@@ -26,9 +26,9 @@ func setAction(signal syscall.Signal, to, was *sigaction) error {
 	return nil
 }
 
-// DefaultSignal gives the signal of that name, without "SIG", its default action, which is
-// to end the process for most. The Go runtime ignores many, such as SIGUSR1: one that is sent
-// to the command before it is executed would be lost.
+// DefaultSignal gives the signal of that name, without "SIG", its default action, which for
+// most ends the process. The Go runtime ignores many, such as SIGUSR1, so a signal for the
+// command would have no effect before the exec.
 func DefaultSignal(name string) error {
 	return setAction(unix.SignalNum("SIG"+name), new(sigaction), nil)
 }
@@ -38,7 +38,7 @@ func DefaultSignal(name string) error {
 func (p *Program) Ignore(signal syscall.Signal) { p.ignored = signal }
 
 // ignore makes this process ignore the signal, if any, until restore is called. The Go
-// runtime is not told, so that its handler is there again after restore. A signal that has
+// runtime does not know, so that its handler is there again after restore. A signal that has
 // arrived before always finds a process that handles it or ignores it.
 func (p *Program) ignore() (restore func()) {
 	var old sigaction
