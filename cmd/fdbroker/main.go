@@ -4,7 +4,9 @@
 // that asks at its control socket. See "fdbroker --help".
 //
 // Main decides whether this process is a keeper (keeper.go), which starts another one, or
-// the broker itself (daemon.go).
+// the broker itself (daemon.go). This package only reads the command line, the environment and
+// the configuration file, and wires broker/server, broker/keeper and the service manager. It
+// touches no listener.
 package main
 
 import (

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package terminal tells terminals from other files.
+// Package terminal tells terminals from other files. It changes nothing at them.
 package terminal
 
 import (
