@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package examples_test runs the example programs as processes, against the
 // real broker. The experiment in square has its own test beside it.
 package examples_test

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -129,8 +127,7 @@ func (d *daemon) useStore() {
 	}
 }
 
-// configure binds the configured listeners. If that fails, a broker that has taken over
-// goes on with its listeners.
+// configure binds the configured listeners. If that fails, a broker that has taken over goes on with its listeners.
 func (d *daemon) configure(took bool) error {
 	err := d.configErr
 	if err == nil {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -19,8 +17,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// pairName is the name under which a keeper that replaces itself passes its end of the
-// socket pair with the broker.
+// pairName is the name under which a keeper that replaces itself passes its end of the socket pair with the broker.
 const pairName = "@keeper"
 
 // wantsKeeper returns the parsed command line, and whether this process is to be a keeper.

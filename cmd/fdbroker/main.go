@@ -1,12 +1,9 @@
-//go:build linux
-
 // Command fdbroker owns named listening sockets and hands duplicates of them to any process
 // that asks at its control socket. See "fdbroker --help".
 //
-// Main decides whether this process is a keeper (keeper.go), which starts another one, or
-// the broker itself (daemon.go). This package only reads the command line, the environment and
-// the configuration file, and wires broker/server, broker/keeper and the service manager. It
-// touches no listener.
+// Main decides whether this process is a keeper (keeper.go), which starts another one, or the broker itself
+// (daemon.go). This package only reads the command line, the environment and the configuration file, and wires
+// broker/server, broker/keeper and the service manager. It touches no listener.
 package main
 
 import (
@@ -33,9 +30,8 @@ const (
 	exitUsage  = 2
 )
 
-// gcPercent is how much garbage, in percent of the live heap, may be there before it is
-// collected. The broker's objects are few and live long, so a lower value than the default
-// of 100 saves memory and costs little time.
+// gcPercent is how much garbage, in percent of the live heap, may be there before it is collected. The broker's objects
+// are few and live long, so a lower value than the default of 100 saves memory and costs little time.
 const gcPercent = 25
 
 // inputs is the input of the command, without its arguments.

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -77,8 +75,7 @@ func (s self) reexec(program string, passed []launch.Passed, env ...string) erro
 	return fmt.Errorf("execute %s: %w", program, p.Exec())
 }
 
-// rename gives the process the program's name, for ps and pgrep. It is "exe" after an exec of
-// a link in /proc.
+// rename gives the process the program's name, for ps and pgrep. It is "exe" after an exec of a link in /proc.
 func (s self) rename() {
 	_ = os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(filepath.Base(s.path)), 0)
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -20,8 +18,7 @@ import (
 // checkTime is how long a new program may take to check the configuration.
 const checkTime = 10 * time.Second
 
-// layoutEnv tells a program that checks whether it can take over the layout of the running
-// broker's state.
+// layoutEnv tells a program that checks whether it can take over the layout of the running broker's state.
 const layoutEnv = "FDBROKER_STATE_LAYOUT"
 
 // checkLayout returns an error if this program cannot read the state that it is to go on with.
@@ -32,8 +29,7 @@ func checkLayout(getenv func(string) string) error {
 	return nil
 }
 
-// upgrader makes the program that is now in this one's place take over in this process, when
-// a signal or a client asks.
+// upgrader makes the program that is now in this one's place take over in this process, when a signal or a client asks.
 type upgrader struct {
 	daemon *daemon
 

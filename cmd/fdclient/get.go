@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -141,8 +139,7 @@ func tellWaiting(c command) (stop func() bool) {
 	}).Stop
 }
 
-// missing says why a Get waits. It has a client of its own, because
-// that call is under way.
+// missing says why a Get waits. It has a client of its own, because that call is under way.
 func missing(c command) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners.
 // See "fdclient --help".
 //
@@ -26,8 +24,7 @@ import (
 // main handles no signal, so that a command that it becomes ignores the signals that fdclient was told
 // to ignore, as far as Go allows.
 func main() {
-	// PR_SET_PDEATHSIG, which a supervisor may have set, survives an exec by the
-	// main thread only.
+	// PR_SET_PDEATHSIG, which a supervisor may have set, survives an exec by the main thread only.
 	runtime.LockOSThread()
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -11,8 +9,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/complete"
 )
 
-// answerTime is how long a completion waits for the broker. A List of ten thousand listeners
-// takes a second.
+// answerTime is how long a completion waits for the broker. A List of ten thousand listeners takes a second.
 const answerTime = 2 * time.Second
 
 // names are the listeners of the broker; none if no broker answers.

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -57,8 +55,7 @@ func inheritedPipe(env string) (fd int, ok bool) {
 	return fd, true
 }
 
-// awaitStart waits until run needs this get, if run has started it ahead. It is false if run
-// ends before that.
+// awaitStart waits until run needs this get, if run has started it ahead. It is false if run ends before that.
 func (p *progress) awaitStart() bool {
 	if p == nil {
 		return true

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -159,8 +157,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	return err
 }
 
-// socketOf returns a duplicate of a worker's socket. With Yama's ptrace_scope 1 only the
-// worker's parent may take one.
+// socketOf returns a duplicate of a worker's socket. With Yama's ptrace_scope 1 only the worker's parent may take one.
 func socketOf(pid int, network, address string) (*scmrights.FD, error) {
 	return holders.FromProcess(pid, network+"://"+address)
 }
@@ -193,10 +190,9 @@ func (f *runFlags) command(c command) (supervisor.Command, error) {
 	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prestart: true}, nil
 }
 
-// runSignals returns the signals that run acts on, and a function that ends that. Signals
-// that run was started with ignored stay ignored, also in its workers, except SIGTERM.
-// SIGPIPE is caught, because a closed log must not end run, and workers would inherit an
-// ignored SIGPIPE.
+// runSignals returns the signals that run acts on, and a function that ends that. Signals that run was started with
+// ignored stay ignored, also in its workers, except SIGTERM. SIGPIPE is caught, because a closed log must not end run,
+// and workers would inherit an ignored SIGPIPE.
 func runSignals() (<-chan os.Signal, func()) {
 	signals, broken := make(chan os.Signal, 16), make(chan os.Signal, 1)
 	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU} {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -12,8 +10,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// table prints rows in aligned columns. It makes cells printable, because other users choose
-// some of the texts.
+// table prints rows in aligned columns. It makes cells printable, because other users choose some of the texts.
 type table struct {
 	header []string
 	rows   [][]string

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -52,8 +50,7 @@ func upgrade(ctx context.Context, c command) error {
 // tellTime is how long the broker may take to send its first event.
 const tellTime = 5 * time.Second
 
-// whyRestarted returns how the broker before this one ended: the first event of a watch
-// says so.
+// whyRestarted returns how the broker before this one ended: the first event of a watch says so.
 func whyRestarted(ctx context.Context, socket string) (why string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Command http is a web server without a port of its own: it serves the listener of a broker.
 // Start as many as you like, and stop or kill them in any order: the port stays open, and only
 // the requests that a killed one had begun are lost.
@@ -8,8 +6,7 @@
 //	http -name adm     serves another one
 //	http -greeting hi  says something else
 //
-// A deploy, without a failed request on new connections or on those that are kept
-// alive:
+// A deploy, without a failed request on new connections or on those that are kept alive:
 //
 //	fdclient run -n 2 --ready notify -- http -greeting v1
 //	fdclient run -n 2 --ready notify --replace -- http -greeting v2
@@ -51,8 +48,7 @@ func main() {
 	}
 }
 
-// serve answers requests until SIGTERM, Ctrl-C, or a newer deploy, then finishes
-// those it has.
+// serve answers requests until SIGTERM, Ctrl-C, or a newer deploy, then finishes those it has.
 func serve(name, greeting string) error {
 	ln, err := broker.Dial(name) // instead of net.Listen("tcp", ":9000"): any Go server runs on it
 	if err != nil {
@@ -88,9 +84,8 @@ func serve(name, greeting string) error {
 		return err
 	}
 
-	// Not srv.Shutdown: it drops the request of a connection that was accepted and not read yet.
-	// Idle connections stay open for a while, because the next request may be on its way. Its
-	// answer closes the connection.
+	// Not srv.Shutdown: it drops the request of a connection that was accepted and not read yet. Idle connections stay
+	// open for a while, because the next request may be on its way. Its answer closes the connection.
 	leaving.Store(true)
 	stop() // a second signal ends the process at once
 	time.AfterFunc(keepAliveTime, func() { srv.SetKeepAlivesEnabled(false) })

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -162,9 +160,8 @@ func (b *bench) ask(ctx context.Context, address string, words ...string) (resul
 	return rs, nil
 }
 
-// freeAddress finds a port for a server that binds its own. It is below the ports that the
-// kernel chooses, so that no other socket gets it while the server is down. On loopback the
-// client's own connection could, and would reach itself.
+// freeAddress finds a port for a server that binds its own. It is below the ports that the kernel chooses, so that no
+// other socket gets it while the server is down. On loopback the client's own connection could, and would reach itself.
 func freeAddress() (string, error) {
 	for range 100 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))

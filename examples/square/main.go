@@ -1,17 +1,13 @@
-//go:build linux
-
-// Command square runs an experiment and prints a table: the outcome of twenty requests if the
-// server crashes on the sixth. The server squares numbers. It runs in several ways, in Python
-// and in Go: alone, in a loop that starts it again, in such a loop behind a broker, as two
-// workers behind a broker, and kept alive by "fdclient run". In the last row two thousand
-// requests crash five workers, and all workers are replaced in the middle.
+// Command square runs an experiment and prints a table: the outcome of twenty requests if the server crashes on the
+// sixth. The server squares numbers. It runs in several ways, in Python and in Go: alone, in a loop that starts it
+// again, in such a loop behind a broker, as two workers behind a broker, and kept alive by "fdclient run". In the last
+// row two thousand requests crash five workers, and all workers are replaced in the middle.
 //
 //	go run ./examples/square
 //	go run ./examples/square -v           also shows each request
 //	go run ./examples/square -pause 0     asks without a pause between requests
 //
-// The experiment is Rickard Lindberg's, from "How to write reliable socket
-// servers that survive crashes and restarts?",
+// The experiment is Rickard Lindberg's, from "How to write reliable socket servers that survive crashes and restarts?",
 // https://rickardlindberg.me/writing/reliable-socket-servers/
 package main
 

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -15,9 +13,8 @@ import (
 	"time"
 )
 
-// A process is a running shell command with all its descendants. They share a process group,
-// so that one signal ends a loop and its worker together: otherwise the loop would start
-// another worker before it ends.
+// A process is a running shell command with all its descendants. They share a process group, so that one signal ends a
+// loop and its worker together: otherwise the loop would start another worker before it ends.
 type process struct {
 	command string
 	pid     int

@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -75,8 +73,7 @@ func (rs results) crashes() int {
 	return n
 }
 
-// story lists the outcomes, in order: "5 answered, the crash, 14 refused". After several
-// crashes it only counts.
+// story lists the outcomes, in order: "5 answered, the crash, 14 refused". After several crashes it only counts.
 func (rs results) story() string {
 	var parts []string
 	if n := rs.crashes(); n > 1 {

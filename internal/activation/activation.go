@@ -1,8 +1,5 @@
-//go:build linux
-
-// Package activation takes the descriptors that a service manager, or another program, has
-// opened for this process, and names those that this process passes on (sd_listen_fds(3)). It
-// does not look at the descriptors.
+// Package activation takes the descriptors that a service manager, or another program, has opened for this process, and
+// names those that this process passes on (sd_listen_fds(3)). It does not look at the descriptors.
 package activation
 
 import (
@@ -20,13 +17,11 @@ import (
 // first is the number of the first descriptor (SD_LISTEN_FDS_START).
 const first = 3
 
-// StoreEnv is the variable that a keeper sets instead of LISTEN_PID, because it does not know
-// the pid of its child before the start: NUMBER:INODE of a passed socket. No other process
-// has that socket at that number.
+// StoreEnv is the variable that a keeper sets instead of LISTEN_PID, because it does not know the pid of its child
+// before the start: NUMBER:INODE of a passed socket. No other process has that socket at that number.
 const StoreEnv = "FDBROKER_STORE"
 
-// variables are those about passed descriptors. The last one is ours, the others are those of
-// sd_listen_fds(3).
+// variables are those about passed descriptors. The last one is ours, the others are those of sd_listen_fds(3).
 var variables = [...]string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", StoreEnv}
 
 // IsListenVariable reports whether key is a variable of sd_listen_fds(3).
@@ -55,10 +50,9 @@ type Passed struct {
 	FD     *scmrights.FD
 }
 
-// Take returns the descriptors that were passed to this process, and makes them
-// close-on-exec; the caller must close them. It removes the variables, also those for another
-// process, which are no error. Call it once, before anything else opens descriptors, because
-// it cannot tell those from the passed ones.
+// Take returns the descriptors that were passed to this process, and makes them close-on-exec; the caller must close
+// them. It removes the variables, also those for another process, which are no error. Call it once, before anything
+// else opens descriptors, because it cannot tell those from the passed ones.
 func Take() ([]Passed, error) {
 	env := make(map[string]string)
 	for _, key := range variables {
@@ -124,8 +118,7 @@ func isInherited(n int) bool {
 	return err == nil && flags&unix.FD_CLOEXEC == 0 && unix.Fstat(n, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
-// ours reports whether the variables are for this process, by its pid and, if both are known,
-// by its pidfd's number.
+// ours reports whether the variables are for this process, by its pid and, if both are known, by its pidfd's number.
 func ours(env map[string]string) bool {
 	if env["LISTEN_FDS"] != "" && ByStore(env[StoreEnv]) {
 		return true
@@ -137,9 +130,8 @@ func ours(env map[string]string) bool {
 	return env["LISTEN_PIDFDID"] == "" || !known || env["LISTEN_PIDFDID"] == strconv.FormatUint(id, 10)
 }
 
-// pidfdID returns the inode number of this process's pidfds, which unlike a pid is never used
-// again. It needs pidfs (Linux 6.9) and 64 bits, because a 32-bit st_ino is but half of it.
-// An exec changes neither pid nor number.
+// pidfdID returns the inode number of this process's pidfds, which unlike a pid is never used again. It needs pidfs
+// (Linux 6.9) and 64 bits, because a 32-bit st_ino is but half of it. An exec changes neither pid nor number.
 func pidfdID() (id uint64, known bool) {
 	if strconv.IntSize < 64 {
 		return 0, false

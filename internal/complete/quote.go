@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// Unquote returns a word as a shell does: without quotes and backslashes, and with the home
-// directory for a "~" before a slash. A quote may be open. It expands nothing else, because a
-// completion must run nothing.
+// Unquote returns a word as a shell does: without quotes and backslashes, and with the home directory for a "~" before
+// a slash. A quote may be open. It expands nothing else, because a completion must run nothing.
 func Unquote(word string) string {
 	if home := os.Getenv("HOME"); home != "" && strings.HasPrefix(word, "~/") {
 		word = home + word[1:]

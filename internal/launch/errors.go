@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 import (
@@ -101,8 +99,7 @@ func explain(file string, err error) error {
 	return notRunnable(file, err, why)
 }
 
-// missingLoader says which file execve(2) has not found to run an executable that begins with
-// start.
+// missingLoader says which file execve(2) has not found to run an executable that begins with start.
 func missingLoader(start []byte) string {
 	interpreter, script := interpreterOf(start)
 	if !script {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 import (
@@ -10,11 +8,9 @@ import (
 
 // expander replaces placeholders.
 //
-// A placeholder is {fd}, {addr}, {port} or {path}, for the first socket, or the
-// same with a name, such as {fd:web}, for the first socket of that name. Anything
-// else in braces is text: other words, names that were not fetched, JSON. So is
-// ${port}, with or without a name, which belongs to a shell. What has been put in
-// is not looked at again.
+// A placeholder is {fd}, {addr}, {port} or {path}, for the first socket, or the same with a name, such as {fd:web}, for
+// the first socket of that name. Anything else in braces is text: other words, names that were not fetched, JSON. So is
+// ${port}, with or without a name, which belongs to a shell. What has been put in is not looked at again.
 //
 // {addr} is the address as bound. A Unix socket has a {path}, any other a {port}. Asking for
 // the other one is an error, because a server that got the braces would fail less obviously.
@@ -53,8 +49,7 @@ func (x expander) expand(text string) (string, error) {
 	return b.String(), nil
 }
 
-// match recognizes the placeholder that text begins with, size bytes long. With
-// size 0 there is none.
+// match recognizes the placeholder that text begins with, size bytes long. With size 0 there is none.
 func (x expander) match(text string) (kind string, socket, size int) {
 	for _, kind := range placeholderKinds {
 		rest, ok := strings.CutPrefix(text[1:], kind)

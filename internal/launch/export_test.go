@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 // Path returns the file that is to be run.

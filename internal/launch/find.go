@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 import (
@@ -28,14 +26,12 @@ func Direct(command, environ []string) (path string, argv []string, err error) {
 	if _, script := interpreterOf(start); len(start) == 0 || script || isBinary(start) || bytes.HasPrefix(start, []byte("\x7fELF")) {
 		return path, command, nil
 	}
-	// Like execvp(3), sh looks at the file each time, and reads it only if the kernel does not
-	// know its format.
+	// Like execvp(3), sh looks at the file each time, and reads it only if the kernel does not know its format.
 	return shell, append([]string{shell, "-c", `exec "$0" "$@"`, path}, command[1:]...), nil
 }
 
-// Find returns the file that execvp(3) would execute for a command, in the PATH of environ, or
-// why it cannot be executed, as far as that is known before the exec. [ExitCode] has the exit
-// status for the error.
+// Find returns the file that execvp(3) would execute for a command, in the PATH of environ, or why it cannot be
+// executed, as far as that is known before the exec. [ExitCode] has the exit status for the error.
 func Find(command, environ []string) (path string, err error) {
 	if len(command) == 0 || command[0] == "" {
 		return "", errors.New("no command to run")
@@ -69,9 +65,8 @@ func checkInterpreter(file string) error {
 // defaultPath is searched if the environment has no PATH.
 const defaultPath = "/usr/local/bin:/usr/bin:/bin"
 
-// lookup finds the file that execvp(3) would run for name: name itself if it contains a slash,
-// else the first runnable file of that name in PATH. If none is runnable, the error is that of
-// the first file that is there.
+// lookup finds the file that execvp(3) would run for name: name itself if it contains a slash, else the first runnable
+// file of that name in PATH. If none is runnable, the error is that of the first file that is there.
 func lookup(name string, environ []string) (string, error) {
 	if strings.Contains(name, "/") {
 		info, err := os.Stat(name)
@@ -118,8 +113,7 @@ func searchPath(environ []string) string {
 	return defaultPath
 }
 
-// runnable returns nil if execve(2) may run file, which exists. It does not look at the
-// content.
+// runnable returns nil if execve(2) may run file, which exists. It does not look at the content.
 func runnable(file string, info fs.FileInfo) error {
 	switch {
 	case info.IsDir():

@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 import (
@@ -80,9 +78,8 @@ type Passed struct {
 	FD   *scmrights.FD // borrowed
 }
 
-// InPlace returns the program that replaces this process by path, with all of passed as
-// sd_listen_fds(3) describes. The environment is environ without variables about other
-// descriptors.
+// InPlace returns the program that replaces this process by path, with all of passed as sd_listen_fds(3) describes. The
+// environment is environ without variables about other descriptors.
 func InPlace(path string, argv, environ []string, passed []Passed) *Program {
 	p := &Program{path: path, argv: argv, first: listenFDsStart}
 	names := make([]string, len(passed))

@@ -1,5 +1,3 @@
-//go:build linux
-
 package launch
 
 import (
@@ -26,9 +24,8 @@ func setAction(signal syscall.Signal, to, was *sigaction) error {
 	return nil
 }
 
-// DefaultSignal gives the signal of that name, without "SIG", its default action, which for
-// most ends the process. The Go runtime ignores many, such as SIGUSR1, so a signal for the
-// command would have no effect before the exec.
+// DefaultSignal gives the signal of that name, without "SIG", its default action, which for most ends the process. The
+// Go runtime ignores many, such as SIGUSR1, so a signal for the command would have no effect before the exec.
 func DefaultSignal(name string) error {
 	return setAction(unix.SignalNum("SIG"+name), new(sigaction), nil)
 }
@@ -65,9 +62,8 @@ func (p *Program) hold() error {
 	return os.NewSyscallError("sigprocmask", unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil))
 }
 
-// parentDeathSignal returns the signal that the calling thread gets when the process's parent
-// dies, or 0. A caller that sets it before it executes fdclient sets it for the main thread
-// alone (PR_SET_PDEATHSIG(2const)).
+// parentDeathSignal returns the signal that the calling thread gets when the process's parent dies, or 0. A caller that
+// sets it before it executes fdclient sets it for the main thread alone (PR_SET_PDEATHSIG(2const)).
 func parentDeathSignal() int {
 	var sig int32
 	_, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&sig)), 0)

@@ -1,5 +1,3 @@
-//go:build linux
-
 package logging
 
 import (
@@ -10,8 +8,7 @@ import (
 	"time"
 )
 
-// Lines writes the lines of a log in a goroutine of its own, so that logging never waits
-// for a reader of the log.
+// Lines writes the lines of a log in a goroutine of its own, so that logging never waits for a reader of the log.
 type Lines struct {
 	w       io.Writer
 	missed  func(count int) // is called before the next line, if lines were dropped
@@ -58,8 +55,7 @@ func (l *Lines) run() {
 	}
 }
 
-// Close waits until all lines are written, for a second at most. It does not close the
-// writer.
+// Close waits until all lines are written, for a second at most. It does not close the writer.
 func (l *Lines) Close() {
 	l.mu.Lock()
 	if !l.closed {

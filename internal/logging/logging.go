@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package logging makes the loggers of both commands. A log without a reader never delays the
 // command. No other package makes a logger.
 package logging

@@ -1,8 +1,5 @@
-//go:build linux
-
-// Package notify tells the service manager that started this process how it is doing, and
-// gives it descriptors to keep, in the protocol of sd_notify(3). It neither logs nor decides
-// anything.
+// Package notify tells the service manager that started this process how it is doing, and gives it descriptors to keep,
+// in the protocol of sd_notify(3). It neither logs nor decides anything.
 package notify
 
 import (
@@ -40,10 +37,9 @@ type Manager struct {
 	conn *scmrights.Conn // of pair; one message at a time
 }
 
-// FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID name,
-// or nil if there is none. It removes the three from the environment, because they are not for
-// the processes that this one starts. The error names a value that cannot be used; the Manager
-// is good for the rest.
+// FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID name, or nil if there is none.
+// It removes the three from the environment, because they are not for the processes that this one starts. The error
+// names a value that cannot be used; the Manager is good for the rest.
 func FromEnvironment() (*Manager, error) {
 	address := take("NOTIFY_SOCKET")
 	interval, err := watchdog(take("WATCHDOG_USEC"), take("WATCHDOG_PID"))
@@ -96,9 +92,8 @@ func Status(text string) string {
 	return "STATUS=" + strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// Reloading is the state of a service that now begins to read its configuration again; [Ready]
-// ends it. By the time in it, the manager of a Type=notify-reload service knows that its signal
-// has come before.
+// Reloading is the state of a service that now begins to read its configuration again; [Ready] ends it. By the time in
+// it, the manager of a Type=notify-reload service knows that its signal has come before.
 func Reloading() string {
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package terminal tells terminals from other files. It changes nothing at them.
 package terminal
 

@@ -1,8 +1,5 @@
-//go:build linux
-
-// Command client asks a square server twenty questions, one after the other, each over a
-// connection of its own, and says how each ended. The sixth question is the word "five", which
-// crashes the server.
+// Command client asks a square server twenty questions, one after the other, each over a connection of its own, and
+// says how each ended. The sixth question is the word "five", which crashes the server.
 //
 //	client 127.0.0.1:9000
 //	client -json 127.0.0.1:9000     one JSON object for each request
@@ -113,9 +110,8 @@ func ask(address, line string, deadline time.Time) (string, error) {
 	return bufio.NewReader(conn).ReadString('\n')
 }
 
-// outcome names the error. A crash after the request was read ends the connection in
-// order (empty). If the request was unread, or the connection still in the queue of a socket
-// that is closed, the connection is reset.
+// outcome names the error. A crash after the request was read ends the connection in order (empty). If the request was
+// unread, or the connection still in the queue of a socket that is closed, the connection is reset.
 func outcome(err error) string {
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
