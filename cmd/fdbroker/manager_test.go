@@ -182,7 +182,7 @@ func TestWatchdog(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.expect("STATUS=serving 1 listener")
-	if got := m.told("WATCHDOG=1"); got != "READY=1" { // which may come before or after the first WATCHDOG=1
+	if got := m.next("WATCHDOG=1"); got != "READY=1" { // which may come before or after the first WATCHDOG=1
 		t.Errorf("told %q, want READY=1", got)
 	}
 	m.expect("WATCHDOG=1")
