@@ -47,6 +47,7 @@ func (c *Conn) hangUp(done func()) {
 		}
 		return
 	}
+	c.unwatch()
 	c.loop.closer.Close(c, func() {
 		_ = c.raw.FD.Close()
 		if done != nil {

@@ -180,10 +180,7 @@ func (c *Conn) Done() {
 func (c *Conn) Run(f func() (then func() error)) {
 	c.running = true
 	c.clearDeadline()
-	if c.events != 0 { // a peer that hangs up would be reported again and again
-		_ = c.loop.watch(c.raw.FD, unix.EPOLL_CTL_DEL, 0)
-		c.events = 0
-	}
+	c.unwatch()
 	go func() {
 		then := f()
 		c.loop.Post(func() { c.ran(then) })
@@ -199,6 +196,14 @@ func (c *Conn) ran(then func() error) {
 		}
 	}
 	c.advance()
+}
+
+// unwatch makes epoll tell of nothing: a peer that has hung up would be reported again and again.
+func (c *Conn) unwatch() {
+	if c.events != 0 {
+		_ = c.loop.watch(c.raw.FD, unix.EPOLL_CTL_DEL, 0)
+		c.events = 0
+	}
 }
 
 // await makes epoll tell of events.
