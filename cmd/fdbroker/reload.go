@@ -34,12 +34,17 @@ var errStops = errors.New("the broker stops")
 // --config, because an unhandled SIGHUP would end a broker whose terminal is closed.
 func (r *reloader) onSignals(ctx context.Context, signals <-chan os.Signal) {
 	context.AfterFunc(ctx, func() { close(r.stopped) })
+	onEach(ctx, signals, func() { _, _ = r.reload() }) // which logs its error
+}
+
+// onEach calls f for each of signals until ctx is done.
+func onEach(ctx context.Context, signals <-chan os.Signal, f func()) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-signals:
-			_, _ = r.reload() // logs its error
+			f()
 		}
 	}
 }

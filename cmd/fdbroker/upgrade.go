@@ -45,16 +45,11 @@ func (u *upgrader) begin(over context.CancelCauseFunc) {
 }
 
 func (u *upgrader) onSignals(ctx context.Context, signals <-chan os.Signal) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-signals:
-			if takeOver, err := u.upgrade(); err == nil {
-				takeOver()
-			}
+	onEach(ctx, signals, func() {
+		if takeOver, err := u.upgrade(); err == nil {
+			takeOver()
 		}
-	}
+	})
 }
 
 // upgrade checks the new program, and returns the function that makes it take over. If the
