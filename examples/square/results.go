@@ -36,19 +36,19 @@ func (r result) kind() string {
 // results are those of one row, in the order of the requests.
 type results []result
 
+// kinds counts the requests of each kind.
+func (rs results) kinds() map[string]int {
+	n := make(map[string]int)
+	for _, r := range rs {
+		n[r.kind()]++
+	}
+	return n
+}
+
 // count returns how many requests were answered, were refused, and got no answer.
 func (rs results) count() (answered, refused, unanswered int) {
-	for _, r := range rs {
-		switch {
-		case r.answered():
-			answered++
-		case r.Outcome == "refused":
-			refused++
-		default:
-			unanswered++
-		}
-	}
-	return answered, refused, unanswered
+	n := rs.kinds()
+	return n["answered"], n["refused"], len(rs) - n["answered"] - n["refused"]
 }
 
 // slowest returns the milliseconds of the slowest answered request.
@@ -62,25 +62,11 @@ func (rs results) slowest() float64 {
 	return ms
 }
 
-// crashes returns how many requests have crashed the server.
-func (rs results) crashes() int {
-	n := 0
-	for _, r := range rs {
-		if r.kind() == "the crash" {
-			n++
-		}
-	}
-	return n
-}
-
 // story lists the outcomes, in order: "5 answered, the crash, 14 refused". After several crashes it only counts.
 func (rs results) story() string {
 	var parts []string
-	if n := rs.crashes(); n > 1 {
-		counts := map[string]int{}
-		for _, r := range rs {
-			counts[r.kind()]++
-		}
+	counts := rs.kinds()
+	if n := counts["the crash"]; n > 1 {
 		delete(counts, "the crash")
 		for _, kind := range slices.Sorted(maps.Keys(counts)) {
 			parts = append(parts, fmt.Sprintf("%d %s", counts[kind], kind))
