@@ -5,9 +5,8 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
+	"golang.org/x/sys/unix"
 )
 
 // path makes the path lead to the socket again. It removes a file that is there by now only if no process answers

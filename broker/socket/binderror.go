@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // BindError says why a socket could not be opened. [errors.Is] finds the kernel's error number in it if there was one.

@@ -4,11 +4,10 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 // TestDonatedAddress: a broker that restores a socket has only the text of its spec, so no part of an address may be

@@ -6,11 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 func figures(t testing.TB, sock *socket.Socket) sockdiag.Figures {

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 // noIPv6Helper forbids itself IPv6 sockets, in the way in which systemd does it for RestrictAddressFamilies=, then

@@ -9,10 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 // TestServe opens a socket of each network and has a client served through a duplicate of it, as a worker would.

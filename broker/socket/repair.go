@@ -9,12 +9,11 @@ import (
 	"strings"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // ErrBeyondRepair is the error of [Socket.Repair] if the kernel has no way to undo what was done to the socket or its

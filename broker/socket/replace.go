@@ -6,10 +6,9 @@ import (
 	"net/netip"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // Of a Unix socket and its replacement at the same path, clients reach the new one from the moment it is open. Of two

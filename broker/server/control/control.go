@@ -1,12 +1,8 @@
-//go:build linux
-
-// Package control makes the control socket of a broker: it checks and locks the path,
-// removes the socket of a dead broker, or goes on with the socket of an earlier one, and
-// listens.
+// Package control makes the control socket of a broker: it checks and locks the path, removes the socket of a dead
+// broker, or goes on with the socket of an earlier one, and listens.
 //
-// It may change the socket's file, its lock file, and their directory, which it makes if
-// that is missing. It must never accept a connection, and never touch a file or a socket
-// that is not a broker's.
+// It may change the socket's file, its lock file, and their directory, which it makes if that is missing. It must never
+// accept a connection, and never touch a file or a socket that is not a broker's.
 package control
 
 import (
@@ -51,10 +47,9 @@ type Control struct {
 	lock *sockfile.Lock
 }
 
-// Listen makes the control socket and listens on it; the caller must close the Control.
-// It takes the FD of c.Restored. No client can connect before the socket's mode and group
-// are right. None can send it descriptors if the kernel can refuse them (SO_PASSRIGHTS,
-// Linux 6.16), because to close a descriptor with SO_LINGER would block the broker.
+// Listen makes the control socket and listens on it; the caller must close the Control. It takes the FD of c.Restored.
+// No client can connect before the socket's mode and group are right. None can send it descriptors if the kernel can
+// refuse them (SO_PASSRIGHTS, Linux 6.16), because to close a descriptor with SO_LINGER would block the broker.
 func Listen(c Config) (_ *Control, err error) {
 	defer func() { c.Restored.close() }() // unless it was used
 	if c.Mode == 0 {
@@ -172,9 +167,8 @@ func (r *Restored) close() {
 	}
 }
 
-// use returns the socket as that of c, and its file, if the clients of c reach it; the
-// caller must close the socket. It listens again, because SO_PEERCRED shows clients the
-// process that did so last.
+// use returns the socket as that of c, and its file, if the clients of c reach it; the caller must close the socket. It
+// listens again, because SO_PEERCRED shows clients the process that did so last.
 func (r *Restored) use(c Config) (fd *scmrights.FD, id sockfile.FileID, ok bool) {
 	if r == nil || r.FD == nil {
 		return nil, id, false
@@ -203,9 +197,8 @@ func (c *Control) Path() string { return c.path }
 // File returns which file is the socket's.
 func (c *Control) File() sockfile.FileID { return c.file }
 
-// Exposed says, in words for the log, why another user can put a socket in the place of
-// the control socket, so that the broker's clients connect to that. It is empty if none
-// can, as far as the socket's directory shows.
+// Exposed says, in words for the log, why another user can put a socket in the place of the control socket, so that the
+// broker's clients connect to that. It is empty if none can, as far as the socket's directory shows.
 func (c *Control) Exposed() string { return sockfile.Exposure(filepath.Dir(c.path)) }
 
 // Close closes the listener, if Serve has not, removes the socket if its file is still at

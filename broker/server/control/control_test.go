@@ -1,5 +1,3 @@
-//go:build linux
-
 package control_test
 
 import (
@@ -26,9 +24,8 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"control": controlHelper})
 }
 
-// controlHelper takes the control socket at args[0] once its standard input has a line,
-// prints whether it has the socket, and keeps it until its standard input ends. Then it
-// ends without Close, as in a crash.
+// controlHelper takes the control socket at args[0] once its standard input has a line, prints whether it has the
+// socket, and keeps it until its standard input ends. Then it ends without Close, as in a crash.
 func controlHelper(args []string) int {
 	stdin := bufio.NewReader(os.Stdin)
 	if _, err := stdin.ReadString('\n'); err != nil {
@@ -88,8 +85,7 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestExposed: a user who can replace the control socket is named; in a directory like
-// /tmp no other user can.
+// TestExposed: a user who can replace the control socket is named; in a directory like /tmp no other user can.
 func TestExposed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -150,8 +146,7 @@ func TestSecondBroker(t *testing.T) {
 	}
 }
 
-// TestLockOfAnother: a lock file that another user has made and locked does not mean that
-// there is another broker.
+// TestLockOfAnother: a lock file that another user has made and locked does not mean that there is another broker.
 func TestLockOfAnother(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
@@ -351,9 +346,8 @@ func TestRestored(t *testing.T) {
 	}
 }
 
-// TestReplacedControlIsLeftAlone: if another file is in the place of the control socket of
-// an earlier broker, that file keeps its mode, whether or not it is known which file the
-// socket's was.
+// TestReplacedControlIsLeftAlone: if another file is in the place of the control socket of an earlier broker, that file
+// keeps its mode, whether or not it is known which file the socket's was.
 func TestReplacedControlIsLeftAlone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)

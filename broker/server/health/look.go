@@ -1,5 +1,3 @@
-//go:build linux
-
 package health
 
 import (
@@ -177,8 +175,7 @@ func (m *Monitor) look(t *target) {
 	}
 }
 
-// watchPath makes inotify watch the path of t. If t was given up meanwhile, the watch ends with
-// the file.
+// watchPath makes inotify watch the path of t. If t was given up meanwhile, the watch ends with the file.
 func (m *Monitor) watchPath(t *target) {
 	t.newPath = false
 	_ = m.inotify.Control(func(fd uintptr) {

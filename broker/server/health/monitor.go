@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package health watches the sockets of listeners and repairs the harm that workers do to
 // them (see [socket.Socket.Repair]): a worker holds the very socket that all others hold.
 //
@@ -24,12 +22,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Report receives the findings of a monitor. Its methods are called without the monitor's
-// lock, perhaps at the same time, and may call any method but Close. A report that is under
-// way during [Monitor.Unwatch] may still arrive.
+// Report receives the findings of a monitor. Its methods are called without the monitor's lock, perhaps at the same
+// time, and may call any method but Close. A report that is under way during [Monitor.Unwatch] may still arrive.
 type Report interface {
-	// Repaired reports undone harm, at most five times a second for each socket; count is of
-	// all incidents so far.
+	// Repaired reports undone harm, at most five times a second for each socket; count is of all incidents so far.
 	Repaired(s *socket.Socket, what string, count int)
 	// Faulty reports harm that Repair could not undo: an [socket.ErrBeyondRepair] at once,
 	// anything else after 2, 4, 8 and so on attempts.
@@ -45,9 +41,8 @@ type Fault struct {
 	Who      string // if another process has the address: which, in words; may be empty
 }
 
-// Monitor watches sockets. Its methods may be called concurrently. Except Close they
-// neither block nor call Report, so the caller may hold a lock that Report takes. A nil
-// Monitor watches nothing.
+// Monitor watches sockets. Its methods may be called concurrently. Except Close they neither block nor call Report, so
+// the caller may hold a lock that Report takes. A nil Monitor watches nothing.
 type Monitor struct {
 	report  Report
 	poller  *epoll.Poller
@@ -136,8 +131,7 @@ func (m *Monitor) Watch(s *socket.Socket, blocking bool) {
 	}
 }
 
-// Unwatch undoes Watch. It must come before s is closed, because other processes may hold
-// the socket.
+// Unwatch undoes Watch. It must come before s is closed, because other processes may hold the socket.
 func (m *Monitor) Unwatch(s *socket.Socket) {
 	m.with(s, func(t *target) {
 		_ = m.poller.Del(s.FD())
@@ -165,9 +159,8 @@ func (m *Monitor) change(s *socket.Socket, by int32) {
 	})
 }
 
-// SetMode makes s blocking or not, in one step for the monitor, which therefore does not
-// take it for a holder's doing. It reports whether a holder had changed O_NONBLOCK before,
-// unless ModeChanged has said that.
+// SetMode makes s blocking or not, in one step for the monitor, which therefore does not take it for a holder's doing.
+// It reports whether a holder had changed O_NONBLOCK before, unless ModeChanged has said that.
 func (m *Monitor) SetMode(s *socket.Socket, blocking bool) (changed bool, err error) {
 	if !m.with(s, func(t *target) {
 		var is bool

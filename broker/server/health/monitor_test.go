@@ -1,5 +1,3 @@
-//go:build linux
-
 package health
 
 import (
@@ -29,8 +27,7 @@ func start(t *testing.T) (*Monitor, *reports) {
 	return m, r
 }
 
-// TestKernelReports: the kernel reports shutdowns and removed paths, also of sockets that
-// nobody holds.
+// TestKernelReports: the kernel reports shutdowns and removed paths, also of sockets that nobody holds.
 func TestKernelReports(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	m, r := start(t)
@@ -142,8 +139,7 @@ func TestStolenPort(t *testing.T) {
 	}
 }
 
-// TestMode: a changed O_NONBLOCK is reported once until it is right again, and the broker's
-// own change is not.
+// TestMode: a changed O_NONBLOCK is reported once until it is right again, and the broker's own change is not.
 func TestMode(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	m, r := start(t)

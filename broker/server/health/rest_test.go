@@ -1,5 +1,3 @@
-//go:build linux
-
 package health
 
 import (
@@ -144,8 +142,7 @@ func TestBacklogIsBack(t *testing.T) {
 	}
 }
 
-// TestFaultsBecomeRare: a fault that may pass is tried again at once, and rarely if it does
-// not pass.
+// TestFaultsBecomeRare: a fault that may pass is tried again at once, and rarely if it does not pass.
 func TestFaultsBecomeRare(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	c := newClocked(t)
@@ -256,8 +253,7 @@ func restHelper(args []string) int {
 	return 0
 }
 
-// TestRest: a process that only holds sockets sleeps. The bound is loose, because the
-// runtime has threads of its own.
+// TestRest: a process that only holds sockets sleeps. The bound is loose, because the runtime has threads of its own.
 func TestRest(t *testing.T) {
 	pids := make(map[string]int)
 	for _, n := range []string{"1", "1000"} {

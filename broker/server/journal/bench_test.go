@@ -1,5 +1,3 @@
-//go:build linux
-
 package journal_test
 
 import "testing"

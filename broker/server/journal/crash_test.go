@@ -1,5 +1,3 @@
-//go:build linux
-
 package journal_test
 
 import (
@@ -133,8 +131,7 @@ func writerHelper(args []string) int {
 	}
 }
 
-// TestKilled: whenever a broker is killed, the next one finds its last update, or the one
-// before, and goes on.
+// TestKilled: whenever a broker is killed, the next one finds its last update, or the one before, and goes on.
 func TestKilled(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	j, model, want := begin(t), begin(t), empty()

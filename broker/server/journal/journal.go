@@ -1,13 +1,9 @@
-//go:build linux
-
-// Package journal keeps the knowledge that the next broker needs: the control socket, the
-// listeners, the grants, and how this broker ended. It is a memfd that the store has a
-// descriptor of too, so it outlives the broker.
+// Package journal keeps the knowledge that the next broker needs: the control socket, the listeners, the grants, and
+// how this broker ended. It is a memfd that the store has a descriptor of too, so it outlives the broker.
 //
-// An update takes no system call and is atomic: the journal is right at any instant,
-// whenever the broker is killed. The package writes to its memfd and nothing else. It must
-// never judge its records, look at processes or sockets, or fail because of a damaged
-// journal of an earlier broker.
+// An update takes no system call and is atomic: the journal is right at any instant, whenever the broker is killed. The
+// package writes to its memfd and nothing else. It must never judge its records, look at processes or sockets, or fail
+// because of a damaged journal of an earlier broker.
 package journal
 
 import (
@@ -19,8 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Journal is a journal that this broker writes. It is not safe for concurrent use. The zero Journal
-// records nothing.
+// Journal is a journal that this broker writes. It is not safe for concurrent use. The zero Journal records nothing.
 type Journal struct {
 	file   *scmrights.FD
 	data   []byte      // the mapping of the file; nil once closed
@@ -67,10 +62,9 @@ func New() (*Journal, error) {
 	return j, nil
 }
 
-// Open takes fd, the journal of an earlier broker, to go on in the same file; the caller
-// must close the Journal. If that is nil the caller has to begin a new one: with an error
-// because fd is damaged or no journal, without because its layout is an older one. The
-// Contents are all that could be read, in any case.
+// Open takes fd, the journal of an earlier broker, to go on in the same file; the caller must close the Journal. If
+// that is nil the caller has to begin a new one: with an error because fd is damaged or no journal, without because its
+// layout is an older one. The Contents are all that could be read, in any case.
 func Open(fd *scmrights.FD) (*Journal, Contents, error) {
 	j := &Journal{file: fd, at: make(map[key]int)}
 	c := Contents{Listeners: make(map[uint32]*Listener), Grants: make(map[int64]*Grant)}
@@ -134,8 +128,7 @@ func (j *Journal) remove(k key) {
 // SetLastID records the last id that was given out.
 func (j *Journal) SetLastID(id int64) { j.set(atLastID, uint64(id)) }
 
-// SetEnding records how this broker ends, and the pid of the process in which another
-// program is to go on, or 0.
+// SetEnding records how this broker ends, and the pid of the process in which another program is to go on, or 0.
 func (j *Journal) SetEnding(e Ending, pid int) {
 	j.set(atProcess, uint64(pid)) // first, because a new Ending counts at once
 	j.set(atEnding, uint64(e))

@@ -1,5 +1,3 @@
-//go:build linux
-
 package journal_test
 
 import (
@@ -237,8 +235,7 @@ func sameRecords(a, b journal.Contents) bool {
 	return a.Control == b.Control && reflect.DeepEqual(a.Listeners, b.Listeners) && reflect.DeepEqual(a.Grants, b.Grants)
 }
 
-// TestCompaction: whatever was replaced takes no memory for long, and costs nothing that is
-// in force.
+// TestCompaction: whatever was replaced takes no memory for long, and costs nothing that is in force.
 func TestCompaction(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := rand.New(rand.NewPCG(1, 2))

@@ -1,5 +1,3 @@
-//go:build linux
-
 package journal
 
 import (
@@ -13,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file is sparse: only the pages that are in use take memory. It has a header of
-// words, in the machine's own byte order, and a log: records one behind the other, up to a
-// head that is 0. A record replaces an earlier one of the same kind and id. Its head is
-// stored last, by one atomic store; until then the log ends before it.
+// The file is sparse: only the pages that are in use take memory. It has a header of words, in the machine's own byte
+// order, and a log: records one behind the other, up to a head that is 0. A record replaces an earlier one of the same
+// kind and id. Its head is stored last, by one atomic store; until then the log ends before it.
 //
 //	record: head; body: a number of values, the values, of which the first is the id, and a text; padding to whole words
 //	head: bits 0-7 kind, 8-31 length of the body, 32-63 CRC-32C of the body, which starts from bits 0-31
@@ -106,9 +103,8 @@ func (j *Journal) index(k kind, values []uint64, head uint64) {
 	j.end += sizeOf(head)
 }
 
-// compact makes a new log of the records in force: below the old one if they fit there,
-// otherwise above. The store of its start puts it in force. Without room for it the old log
-// goes on.
+// compact makes a new log of the records in force: below the old one if they fit there, otherwise above. The store of
+// its start puts it in force. Without room for it the old log goes on.
 func (j *Journal) compact() {
 	start := headerSize
 	if start+j.live+headSize > int(j.load(atStart)) {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package journal
 
 import (
@@ -67,8 +65,7 @@ type Contents struct {
 	Process   int // see [Journal.SetEnding]
 }
 
-// apply applies a record to c. It returns false, and changes nothing, if the record makes
-// no sense.
+// apply applies a record to c. It returns false, and changes nothing, if the record makes no sense.
 func (c *Contents) apply(k kind, v []uint64, text string) bool {
 	switch n := len(v); {
 	case k == kindControl && n == 3 && v[0] == 0:

@@ -1,5 +1,3 @@
-//go:build linux
-
 package peer
 
 import (
@@ -70,13 +68,11 @@ func supplementary(fd int) ([]uint32, error) {
 	}
 }
 
-// SameUser reports whether c and d are the same user, and one that the broker can tell
-// from others.
+// SameUser reports whether c and d are the same user, and one that the broker can tell from others.
 func (c Credentials) SameUser(d Credentials) bool { return c.UID == d.UID && c.UID != OverflowID }
 
-// DescendsFrom reports whether c's process is d's or a descendant of it, also if that has
-// become another user's. If the pids are not visible, it reports whether the users are
-// the same.
+// DescendsFrom reports whether c's process is d's or a descendant of it, also if that has become another user's. If the
+// pids are not visible, it reports whether the users are the same.
 func (c Credentials) DescendsFrom(d Credentials) bool {
 	pid := c.PID
 	for range maxAncestors {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package peer
 
 import (
@@ -30,8 +28,7 @@ func (w *ExitWatcher) Add(id int64, pidfd *scmrights.FD) error {
 // Remove makes Run forget pidfd.
 func (w *ExitWatcher) Remove(pidfd *scmrights.FD) { _ = w.poller.Del(pidfd) } // fails only if Add did
 
-// Run calls exited with the ids of processes that have ended, until Close. Exited must
-// not keep ids.
+// Run calls exited with the ids of processes that have ended, until Close. Exited must not keep ids.
 func (w *ExitWatcher) Run(exited func(ids []int64)) {
 	var ids []int64
 	for w.poller.Wait(func(id uint64, _ uint32) { ids = append(ids, int64(id)) }) == nil {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package peer_test
 
 import (
@@ -25,8 +23,7 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"connect": connectHelper})
 }
 
-// connectHelper becomes the user args[1], connects to the socket at args[0], and ends with
-// its standard input.
+// connectHelper becomes the user args[1], connects to the socket at args[0], and ends with its standard input.
 func connectHelper(args []string) int {
 	if id, _ := strconv.Atoi(args[1]); id != 0 {
 		if err := errors.Join(syscall.Setgroups([]int{id, id + 1}), syscall.Setgid(id), syscall.Setuid(id)); err != nil {
@@ -220,8 +217,7 @@ func TestSignalOfItsUser(t *testing.T) {
 	fdtest.Eventually(t, "it has ended", func() bool { return peer.Exited(p.FD) })
 }
 
-// TestDescendsFrom: descendants count, also those of other users; if pids are not
-// visible, the user decides.
+// TestDescendsFrom: descendants count, also those of other users; if pids are not visible, the user decides.
 func TestDescendsFrom(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	cmd := exec.Command("sh", "-c", "exec 3<&0; cat <&3 & echo $!; wait")
@@ -266,8 +262,7 @@ func TestDescendsFrom(t *testing.T) {
 	}
 }
 
-// TestExitWatcher: each end is reported once, that of a process which has ended before
-// too, and none after Remove.
+// TestExitWatcher: each end is reported once, that of a process which has ended before too, and none after Remove.
 func TestExitWatcher(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	w, err := peer.NewExitWatcher()

@@ -1,5 +1,3 @@
-//go:build linux
-
 package peer
 
 import (
@@ -15,10 +13,9 @@ import (
 // ErrNotAllowed refuses a signal to a process that its first user may not signal.
 var ErrNotAllowed = errors.New("the process has become another user's")
 
-// Signal sends sig to the process of a pidfd, which it borrows. The process may have
-// chosen the signal, and may have executed a set-user-ID program since, so the error is
-// [ErrNotAllowed] if the user of cred could not send it. It is [ErrExited] if the process
-// has ended.
+// Signal sends sig to the process of a pidfd, which it borrows. The process may have chosen the signal, and may have
+// executed a set-user-ID program since, so the error is [ErrNotAllowed] if the user of cred could not send it. It is
+// [ErrExited] if the process has ended.
 func Signal(pidfd *scmrights.FD, cred Credentials, sig unix.Signal) error {
 	err := mayKill(cred)
 	if Exited(pidfd) {

@@ -4,9 +4,8 @@ import (
 	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 // TestMarkOfAnother: IsBroker trusts a mark that root or this user has made.

@@ -11,9 +11,8 @@ import (
 	"os"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // A Socket is the answer of sock_diag(7) for one socket. The zero Socket is none.

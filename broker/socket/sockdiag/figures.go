@@ -5,9 +5,8 @@ import (
 	"os"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // Figures are the kernel's counts for one socket (docs/kernel.md, Queue and drops).

@@ -7,9 +7,8 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // anyIPv6 begins the address of a socket that has all addresses of the machine.

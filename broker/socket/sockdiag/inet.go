@@ -4,9 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"golang.org/x/sys/unix"
 )
 
 // The kernel's struct inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h).

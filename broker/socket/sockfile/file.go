@@ -11,9 +11,8 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"golang.org/x/sys/unix"
 )
 
 // FileID says which file something is. The zero FileID is no file.

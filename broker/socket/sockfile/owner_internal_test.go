@@ -7,11 +7,10 @@ import (
 	"runtime"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // bound returns a socket that is bound to path and listens; the test's end closes it.
