@@ -1,7 +1,15 @@
+// Package peer knows which process is at the other end of a connection, and when that process ends: its credentials, a
+// pidfd of it, and an identity that no later process with the same pid shares.
+//
+// It reads socket options and /proc, opens pidfds, and sends a process the signal that
+// its user has chosen. It must never read from or write to a connection, decide on
+// a user's rights, or act on a pid if a pidfd of the process can be had.
 package peer
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"unsafe"
 
@@ -39,33 +47,21 @@ func Of(c Conn) (cred Credentials, err error) {
 	return cred, errors.Join(cerr, os.NewSyscallError("getsockopt", err))
 }
 
-// Groups returns the groups of the process that connected: the primary one, and the
-// supplementary ones if the kernel tells them (SO_PEERGROUPS, Linux 4.13).
+// Groups returns the groups of the process that connected: the primary one, and the supplementary ones if the kernel
+// tells them (SO_PEERGROUPS, Linux 4.13).
 func Groups(c Conn, primary uint32) []uint32 {
-	groups := []uint32{primary}
+	groups, size := []uint32{primary}, uint32(4*64)
 	_ = c.Control(func(fd uintptr) {
-		if more, err := supplementary(int(fd)); err == nil {
-			groups = append(groups, more...)
+		for errno := unix.ERANGE; errno == unix.ERANGE; { // then size is that of the groups
+			more := make([]uint32, size/4)
+			_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+				uintptr(unsafe.Pointer(unsafe.SliceData(more))), uintptr(unsafe.Pointer(&size)), 0)
+			if errno == 0 {
+				groups = append(groups, more[:size/4]...)
+			}
 		}
 	})
 	return groups
-}
-
-func supplementary(fd int) ([]uint32, error) {
-	groups := make([]uint32, 64)
-	for {
-		size := uint32(len(groups) * 4)
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
-		switch {
-		case errno == 0:
-			return groups[:size/4], nil
-		case errno == unix.ERANGE && int(size/4) > len(groups): // size is that of the groups
-			groups = make([]uint32, size/4)
-		default:
-			return nil, os.NewSyscallError("getsockopt", errno)
-		}
-	}
 }
 
 // SameUser reports whether c and d are the same user, and one that the broker can tell from others.
@@ -87,4 +83,26 @@ func (c Credentials) DescendsFrom(d Credentials) bool {
 		pid = procfs.Parent(pid)
 	}
 	return false
+}
+
+// mayKill returns nil if the user of c may send signals to its process: if that has the user as its real or its saved
+// user id (kill(2)).
+func (c Credentials) mayKill() error {
+	if c.UID == 0 {
+		return nil
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID))
+	if err != nil {
+		return err
+	}
+	_, line, _ := bytes.Cut(b, []byte("\nUid:"))
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	var real, effective, saved uint32
+	if _, err := fmt.Sscan(string(line), &real, &effective, &saved); err != nil {
+		return err
+	}
+	if c.UID != real && c.UID != saved {
+		return ErrNotAllowed
+	}
+	return nil
 }

@@ -6,13 +6,18 @@ import (
 	"os"
 	"sync"
 
+	"github.com/fdbroker/fdbroker/internal/epoll"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
-// ErrExited is the error for a process that has ended.
-var ErrExited = errors.New("the process has ended")
+var (
+	// ErrExited is the error for a process that has ended.
+	ErrExited = errors.New("the process has ended")
+	// ErrNotAllowed refuses a signal to a process that its first user may not signal.
+	ErrNotAllowed = errors.New("the process has become another user's")
+)
 
 // Process is a process by its pidfd, which refers to it also after its pid is reused.
 type Process struct {
@@ -40,32 +45,27 @@ var hasPidfs = sync.OnceValue(func() bool {
 	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PID_FS_MAGIC
 })
 
-// OfConn returns the process that made a connection, of which cred are the credentials; the
-// caller must close its FD. The error is [ErrExited] if the process has ended.
+// OfConn returns the process that made a connection, of which cred are the credentials; the caller must close its FD.
+// The error is [ErrExited] if the process has ended. Since Linux 6.16 the kernel gives a pidfd also then.
 func OfConn(c Conn, cred Credentials) (Process, error) {
-	n, err := -1, error(nil)
-	if cerr := c.Control(func(fd uintptr) { n, err = pidfdOf(int(fd), cred.PID) }); cerr != nil {
+	n, err := -1, error(nil) // SO_PEERPIDFD: Linux 6.5
+	cerr := c.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
+	switch {
+	case cerr != nil:
 		return Process{}, cerr
+	case err == unix.ENOPROTOOPT:
+		// Another process may have the pid by now. Kernels before 6.5 cannot say more than
+		// that the process was alive when it connected, a moment ago.
+		n, err = openPidfd(cred.PID)
+	case err == unix.ESRCH, err == unix.EINVAL: // EINVAL until Linux 6.15
+		err = ErrExited
+	default:
+		err = os.NewSyscallError("pidfd", err)
 	}
 	if err != nil {
 		return Process{}, err
 	}
 	return processOf(n, cred.PID)
-}
-
-// pidfdOf returns a pidfd of the process that connected the socket fd. Since Linux 6.16
-// the kernel returns one also if the process has ended.
-func pidfdOf(fd, pid int) (int, error) {
-	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD) // Linux 6.5
-	switch err {
-	case unix.ENOPROTOOPT:
-		// Another process may have the pid by now. Kernels before 6.5 cannot say more than
-		// that the process was alive when it connected, a moment ago.
-		return openPidfd(pid)
-	case unix.ESRCH, unix.EINVAL: // EINVAL until Linux 6.15
-		return -1, ErrExited
-	}
-	return n, os.NewSyscallError("pidfd", err)
 }
 
 func openPidfd(pid int) (int, error) {
@@ -133,3 +133,57 @@ func ready(c Conn, events int16) bool {
 	})
 	return is
 }
+
+// Signal sends sig to the process of a pidfd, which it borrows. The process may have chosen the signal, and may have
+// executed a set-user-ID program since, so the error is [ErrNotAllowed] if the user of cred could not send it. It is
+// [ErrExited] if the process has ended.
+func Signal(pidfd *scmrights.FD, cred Credentials, sig unix.Signal) error {
+	err := cred.mayKill()
+	if Exited(pidfd) {
+		return ErrExited
+	}
+	if err != nil {
+		return err
+	}
+	if cerr := pidfd.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); cerr != nil {
+		return cerr
+	}
+	if err == unix.ESRCH {
+		return ErrExited
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// ExitWatcher reports when processes end. All pidfds share one epoll instance, so a
+// process costs no goroutine and no thread. Its methods may be called concurrently.
+type ExitWatcher struct{ poller *epoll.Poller }
+
+// NewExitWatcher returns a watcher of no process; the caller must close it.
+func NewExitWatcher() (*ExitWatcher, error) {
+	p, err := epoll.New("pidfds")
+	if err != nil {
+		return nil, err
+	}
+	return &ExitWatcher{p}, nil
+}
+
+// Add makes Run report id once the process of pidfd has ended, which may be at once. It
+// borrows pidfd; Remove must come before its Close.
+func (w *ExitWatcher) Add(id int64, pidfd *scmrights.FD) error {
+	return w.poller.Add(pidfd, unix.EPOLLIN|unix.EPOLLONESHOT, uint64(id))
+}
+
+// Remove makes Run forget pidfd.
+func (w *ExitWatcher) Remove(pidfd *scmrights.FD) { _ = w.poller.Del(pidfd) } // fails only if Add did
+
+// Run calls exited with the ids of processes that have ended, until Close. Exited must not keep ids.
+func (w *ExitWatcher) Run(exited func(ids []int64)) {
+	var ids []int64
+	for w.poller.Wait(func(id uint64, _ uint32) { ids = append(ids, int64(id)) }) == nil {
+		exited(ids)
+		ids = ids[:0]
+	}
+}
+
+// Close ends Run. Closing again does nothing.
+func (w *ExitWatcher) Close() { w.poller.Close() }
