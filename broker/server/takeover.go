@@ -27,7 +27,7 @@ const (
 )
 
 // StateLayout names the layout of the journal that this version writes.
-func StateLayout() string { return journal.Layout() }
+func StateLayout() string { return journal.Layout }
 
 // ReadsLayout reports whether this version can go on with a journal of that layout.
 func ReadsLayout(layout string) bool { return journal.Reads(layout) }

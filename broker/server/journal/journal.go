@@ -35,10 +35,10 @@ var (
 )
 
 // Layout names the layout of a new journal.
-func Layout() string { return "bstate3" }
+const Layout = "bstate3"
 
 // Reads reports whether Open can read a journal with that layout.
-func Reads(layout string) bool { return layout == Layout() || layout == oldLayout }
+func Reads(layout string) bool { return layout == Layout || layout == oldLayout }
 
 // New returns an empty journal; the caller must close it.
 func New() (*Journal, error) {
@@ -68,36 +68,32 @@ func New() (*Journal, error) {
 func Open(fd *scmrights.FD) (*Journal, Contents, error) {
 	j := &Journal{file: fd, at: make(map[key]int)}
 	c := Contents{Listeners: make(map[uint32]*Listener), Grants: make(map[int64]*Grant)}
-	goesOn, err := j.read(&c)
-	if !goesOn {
+	if err := j.read(&c); err != nil || j.end == 0 {
 		j.Close()
-		j = nil
+		return nil, c, err
 	}
-	return j, c, err
+	return j, c, nil
 }
 
-// read reads the file, and reports whether it can be gone on with.
-func (j *Journal) read(c *Contents) (goesOn bool, err error) {
-	if err := j.mapFile(); err != nil {
-		return false, err
-	}
-	switch j.load(atMagic) {
-	case magic:
+// read reads the file. It leaves end 0 if that has the older layout.
+func (j *Journal) read(c *Contents) error {
+	err := j.mapFile()
+	switch {
+	case err != nil:
+		return err
+	case j.load(atMagic) == magic:
 		err = j.replay(c)
-		goesOn = err == nil
-	case oldMagic:
+	case j.load(atMagic) == oldMagic:
 		err = j.replayOld(c)
 	default:
-		return false, ErrNotJournal
+		return ErrNotJournal
 	}
-	c.LastID, c.Ending, c.Process = int64(j.load(atLastID)), Ending(j.load(atEnding)), int(j.load(atProcess))
+	c.LastID = max(0, int64(j.load(atLastID)))
+	c.Ending, c.Process = Ending(j.load(atEnding)), int(j.load(atProcess))
 	for id := range c.Grants {
 		c.LastID = max(c.LastID, id)
 	}
-	if c.LastID = max(0, c.LastID); goesOn {
-		j.trim()
-	}
-	return goesOn, err
+	return err
 }
 
 // PutControl records the control socket.
@@ -137,9 +133,6 @@ func (j *Journal) SetEnding(e Ending, pid int) {
 // Seal preserves the grants for the next broker: from now on PutGrant and RemoveGrant
 // change nothing, because the holders go on while this broker ends.
 func (j *Journal) Seal() { j.sealed = true }
-
-// Sealed reports whether Seal was called.
-func (j *Journal) Sealed() bool { return j.sealed }
 
 // File returns the journal's descriptor, which the caller borrows.
 func (j *Journal) File() *scmrights.FD { return j.file }

@@ -108,9 +108,10 @@ func (j *Journal) index(k kind, values []uint64, head uint64) {
 func (j *Journal) compact() {
 	start := headerSize
 	if start+j.live+headSize > int(j.load(atStart)) {
-		if start = j.end + headSize; !j.fits(headSize + j.live) {
-			return
-		}
+		start = j.end + headSize
+	}
+	if start+j.live+headSize > len(j.data) {
+		return
 	}
 	end := start
 	for k, at := range j.at {
@@ -139,6 +140,7 @@ func (j *Journal) replay(c *Contents) error {
 	for j.end >= headerSize && j.end%headSize == 0 && j.end+headSize <= len(j.data) {
 		head := j.load(j.end)
 		if head == 0 {
+			j.trim()
 			return nil
 		}
 		if sizeOf(head) > len(j.data)-j.end {

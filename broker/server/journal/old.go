@@ -23,30 +23,28 @@ const (
 // replayOld is replay for the old layout.
 func (j *Journal) replayOld(c *Contents) error {
 	serials := make(map[key]uint64)
-	at, size := headerSize, 0
-	for ; at+headSize <= len(j.data); at += size {
+	at := headerSize
+	for at+headSize <= len(j.data) {
 		head := j.load(at)
+		length, size := int(head>>16&0xffff)+1, 64<<min(head>>8&0xff, oldMaxClass)
 		if head == 0 {
 			return nil
 		}
-		k, length := kind(head), int(head>>16&0xffff)+1
-		size = 64 << min(head>>8&0xff, oldMaxClass)
-		if size > len(j.data)-at || k != oldFree && headSize+length > size {
+		fits := headSize+length <= size && size <= len(j.data)-at
+		if kind(head) != oldFree && !(fits && c.applyOld(head, j.data[at+headSize:][:length], serials)) {
 			break
 		}
-		if k == oldFree {
-			continue
-		}
-		body := j.data[at+headSize:][:length]
-		if crc32.Checksum(body, castagnoli()) != uint32(head>>32) || !c.applyOld(k, body, serials) {
-			break
-		}
+		at += size
 	}
 	return fmt.Errorf("%w at %d", ErrDamaged, at)
 }
 
 // applyOld applies a record of the old layout, unless one with a larger serial was applied.
-func (c *Contents) applyOld(k kind, body []byte, serials map[key]uint64) bool {
+func (c *Contents) applyOld(head uint64, body []byte, serials map[key]uint64) bool {
+	if crc32.Checksum(body, castagnoli()) != uint32(head>>32) {
+		return false
+	}
+	k := kind(head)
 	word := func(i int) uint64 { return binary.NativeEndian.Uint64(body[8*i:]) }
 	low, high := func(i int) uint64 { return word(i) & math.MaxUint32 }, func(i int) uint64 { return word(i) >> 32 }
 	var serial uint64
