@@ -71,7 +71,7 @@ func (c *Conn) flush() (wait uint32, err error) {
 	case !patient && (n > 0 || c.deadlineKind != deadlineFlush):
 		c.setDeadline(deadlineFlush, time.Now().Add(c.loop.cfg.CallTimeout))
 	}
-	if c.parked != nil {
+	if c.parked != nil && !c.parked.EndsOnInput {
 		return unix.EPOLLOUT | unix.EPOLLRDHUP, nil
 	}
 	return unix.EPOLLOUT, nil // a peer that has closed one direction would be reported again and again
