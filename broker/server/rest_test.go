@@ -11,6 +11,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // cpuTime returns how long this process has used processors.
@@ -75,6 +76,45 @@ func TestHalfClosedDeployRests(t *testing.T) {
 		b.client(t).drain(all("web"))
 		_ = c.uc.CloseWrite()
 		rests(t, "half closed")
+		c.close()
+	}
+}
+
+// TestBlockedCloseRests: a connection costs nothing while it waits for the close of what it has received.
+func TestBlockedCloseRests(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{CallTimeout: short})
+	c := b.client(t)
+	if err := c.call(protocol.MethodPut, protocol.PutParameters{Name: "x"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	fd := lingering(t, 2)
+	if err := c.conn.Send([]byte("{"), fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = fd.Close()
+	_ = c.refused() // it has taken too long
+	rests(t, "while the close blocks")
+}
+
+// TestReplyWithDescriptorsWaitsForRoom: a reply with descriptors that finds the buffer full is sent once the
+// client has read what is in front of it.
+func TestReplyWithDescriptorsWaitsForRoom(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	room := b.roomFor(t)
+	for n := room - 2; n <= room+2; n++ {
+		c := b.client(t)
+		c.send(append(slices.Repeat([]call{unknown}, n), get("a"), get("a"))...)
+		time.Sleep(20 * time.Millisecond)
+		for range n {
+			_ = c.refused()
+		}
+		for range 2 {
+			if _, fds := c.got(); len(fds) != 1 {
+				t.Errorf("got %d descriptors", len(fds))
+			}
+		}
 		c.close()
 	}
 }

@@ -30,6 +30,7 @@ type Conn struct {
 	garbage  []*scmrights.FD // to be closed, which may block
 	readable bool            // something may have arrived
 	out      []byte          // what did not fit into the socket's buffer
+	outFDs   []*scmrights.FD // borrowed, for the first byte of out
 	parked   *Parked         // the call that goes on
 	running  bool            // something runs in a goroutine: nothing else happens meanwhile
 	closed   bool

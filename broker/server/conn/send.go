@@ -5,6 +5,7 @@ package conn
 import (
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +25,11 @@ func (c *Conn) Send(b []byte, fds ...*scmrights.FD) error {
 	n, err := c.raw.Send(b, fds...)
 	switch {
 	case err == nil:
-	case errors.Is(err, scmrights.ErrWouldBlock) && (n > 0 || len(fds) == 0):
+	case errors.Is(err, scmrights.ErrWouldBlock):
 		c.out = append(c.out, b[n:]...)
+		if n == 0 {
+			c.outFDs = slices.Clone(fds)
+		}
 	case errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ETOOMANYREFS):
 		return err
 	default:
@@ -54,8 +58,10 @@ func (c *Conn) sendError(err error) {
 
 // flush sends what did not fit.
 func (c *Conn) flush() (wait uint32, err error) {
-	n, err := c.raw.Send(c.out)
-	c.out = c.out[n:]
+	n, err := c.raw.Send(c.out, c.outFDs...)
+	if c.out = c.out[n:]; n > 0 {
+		c.outFDs = nil
+	}
 	switch {
 	case err == nil:
 		c.out = nil
