@@ -66,8 +66,11 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 	}
 	switch {
 	case q.process.ID != peer.ID{}:
-		if q.process.FD == nil {
-			return nil, peer.ErrExited // the grant by which the process was known ended with it
+		if q.process.FD == nil { // the grant by which the process was known has ended since
+			var err error
+			if q.process, err = peer.OfConn(q.Caller.rc, q.Caller.Peer); err != nil {
+				return nil, err
+			}
 		}
 		if err := r.cfg.Exits.Add(g.id, q.process.FD); err != nil {
 			return nil, err
