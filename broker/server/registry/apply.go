@@ -82,13 +82,14 @@ func (r *Registry) add(e Listener) {
 // enroll puts a listener into the books.
 func (r *Registry) enroll(l *listener) {
 	name := l.socket.Name()
-	r.listeners[name] = l
+	r.listeners[name], r.sorted = l, nil
 	delete(r.pending, name)
 	r.cfg.Health.Watch(l.socket, l.blocking)
 }
 
 func (r *Registry) remove(l *listener) {
 	delete(r.listeners, l.socket.Name())
+	r.sorted = nil
 	l.unbound = true
 	r.journal.RemoveListener(l.token)
 	for _, g := range slices.Clone(l.holders) {

@@ -25,8 +25,8 @@ func (r *Registry) List(c *Caller) ([]Snapshot, []protocol.Holder) {
 	waiting := r.waitingFor()
 	var shots []Snapshot
 	seen := make(map[string]bool)
-	for _, name := range r.names() {
-		if l := r.listeners[name]; c == nil || c.May(l.socket.Spec().Options) {
+	for _, l := range r.byName() {
+		if name := l.socket.Name(); c == nil || c.May(l.socket.Spec().Options) {
 			seen[name] = true
 			shots = append(shots, l.snapshot(waiting[name]))
 		}

@@ -3,28 +3,37 @@
 package registry
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// names returns the names of all listeners, sorted.
-func (r *Registry) names() []string {
-	names := make([]string, 0, len(r.listeners))
-	for name := range r.listeners {
-		names = append(names, name)
+// byName returns all listeners, by name. The caller must not change it.
+func (r *Registry) byName() []*listener {
+	if r.sorted == nil { // clients without privilege may ask for it as often as they like
+		r.sorted = slices.SortedFunc(maps.Values(r.listeners), func(a, b *listener) int {
+			return strings.Compare(a.socket.Name(), b.socket.Name())
+		})
 	}
-	slices.Sort(names)
-	return names
+	return r.sorted
 }
 
 func everything(*spec.Options) bool { return true }
 
 // visibleTo returns the names of listeners that may accepts, as many as an error has room for.
-func (r *Registry) visibleTo(may func(*spec.Options) bool) []string {
-	names := slices.DeleteFunc(r.names(), func(name string) bool { return !may(r.listeners[name].socket.Spec().Options) })
-	return names[:min(len(names), protocol.MaxNamesInError)]
+func (r *Registry) visibleTo(may func(*spec.Options) bool) (names []string) {
+	for _, l := range r.byName() {
+		if len(names) == protocol.MaxNamesInError {
+			break
+		}
+		if s := l.socket.Spec(); may(s.Options) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // full reports whether l has as many holders as it may have.
@@ -74,8 +83,7 @@ func (r *Registry) Listeners() []Listener {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := make([]Listener, 0, len(r.listeners))
-	for _, name := range r.names() {
-		l := r.listeners[name]
+	for _, l := range r.byName() {
 		all = append(all, Listener{l.socket, l.token, l.configured})
 	}
 	return all

@@ -65,6 +65,7 @@ func (r *Registry) Close() (sockets []*socket.Socket) {
 			sockets = append(sockets, l.socket)
 		}
 		clear(r.listeners)
+		r.sorted = nil
 		r.journal.Close()
 	})
 	return sockets

@@ -31,6 +31,7 @@ type Registry struct {
 	phase     Phase
 	journal   *journal.Journal // which records nothing until Continue
 	listeners map[string]*listener
+	sorted    []*listener     // the same, by name; nil: not known
 	pending   map[string]bool // names that are not bound yet, and may be handed back
 	grants    map[int64]*Grant
 	processes map[peer.ID]*Grant // grants that follow a process
