@@ -98,9 +98,14 @@ func (c *Conn) ready(events uint32) {
 	c.advance()
 }
 
-// advance does what can be done for the connection now, and then says what it waits for.
+// advance does what can be done for the connection now, and then says what it waits for. After a few steps
+// others have their turn: its client may send calls without end.
 func (c *Conn) advance() {
-	for !c.closed && !c.running {
+	for n := 0; !c.closed && !c.running; n++ {
+		if n == stepsInTurn {
+			c.Wake()
+			return
+		}
 		wait, err := c.step()
 		if err != nil {
 			c.end(err)

@@ -63,11 +63,12 @@ type Loop struct {
 }
 
 const (
-	readSize   = 4096
-	crowd      = 8  // connections accepted in one turn, so that none waits for all the others
-	lookAround = 16 // turns with one connection each after which to look for a crowd again
-	backoffMin = 5 * time.Millisecond
-	backoffMax = time.Second
+	readSize    = 4096
+	crowd       = 8  // connections accepted in one turn, so that none waits for all the others
+	stepsInTurn = 8  // of one connection
+	lookAround  = 16 // turns with one connection each after which to look for a crowd again
+	backoffMin  = 5 * time.Millisecond
+	backoffMax  = time.Second
 )
 
 // New returns a loop. The caller must close it.
