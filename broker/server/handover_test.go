@@ -3,8 +3,10 @@
 package server_test
 
 import (
+	"context"
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,5 +58,43 @@ func TestUntilReady(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestRestartedOnceItServes: clients that begin to watch are told of a restart as long after the broker serves,
+// however long it took to start.
+func TestRestartedOnceItServes(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	k := newKeeping(t)
+	b, _ := k.start()
+	_ = b.stop()
+	s, err := server.New(server.Config{Store: k, Outlived: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took, err := s.Restore(k.passed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := server.ListenControl(server.ControlConfig{Path: k.path, Restored: took.Control})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	began := time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, control.Listener) }()
+	c := dialClient(t, k.path)
+	c.send(watch)
+	c.event()
+	if e, _ := c.event(); e.What != protocol.EventRestarted || e.Time < began.UnixMicro() {
+		t.Errorf("got %+v, and it serves since %d", e, began.UnixMicro())
+	}
+	cancel()
+	<-served
+	control.Release()
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -102,6 +102,9 @@ func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 		s.Stop(endingOf(context.Cause(ctx)), s.loop.Stop)
 		close(s.stopping)
 	})
+	if !s.taken.at.IsZero() {
+		s.taken.at = time.Now() // only now do clients come
+	}
 	defer context.AfterFunc(ctx, stop)()
 	left, err := s.loop.Serve(ln)
 	stop()
