@@ -80,7 +80,7 @@ func (c *Conn) closeGarbage() {
 // since the next broker goes by that. It returns how many it left behind: what they run, or what they close,
 // does not end.
 func (l *Loop) finish() (left int) {
-	l.stopping = true
+	l.stopping, l.paused = true, time.Time{}
 	_ = l.watch(l.listener, unix.EPOLL_CTL_DEL, 0)
 	l.runQueue()
 	for _, c := range l.conns {
