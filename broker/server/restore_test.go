@@ -3,6 +3,7 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/broker/server/journal"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -380,5 +382,60 @@ func testRestoreElsewhere(t *testing.T, spare bool) {
 	_ = conn.Close()
 	if now := k.names(); len(now) != 3 {
 		t.Errorf("stored: %v", now)
+	}
+}
+
+// watchedStore records the listeners of each journal that it is given.
+type watchedStore struct {
+	*keeping
+	listeners []int
+}
+
+func (w *watchedStore) Keep(name string, fd *scmrights.FD) error {
+	if strings.HasPrefix(name, "@state") {
+		dup, err := fd.Dup()
+		if err != nil {
+			return err
+		}
+		j, was, err := journal.Open(dup)
+		if err != nil {
+			return err
+		}
+		j.Close()
+		w.listeners = append(w.listeners, len(was.Listeners))
+	}
+	return w.keeping.Keep(name, fd)
+}
+
+// TestNewJournalIsComplete: a journal that takes the place of another one is stored once it says all that the
+// other one did. So a broker that ends meanwhile has lost nothing.
+func TestNewJournalIsComplete(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	k := newKeeping(t)
+	b, _ := k.start()
+	b.bind(t, "one=127.0.0.1:0", "two=127.0.0.1:0")
+	_ = b.stop()
+	if err := k.state().Control(func(n uintptr) {
+		log := make([]byte, 4096)
+		_, _ = unix.Pread(int(n), log, 0)
+		if _, err := unix.Pwrite(int(n), []byte("x"), int64(bytes.Index(log, []byte("two=")))); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w := &watchedStore{keeping: k}
+	s, err := server.New(server.Config{Store: w, Outlived: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	took, err := s.Restore(k.passed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = took.Control.FD.Close()
+	if took.Listeners != 1 || !slices.Equal(w.listeners, []int{1}) {
+		t.Errorf("restored %d listeners, and stored journals with %v", took.Listeners, w.listeners)
 	}
 }

@@ -54,12 +54,13 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 			b.unkeep(p.Name)
 		}
 	}
-	was, err := b.openJournal(journals)
+	was, store, err := b.openJournal(journals)
 	if err != nil {
 		return t, err
 	}
 	t.Ending, t.Process = was.Ending, was.Process
 	b.restore(&t, was, sockets)
+	store()
 	if controlFD != nil {
 		t.Control = &control.Restored{FD: controlFD, File: was.Control.File, Path: was.Control.Path}
 	}
@@ -67,9 +68,12 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 }
 
 // openJournal goes on with the journal of the earlier broker, if one of stored is that, and otherwise begins
-// a new one.
-func (b *Binder) openJournal(stored []Passed) (was journal.Contents, err error) {
+// a new one. Store puts that in the place of damaged ones in the store, and has to be called once it is
+// complete: if this broker ends before that, the next one restores what this one has.
+func (b *Binder) openJournal(stored []Passed) (was journal.Contents, store func(), err error) {
 	var j *journal.Journal
+	var damaged []string
+	isNew := false
 	for _, p := range stored {
 		if j != nil {
 			_ = p.FD.Close()
@@ -86,7 +90,7 @@ func (b *Binder) openJournal(stored []Passed) (was journal.Contents, err error) 
 		case err == nil:
 			b.expired = append(b.expired, p.Name) // the version that wrote it may have to go on with it
 		default:
-			b.unkeep(p.Name)
+			damaged = append(damaged, p.Name)
 		}
 		if j != nil || len(was.Listeners) == 0 {
 			was = contents
@@ -94,14 +98,20 @@ func (b *Binder) openJournal(stored []Passed) (was journal.Contents, err error) 
 	}
 	if j == nil {
 		if j, err = journal.New(); err != nil {
-			return was, err
+			return was, nil, err
 		}
 		j.SetEnding(was.Ending, was.Process)
-		b.journal = storedJournal + "." + strconv.FormatUint(inodeOf(j.File()), 16)
-		b.keep(b.journal, j.File())
+		b.journal, isNew = storedJournal+"."+strconv.FormatUint(inodeOf(j.File()), 16), true
 	}
 	b.cfg.Registry.Continue(j, was)
-	return was, nil
+	return was, func() {
+		if isNew {
+			b.keep(b.journal, j.File())
+		}
+		for _, name := range damaged {
+			b.unkeep(name)
+		}
+	}, nil
 }
 
 // restore makes of what the journal says what it was.
