@@ -13,8 +13,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// TestClearLinger: a descriptor that a client without privilege has sent is closed without waiting, unless it
-// may be in use.
+// TestClearLinger: the close of a descriptor that a client without privilege has sent does not wait, except for one that
+// listens and may be in use.
 func TestClearLinger(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
