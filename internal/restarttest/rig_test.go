@@ -73,7 +73,19 @@ func start(t testing.TB, args ...string) *rig {
 func startAs(t testing.TB, prepare func(*exec.Cmd), args ...string) *rig {
 	t.Helper()
 	dir := fdtest.SocketDir(t)
+	build(t, dir)
+	return startIn(t, dir, prepare, args...)
+}
+
+// build builds the programs of this tree.
+func build(t testing.TB, dir string) {
+	t.Helper()
 	fdtest.Build(t, dir, module+"/cmd/fdbroker", module+"/cmd/fdclient")
+}
+
+// startIn is startAs with the programs that are in dir.
+func startIn(t testing.TB, dir string, prepare func(*exec.Cmd), args ...string) *rig {
+	t.Helper()
 	r := &rig{t: t, program: dir + "/fdbroker", socket: dir + "/c"}
 	t.Setenv("FDBROKER_SOCKET", r.socket)
 	r.client.Socket = r.socket
