@@ -14,7 +14,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// Ids of nobody in particular.
+// Users and groups of the tests.
 const (
 	alice, bob, carol = 61001, 61002, 61003
 	staff             = 61010
@@ -27,7 +27,7 @@ func TestAllow(t *testing.T) {
 		fmt.Sprintf("two=127.0.0.1:0,allow=uid:%d+gid:%d", alice, staff), "any=127.0.0.1:0,allow=any")
 	names := []string{"none", "uid", "gid", "two", "any"}
 	for _, c := range []struct {
-		who  string
+		user string
 		ids  []uint32
 		want string
 	}{
@@ -37,9 +37,9 @@ func TestAllow(t *testing.T) {
 		{"by supplementary group", []uint32{bob, bob, 61020, staff, 61021}, "gid two any"},
 		{"a uid that is another's gid", []uint32{staff, staff + 1}, "any"},
 		{"stranger", []uint32{carol, carol}, "any"},
-		{"nobody", []uint32{65534, 65534}, "any"},
+		{"the overflow user", []uint32{65534, 65534}, "any"},
 	} {
-		t.Run(c.who, func(t *testing.T) {
+		t.Run(c.user, func(t *testing.T) {
 			w := b.spawn(t, c.ids...)
 			var may []string
 			for _, name := range names {
@@ -113,8 +113,8 @@ func TestBindAndUnbindAreForTheOwner(t *testing.T) {
 	}
 }
 
-// The broker's own user may do all that root may; but uid 65534 is what the kernel
-// shows for everybody whom it does not know, and so is nobody's own.
+// The broker's own user may do all that root may, except if its uid is 65534: the kernel shows that for
+// every user it does not know.
 func TestOwnUser(t *testing.T) {
 	for _, c := range []struct {
 		uid uint32
@@ -166,7 +166,7 @@ func TestLimitPerUser(t *testing.T) {
 	})
 }
 
-// However many clients others have, there is room for root.
+// However many clients other users have, there is room for root.
 func TestClientsOfOthers(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{MaxClients: 16}, "a=127.0.0.1:0,allow=any")
@@ -182,8 +182,8 @@ func TestClientsOfOthers(t *testing.T) {
 	b.client(t).alive()
 }
 
-// The broker has a descriptor open for each process that holds something, and one
-// user may not take them all. Connections do not count: they have their own limit.
+// The broker has a descriptor open for each process that holds a listener, and one user may not take them
+// all. Connections do not count, because they have their own limit.
 func TestGrantsPerUser(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{MaxGrantsPerUID: 2}, "a=127.0.0.1:0,allow=any", "b=127.0.0.1:0,allow=any")

@@ -15,7 +15,7 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// With any, it may be any descriptor, and it is handed out as it is.
+// With any, put takes any descriptor, and hands it out as it is.
 func TestPutAny(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -57,7 +57,7 @@ func TestPutAny(t *testing.T) {
 			t.Errorf("read %d bytes, %v", got, err)
 		}
 	})
-	// The configuration does not get hold of it.
+	// A configuration does not change it.
 	if _, err := b.Reload(nil); err != nil {
 		t.Error(err)
 	}

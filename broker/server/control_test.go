@@ -30,9 +30,8 @@ func give(t testing.TB, path string, uid uint32) {
 	}
 }
 
-// controlHelper takes the control socket at args[0] once its standard input says
-// so, prints whether it has, and keeps it until that ends. Then it goes as a crash
-// would.
+// controlHelper takes the control socket at args[0] once its standard input says so, prints whether it has,
+// and keeps it until its standard input ends. Then it ends as in a crash.
 func controlHelper(args []string) int {
 	if _, err := readLine(os.Stdin); err != nil {
 		return 1
@@ -91,8 +90,8 @@ func TestListenControl(t *testing.T) {
 	}
 }
 
-// TestExposed: whoever can replace the control socket is named; in a directory like
-// /tmp nobody can.
+// TestExposed: a user who can replace the control socket is named; in a directory like /tmp no other user
+// can.
 func TestExposed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -153,8 +152,8 @@ func TestSecondBroker(t *testing.T) {
 	}
 }
 
-// TestLockOfAnother: a lock file that another user has made, and has locked, is no
-// sign of another broker.
+// TestLockOfAnother: a lock file that another user has made and locked does not mean that there is another
+// broker.
 func TestLockOfAnother(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
@@ -213,8 +212,7 @@ func TestStaleAndForeignSockets(t *testing.T) {
 	}
 }
 
-// Of brokers that start at once on a stale socket, one wins; when it crashes, the
-// next one can start.
+// Of brokers that start at once on a stale socket one wins. If it crashes, the next one can start.
 func TestManyBrokersAtOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")

@@ -58,7 +58,7 @@ func (c *client) wasToldNothing() {
 	c.ended()
 }
 
-// TestDeployIsTold: a deploy is told of those drains that replace it, and of no other.
+// TestDeployIsTold: a deploy is told of the drains that replace it, and of no others.
 func TestDeployIsTold(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
@@ -84,8 +84,8 @@ func TestDeployIsTold(t *testing.T) {
 	second.alive() // the connection goes on
 }
 
-// TestDeployIsToldFirst: who starts workers knows that they are asked to leave before any
-// of them does, so that it starts no others.
+// TestDeployIsToldFirst: a deploy is told that its workers are asked to leave before any of them leaves, so
+// that it starts no others.
 func TestDeployIsToldFirst(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -129,7 +129,7 @@ func firstReadable(t *testing.T, clients ...*client) *client {
 	}
 }
 
-// TestDeployOfNameToCome: a deploy may come before its listener.
+// TestDeployOfNameToCome: a deploy may name a listener that is not bound yet.
 func TestDeployOfNameToCome(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -139,8 +139,8 @@ func TestDeployOfNameToCome(t *testing.T) {
 	d.replaced(generation)
 }
 
-// TestReplaced: what has been sent away gets nothing more, whoever asks, and whether it
-// comes or has waited; what is newer does.
+// TestReplaced: an excluded generation gets nothing more, whoever asks, whether it comes or has waited. A
+// newer one does.
 func TestReplaced(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,max=1", "api=127.0.0.1:0")
@@ -186,13 +186,13 @@ func TestReplaced(t *testing.T) {
 	b.hold(t, protocol.GetParameters{Names: []string{"api"}, Generation: old}) // another listener
 }
 
-// TestDeployGoesOn: after the connection was lost a deploy is the same again, unless it
-// has been replaced meanwhile.
+// TestDeployGoesOn: a deploy that reconnects has the same generation, unless it has been replaced
+// meanwhile.
 func TestDeployGoesOn(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
-	lost, generation := b.deploy(t, "web")
-	lost.close()
+	first, generation := b.deploy(t, "web")
+	first.close()
 	again := b.client(t)
 	again.send(deploy(generation, "web"))
 	if reply, _ := again.deployed(); reply.Generation != generation {
@@ -207,8 +207,8 @@ func TestDeployGoesOn(t *testing.T) {
 	}
 }
 
-// TestGenerationOfEarlierBroker: a broker that has started with nothing counts on from
-// what it is told of, so that nobody who was there is newer than who comes.
+// TestGenerationOfEarlierBroker: a broker that has started with an empty journal counts on from the
+// generations that clients name, so that no earlier one is newer than a new one.
 func TestGenerationOfEarlierBroker(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -235,7 +235,7 @@ func TestGenerationOfEarlierBroker(t *testing.T) {
 	newer.wasToldNothing()
 }
 
-// TestGreatGeneration: whatever a user says, there are generations left for the others.
+// TestGreatGeneration: whatever generation a user names, there are generations left for others.
 func TestGreatGeneration(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "root=127.0.0.1:0")
@@ -251,7 +251,7 @@ func TestGreatGeneration(t *testing.T) {
 	worker.wantEvent(grant, protocol.EventDrain, true)
 }
 
-// TestDeployIsRefused: wrong calls, and listeners of others.
+// TestDeployIsRefused: wrong calls, and listeners of others, are refused.
 func TestDeployIsRefused(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "root=127.0.0.1:0")
@@ -298,7 +298,7 @@ func TestDeployOfAnotherUser(t *testing.T) {
 	roots.wasToldNothing()
 }
 
-// party is one of two who deploy at the same time.
+// party is one of two deploys at the same time.
 type party struct {
 	b          *broker
 	deploy     *client
@@ -308,8 +308,8 @@ type party struct {
 	refused    bool
 }
 
-// step does the next thing that somebody does who deploys: it joins, starts a
-// worker, and once that has its socket sends away who is older.
+// step does the next thing in a deploy: it enrolls, starts a worker, and drains the older workers once that
+// has its socket.
 func (p *party) step(t *testing.T, n int) {
 	switch n {
 	case 0:
@@ -330,9 +330,9 @@ func (p *party) step(t *testing.T, n int) {
 	}
 }
 
-// TestTwoDeploysAtOnce: in whatever order the steps of two deploys come, the newer one's
-// worker stays, and the older one's is told to leave or never gets the socket. So it is
-// with a worker that each starts anew at the end.
+// TestTwoDeploysAtOnce: in whatever order the steps of two deploys come, the newer one's worker stays, and
+// the older one's is told to leave or never gets the socket. The same is true of a worker that each starts
+// at the end.
 func TestTwoDeploysAtOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for order := range 1 << 6 {
@@ -349,9 +349,9 @@ func TestTwoDeploysAtOnce(t *testing.T) {
 			parties := [2]*party{{b: b}, {b: b}}
 			done := [2]int{}
 			for i := range 6 {
-				who := order >> i & 1
-				parties[who].step(t, done[who])
-				done[who]++
+				party := order >> i & 1
+				parties[party].step(t, done[party])
+				done[party]++
 			}
 			older, newer := parties[0], parties[1]
 			if older.generation > newer.generation {

@@ -63,7 +63,7 @@ func (b *broker) states(t testing.TB) map[int64]string {
 	return states
 }
 
-// TestDrainSignal: a process gets the signal that it has named, and no other does.
+// TestDrainSignal: a process gets the signal that it has named, and no other process does.
 func TestDrainSignal(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "other=127.0.0.1:0")
@@ -97,7 +97,7 @@ func TestDrainSignal(t *testing.T) {
 	}
 }
 
-// TestDrainSignalBehindExec: it is the process that is asked, whatever it executes.
+// TestDrainSignalBehindExec: the process is asked to leave, also if it has executed another program.
 func TestDrainSignalBehindExec(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -113,7 +113,7 @@ func TestDrainSignalBehindExec(t *testing.T) {
 	}
 }
 
-// TestDrainWithoutSignal: who has named none is draining, and goes on.
+// TestDrainWithoutSignal: a holder that has named no signal is draining, and goes on.
 func TestDrainWithoutSignal(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -135,8 +135,8 @@ func TestDrainWithoutSignal(t *testing.T) {
 	}
 }
 
-// holdWays are the ways to hold a grant that lasts as long as a connection: at the desk
-// and in a session, at once and after a wait.
+// holdWays are the ways to hold a grant that lasts as long as a connection: with the first call and with a
+// later one, at once and after a wait.
 func holdWays(b *broker) map[string]func(t *testing.T) (*client, int64) {
 	p := protocol.GetParameters{Names: []string{"web"}}
 	await := func(t *testing.T, c *client) (*client, int64) {
@@ -150,16 +150,16 @@ func holdWays(b *broker) map[string]func(t *testing.T) (*client, int64) {
 		return c, reply.Grant
 	}
 	return map[string]func(t *testing.T) (*client, int64){
-		"desk": func(t *testing.T) (*client, int64) { return b.hold(t, p) },
-		"session": func(t *testing.T) (*client, int64) {
+		"Get": func(t *testing.T) (*client, int64) { return b.hold(t, p) },
+		"another call first": func(t *testing.T) (*client, int64) {
 			c := b.client(t)
-			c.alive() // such a call is none of the desk's
+			c.alive() // a call of another method comes first
 			c.send(getMore(p))
 			reply, _ := c.got()
 			return c, reply.Grant
 		},
 		"waited for": func(t *testing.T) (*client, int64) { return await(t, b.client(t)) },
-		"waited for in a session": func(t *testing.T) (*client, int64) {
+		"waited for, with another call first": func(t *testing.T) (*client, int64) {
 			c := b.client(t)
 			c.alive()
 			return await(t, c)
@@ -194,12 +194,12 @@ func TestDrainEvent(t *testing.T) {
 	}
 }
 
-// TestDrainBehindUnreadReply: the event comes after the sockets, also to who has not
-// read these yet.
+// TestDrainBehindUnreadReply: the event comes behind the sockets, also if the client has not read these
+// yet.
 func TestDrainBehindUnreadReply(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
-	for name, before := range map[string]func(*client){"desk": func(*client) {}, "session": (*client).alive} {
+	for name, before := range map[string]func(*client){"Get": func(*client) {}, "another call first": (*client).alive} {
 		t.Run(name, func(t *testing.T) {
 			c := b.client(t)
 			before(c)
@@ -217,8 +217,7 @@ func TestDrainBehindUnreadReply(t *testing.T) {
 	}
 }
 
-// TestDrainBefore: what counts is the generation, which is the grant's id where the
-// holder has named none.
+// TestDrainBefore: the generation decides, which is the grant's id if the holder has named none.
 func TestDrainBefore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
@@ -255,9 +254,9 @@ func TestDrainBefore(t *testing.T) {
 		{older(0, "web"), 0, nil},
 		{older(first, "web"), 0, nil},
 		{older(second, "web"), 2, []int64{first, late}},
-		{older(second, "web"), 2, []int64{first, late}}, // none anew
+		{older(second, "web"), 2, []int64{first, late}}, // no new ones
 		{older(1<<62, "web"), 4, []int64{first, second, late, both}},
-		{all("web", "api"), 5, []int64{first, second, late, both, other}}, // both counts once
+		{all("web", "api"), 5, []int64{first, second, late, both, other}}, // the one with both names counts once
 	} {
 		if got := c.drain(step.p); got.Drained != step.drained {
 			t.Errorf("%+v: got %+v, want %d", step.p, got, step.drained)
@@ -268,7 +267,7 @@ func TestDrainBefore(t *testing.T) {
 	}
 }
 
-// TestDrainWithMore: who waits for the holders to leave is told of each.
+// TestDrainWithMore: a client that waits for the holders to leave is told of each.
 func TestDrainWithMore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -293,7 +292,7 @@ func TestDrainWithMore(t *testing.T) {
 	}
 	wantLeft(2)
 	giver.reply()
-	giver.close() // who gives up disturbs nobody
+	giver.close() // a client that gives up changes nothing for others
 	_, newcomer := b.hold(t, protocol.GetParameters{Names: []string{"web"}})
 	one.close()
 	wantLeft(1)
@@ -314,7 +313,7 @@ func TestDrainWithMore(t *testing.T) {
 	}
 }
 
-// TestDrainAllOrNone: where one name is wrong nobody is asked.
+// TestDrainAllOrNone: if one name is wrong, no holder is asked to leave.
 func TestDrainAllOrNone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any", "root=127.0.0.1:0")
@@ -339,7 +338,7 @@ func TestDrainAllOrNone(t *testing.T) {
 	}
 }
 
-// TestDrainOfOnesOwn: a user sends away its own processes, and nobody else's.
+// TestDrainOfOnesOwn: a user drains its own processes, and no others.
 func TestDrainOfOnesOwn(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any")
@@ -363,7 +362,7 @@ func TestDrainOfOnesOwn(t *testing.T) {
 			t.Errorf("got %+v", h)
 		}
 	}
-	// What alice has sent away is her own, also where it comes later.
+	// Alice has drained her own processes, also if they come later.
 	old := getOnce(protocol.GetParameters{Names: []string{"web"}, Generation: rootGrant})
 	if err := drainer.call(old); !errors.Is(err, protocol.ErrReplaced) {
 		t.Errorf("alice: got %v", err)
@@ -374,8 +373,7 @@ func TestDrainOfOnesOwn(t *testing.T) {
 	roots.close()
 }
 
-// TestDrainCannotSignal: a broker without the right to signal a process says so, and
-// does not count it.
+// TestDrainCannotSignal: a broker that may not signal a process says so, and does not count it.
 func TestDrainCannotSignal(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -400,8 +398,8 @@ func TestDrainCannotSignal(t *testing.T) {
 	}
 }
 
-// TestDrainSignalIsTheUsers: a process that has become another user's gets no signal
-// that its first user chose.
+// TestDrainSignalIsTheUsers: a process that has become another user's gets no signal that its first user
+// chose.
 func TestDrainSignalIsTheUsers(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any")
@@ -436,7 +434,7 @@ func TestDrainSignalNames(t *testing.T) {
 		}
 		p.Names = []string{"web"}
 		for _, k := range []call{getOnce(p), getMore(p)} {
-			for _, c := range []*client{c, b.client(t)} { // a session, and the desk
+			for _, c := range []*client{c, b.client(t)} { // a connection with an earlier call, and a new one
 				c.send(k)
 				err := c.refused()
 				if e, ok := errors.AsType[*protocol.InvalidParameterError](err); !ok || e.Parameter != want {
@@ -469,7 +467,7 @@ func TestWatchDrain(t *testing.T) {
 	var got []string
 	for range 6 {
 		e, _ := w.event()
-		got = append(got, brief(e))
+		got = append(got, constant(e))
 		if e.What == protocol.EventDraining && e.Holder.State != protocol.StateDraining {
 			t.Errorf("got %+v", e.Holder)
 		}

@@ -47,9 +47,8 @@ func TestGetReturnsTheSocketsInOrder(t *testing.T) {
 // unixAddress returns the address of a new path.
 func unixAddress(t testing.TB) string { return "unix://" + fdtest.SocketDir(t) + "/s" }
 
-// The broker changes nothing of a socket that it hands out: it stays non-blocking
-// and close-on-exec, with its backlog, and what is queued waits for the first
-// holder.
+// The broker changes nothing of a socket that it hands out: it stays non-blocking and close-on-exec, with
+// its backlog, and the connections in its queue wait for the first holder.
 func TestHandingOutChangesNothing(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, spec4+",backlog=7")
@@ -60,7 +59,7 @@ func TestHandingOutChangesNothing(t *testing.T) {
 	}
 	defer early.Close()
 	if l := b.listener(t, "web"); !l.Orphaned || *l.Queue != 1 {
-		t.Errorf("one connection is queued and nobody holds: %+v", l)
+		t.Errorf("one connection is queued and there is no holder: %+v", l)
 	}
 	c := b.client(t)
 	c.send(get("web"))
@@ -99,7 +98,7 @@ func fileListener(t testing.TB, file func(string) (*os.File, error)) net.Listene
 	return ln
 }
 
-// All of a call's names or none: not one place is taken by a call that fails.
+// A Get is given all of its names or none: if it fails, it takes no place.
 func TestGetIsAllOrNone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1", "b=127.0.0.1:0,max=1")
@@ -210,8 +209,8 @@ func TestPipelinedCallsAreAnsweredInOrder(t *testing.T) {
 	}
 }
 
-// One reply with descriptors is under way per connection: until it was read, the
-// next call is not even answered.
+// One reply with descriptors is under way per connection: until the client has read it, the next call is
+// not answered.
 func TestNextReplyWaitsUntilDescriptorsWereRead(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
@@ -292,7 +291,7 @@ func TestUnbindTellsHoldersWithMore(t *testing.T) {
 	}
 }
 
-// What is sent while a Get waits, or is held, is answered when that is over.
+// Calls behind a Get that waits, or that holds, are answered once it has ended.
 func TestCallsBehindAGetThatWaits(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -314,8 +313,8 @@ func TestCallsBehindAGetThatWaits(t *testing.T) {
 	}
 }
 
-// A wake that comes as park sees its reason by itself must not end the session
-// later, and neither must one that comes while sockets are being sent.
+// A wake that comes when the request is already decided does not end the connection later, nor does one
+// that comes while sockets are being sent.
 func TestAnsweredRequestsLeaveTheConnectionAlive(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})

@@ -41,12 +41,11 @@ func TestProcessGrantFollowsTheProcess(t *testing.T) {
 	w.kill()
 	b.held(t, "a", 0, 0)
 	b.held(t, "b", 0, 0)
-	// What happened is logged once the registry's lock is free again.
+	// Events are logged once the registry's lock is free again.
 	fdtest.Eventually(t, "one end is logged", func() bool { return len(b.logs.lines(`"ended"`, `"why":"exited"`)) == 1 })
 }
 
-// A place is handed over, first come first served, as its holder ends: by the end
-// of a process and of a connection.
+// A place goes to the first request that waits once its holder ends, be that a process or a connection.
 func TestPlacesAreHandedOverInOrder(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -68,7 +67,7 @@ func TestPlacesAreHandedOverInOrder(t *testing.T) {
 	if !ok || full.Name != "a" || full.Max != 1 || len(full.Holders) != 1 || full.Holders[0].PID != w.pid() || full.Holders[0].Command == "" {
 		t.Errorf("got %+v", full)
 	}
-	waiters[1].close() // one that has gone is passed over
+	waiters[1].close() // a client that has gone gets nothing
 	b.held(t, "a", 1, 3)
 	w.kill()
 	for i, c := range []*client{waiters[0], waiters[2], waiters[3]} {
@@ -81,7 +80,7 @@ func TestPlacesAreHandedOverInOrder(t *testing.T) {
 	b.held(t, "a", 0, 0)
 }
 
-// Who waits and dies, as a process, takes no place.
+// A process that ends while its request waits takes no place.
 func TestDeadWaiterTakesNoPlace(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -121,7 +120,7 @@ func TestWaitForAName(t *testing.T) {
 	if h := b.client(t).list().Holders; len(h) != 1 || h[0].State != protocol.StateWaiting {
 		t.Errorf("holders: %+v", h)
 	}
-	// Who waits for several reserves none.
+	// A request for several names reserves none.
 	second.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
 	second.got()
 	b.bind(t, "later=127.0.0.1:0")
@@ -178,8 +177,7 @@ func TestBlocking(t *testing.T) {
 	}
 }
 
-// What a worker does to O_NONBLOCK is shown and logged, and not undone while
-// anybody holds the socket.
+// If a worker changes O_NONBLOCK, that is shown and logged, and not undone while there are holders.
 func TestFlip(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
@@ -205,9 +203,9 @@ func TestFlip(t *testing.T) {
 	fdtest.Eventually(t, "it is logged", func() bool { return len(b.logs.lines("a worker changed", `"name":"a"`)) == 1 })
 }
 
-// What the broker lets go of, its holders go on using: it must not change under
-// them as the listener is unbound or the broker stops.
-func TestLettingGoLeavesO_NONBLOCKAlone(t *testing.T) {
+// Holders go on using a socket that was unbound, or whose broker stops: O_NONBLOCK must not change under
+// them.
+func TestUnbindAndStopLeaveO_NONBLOCKAlone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "unbound=127.0.0.1:0", "link=127.0.0.1:0", "process=127.0.0.1:0")
 	var held []func() bool
@@ -235,8 +233,7 @@ func TestLettingGoLeavesO_NONBLOCKAlone(t *testing.T) {
 	}
 }
 
-// A holder that is dead is never in the way, even where the broker has not been
-// told of its death yet.
+// A holder that has ended takes no place, even if the broker has not been told of its end yet.
 func TestDeadHolderIsNeverInTheWay(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -261,8 +258,8 @@ func TestDeadHolderIsNeverInTheWay(t *testing.T) {
 	}
 }
 
-// A connection may outlive the process that made it. To grant that process
-// anything would leave a holder that nobody knows of.
+// A connection may outlive the process that made it. That process is granted nothing, because nothing would
+// end the grant.
 func TestGetOfAProcessThatHasEnded(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -315,7 +312,7 @@ func (b *broker) connectedBy(t testing.TB, w *worker) *net.UnixConn {
 	return nil
 }
 
-// clientOn returns a client on a connection that is there already.
+// clientOn returns a client on a connection that exists already.
 func clientOn(t testing.TB, uc *net.UnixConn) *client {
 	t.Helper()
 	conn, err := protocol.NewConn(uc, protocol.MaxReply, 64)
@@ -327,8 +324,8 @@ func clientOn(t testing.TB, uc *net.UnixConn) *client {
 	return c
 }
 
-// A place that was given to a process which could not be told of it is free again,
-// and what the process has got before stays its own.
+// If a process cannot be sent what it was granted, the place is free again, and what it has got before
+// stays its own.
 func TestUndeliveredSocketsAreTakenBack(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "mine=127.0.0.1:0", "a=127.0.0.1:0,max=1")
@@ -338,8 +335,8 @@ func TestUndeliveredSocketsAreTakenBack(t *testing.T) {
 	holder := b.client(t)
 	holder.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
 	holder.got()
-	// Who shuts its socket down for reading cannot be sent anything, and yet is not
-	// gone for the broker.
+	// A client that shuts its socket down for reading cannot be sent anything, but the broker does not count
+	// it as gone.
 	c.send(getOnce(protocol.GetParameters{Names: []string{"mine", "a"}, Wait: true}))
 	b.held(t, "a", 1, 1)
 	if err := c.uc.CloseRead(); err != nil {
@@ -350,8 +347,8 @@ func TestUndeliveredSocketsAreTakenBack(t *testing.T) {
 	b.held(t, "mine", 1, 0)
 }
 
-// Where the broker cannot see the pid of its client, a grant lasts as long as the
-// connection, on which everything else goes on.
+// If the broker cannot see the pid of its client, a grant lasts as long as the connection, on which
+// everything else goes on.
 func TestUnseenProcess(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make a pid namespace")

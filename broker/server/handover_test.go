@@ -15,8 +15,8 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// TestUntilReady: what became of the broker before counts until one is ready: those that
-// came between have not got to say anything of their own.
+// TestUntilReady: the journal says how the last broker has ended that was ready: brokers that were not
+// ready change nothing of that.
 func TestUntilReady(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
@@ -24,10 +24,10 @@ func TestUntilReady(t *testing.T) {
 	if err := b.stop(); err == nil {
 		t.Fatal("it has not been stopped")
 	}
-	// As if it had ended for an upgrade, in another process than this one.
+	// As if that broker had ended for an upgrade, in another process.
 	const atEnding, upgrading, otherProcess = 16, 2, 1
 	words := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, upgrading), otherProcess)
-	if err := k.state().Control(func(fd uintptr) {
+	if err := k.journal().Control(func(fd uintptr) {
 		if n, err := unix.Pwrite(int(fd), words, atEnding); n != len(words) {
 			t.Errorf("wrote %d bytes, %v", n, err)
 		}

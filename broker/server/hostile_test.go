@@ -20,14 +20,14 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// short is a CallTimeout that a client which dawdles reaches soon.
+// short is a CallTimeout that a slow client reaches soon.
 const short = 100 * time.Millisecond
 
-// unhurried is one that a client which does not dawdle keeps on a busy machine too.
+// unhurried is a CallTimeout that other clients keep on a busy machine, too.
 const unhurried = 5 * short
 
-// What is no call gets an error reply, is logged with its sender, and ends the
-// connection; others notice nothing.
+// A malformed call gets an error reply, is logged with its sender, and ends the connection. Other
+// connections go on.
 func TestMalformedCalls(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{MaxMessage: 1024}, "a=127.0.0.1:0")
@@ -91,8 +91,8 @@ func TestUnknownMethods(t *testing.T) {
 	}
 }
 
-// Descriptors that nobody asked for do not get in: the kernel refuses to send them
-// where it can, and else drops them.
+// Descriptors that the broker has not asked for do not get in: the kernel refuses to send them if it can,
+// otherwise the broker drops them.
 func TestUnwantedDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	t.Run("guarded", func(t *testing.T) { unwantedDescriptors(t, start(t, server.Config{}, "a=127.0.0.1:0")) })
@@ -135,10 +135,10 @@ func unwantedDescriptors(t *testing.T, b *broker) {
 	}
 }
 
-// A call has to be complete in time, however it comes.
-func TestDawdlers(t *testing.T) {
-	for name, dawdle := range map[string]func(*client, <-chan struct{}){
-		"silent":          func(*client, <-chan struct{}) {},
+// A call has to be complete in time, in whatever parts it comes.
+func TestSlowClients(t *testing.T) {
+	for name, behave := range map[string]func(*client, <-chan struct{}){
+		"sends nothing":   func(*client, <-chan struct{}) {},
 		"half a message":  func(c *client, _ <-chan struct{}) { c.raw(`{"method":"io.fd`) },
 		"later, half one": func(c *client, _ <-chan struct{}) { c.alive(); c.raw(`{"method":"io.fd`) },
 		"half, behind a whole one": func(c *client, _ <-chan struct{}) {
@@ -163,9 +163,9 @@ func TestDawdlers(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Add(1)
 			if name == "byte by byte" {
-				go func() { defer wg.Done(); dawdle(bad, over) }()
+				go func() { defer wg.Done(); behave(bad, over) }()
 			} else {
-				dawdle(bad, over)
+				behave(bad, over)
 				wg.Done()
 			}
 			b.client(t).alive()
@@ -179,7 +179,7 @@ func TestDawdlers(t *testing.T) {
 	}
 }
 
-// The limit of time is for each call by itself: who never pauses is not slow.
+// The limit of time is for each call by itself: a client that sends one call after the other is not slow.
 func TestNeverPausingIsNotSlow(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const limit = 400 * time.Millisecond
@@ -206,7 +206,7 @@ func TestIdleClientsStay(t *testing.T) {
 	c.alive()
 }
 
-// One that asks and never reads is given up, once its replies fit nowhere.
+// A client that sends calls and never reads is given up once its replies do not fit into the socket.
 func TestNeverReading(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
@@ -219,7 +219,7 @@ func TestNeverReading(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	b.client(t).alive()
-	// Nothing stands behind the reply that was cut off.
+	// Nothing comes behind the reply that was cut off.
 	for {
 		if _, _, err := bad.next(); err != nil {
 			break
@@ -231,7 +231,7 @@ func TestNeverReading(t *testing.T) {
 	fdtest.Eventually(t, "it is logged", func() bool { return len(b.logs.lines("refused", "reply")) == 1 })
 }
 
-// One that asks for more and never reads the descriptors it was sent is given up too.
+// A client that sends another call and never reads the descriptors that it was sent is given up, too.
 func TestNeverReadingDescriptors(t *testing.T) {
 	for name, ask := range map[string]func(*client){
 		"at once":  func(c *client) { c.send(get("a"), get("a"), get("a")) },
@@ -249,8 +249,8 @@ func TestNeverReadingDescriptors(t *testing.T) {
 			bad := b.client(t)
 			ask(bad)
 			fdtest.Eventually(t, "it is disconnected", func() bool { return hungUp(t, bad.uc) })
-			if found := b.wrongs(); len(found) != 1 {
-				t.Errorf("logged: %q", found)
+			if lines := b.wrongs(); len(lines) != 1 {
+				t.Errorf("logged: %q", lines)
 			}
 			if _, fds := bad.got(); len(fds) != 1 {
 				t.Errorf("%d descriptors", len(fds))
@@ -263,11 +263,11 @@ func TestNeverReadingDescriptors(t *testing.T) {
 	}
 }
 
-// One that asks for nothing more may take as long as it likes to read what it was sent,
-// whatever becomes of that meanwhile.
+// A client that sends nothing more may take any time to read what it was sent, whatever becomes of that
+// meanwhile.
 func TestReadingLate(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	names := []string{"a", "b", "c", "d", "e"} // more than the desk hands out
+	names := []string{"a", "b", "c", "d", "e"} // more than the fast path of Get hands out
 	b := start(t, server.Config{CallTimeout: unhurried}, "a=127.0.0.1:0", "b=127.0.0.1:0", "c=127.0.0.1:0", "d=127.0.0.1:0", "e=127.0.0.1:0")
 	few, many, held := b.client(t), b.client(t), b.client(t)
 	few.send(get("a"))
@@ -279,7 +279,7 @@ func TestReadingLate(t *testing.T) {
 	if err := b.client(t).call(protocol.MethodDrain, protocol.DrainParameters{Names: []string{"a"}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // one might be late before the others are
+	for range 2 { // the first may end before the others are late
 		b.client(t).refused()
 	}
 	for c, want := range map[*client]int{few: 1, many: len(names), held: len(names)} {
@@ -294,7 +294,7 @@ func TestReadingLate(t *testing.T) {
 	many.alive()
 }
 
-// An error that ends the connection does not wait for descriptors to be read.
+// An error that ends the connection does not wait until descriptors are read.
 func TestGarbageBehindUnreadDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
@@ -327,8 +327,8 @@ func hasHungUp(fd uintptr) bool {
 	return err == nil && n == 1
 }
 
-// hangsUp waits until the broker has closed its end, which is an event as data is, and
-// reads nothing. It reports false where that has not come in time.
+// hangsUp waits until the broker has closed its end, and reads nothing. It reports false if that has not
+// come in time.
 func hangsUp(uc *net.UnixConn) bool {
 	rc, err := uc.SyscallConn()
 	if err != nil {
@@ -384,9 +384,8 @@ func (b *broker) waiting(t testing.TB, n int) {
 	})
 }
 
-// FuzzSession sends a broker anything. It survives, serves others, and keeps
-// nothing.
-func FuzzSession(f *testing.F) {
+// FuzzConnection sends a broker any bytes. It survives, serves others, and keeps nothing.
+func FuzzConnection(f *testing.F) {
 	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"a\"]}}\x00"), uint8(0))
 	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"a\"],\"blocking\":true,\"wait\":true},\"more\":true}\x00{\"method\":\"io.fdbroker.List\"}\x00"), uint8(7))
 	f.Add([]byte("{\"method\":\"io.fdbroker.Get\",\"parameters\":{\"names\":[\"b\"],\"wait\":true}}\x00\x00"), uint8(1))
@@ -400,7 +399,7 @@ func FuzzSession(f *testing.F) {
 	b := start(f, server.Config{MaxMessage: 4096}, "a=127.0.0.1:0")
 	f.Fuzz(func(t *testing.T, text []byte, piece uint8) {
 		if strings.Contains(strings.ToLower(string(text)), "bind") && !strings.Contains(string(text), `"x"`) {
-			return // it would bind what is not ours
+			return // it would bind addresses outside the test
 		}
 		good := b.client(t)
 		good.alive()

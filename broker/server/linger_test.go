@@ -15,8 +15,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// lingering returns a connection whose last close blocks for so many seconds: data
-// that nobody reads waits in it.
+// lingering returns a connection whose last close blocks for so many seconds, because data that its peer
+// does not read waits in it.
 func lingering(t *testing.T, seconds int32) *scmrights.FD {
 	t.Helper()
 	ln, _ := listening(t)
@@ -43,8 +43,7 @@ func lingering(t *testing.T, seconds int32) *scmrights.FD {
 	return fd
 }
 
-// putLast puts fd, which it takes: when the broker gets to close its own, that is the
-// last one.
+// putLast puts fd, which it takes: the broker's copy is the last one.
 func (c *client) putLast(name string, fd *scmrights.FD) {
 	c.t.Helper()
 	p := protocol.PutParameters{Name: name}
@@ -60,7 +59,7 @@ func (c *client) putLast(name string, fd *scmrights.FD) {
 	c.raw(string(m[1:]))
 }
 
-// A descriptor that is slow to close holds up those who brought it, and nobody else.
+// A descriptor that is slow to close holds up the client that sent it, and no other one.
 func TestPutOfWhatBlocksInClose(t *testing.T) {
 	const seconds = 2
 	fdtest.CheckLeaks(t)
@@ -68,10 +67,10 @@ func TestPutOfWhatBlocksInClose(t *testing.T) {
 	refused, stored := b.client(t), b.client(t)
 	begin := time.Now()
 
-	// Refused: it does not listen.
+	// Refused, because it does not listen.
 	refused.putLast("x", lingering(t, seconds))
 
-	// Stored, and given up again.
+	// Put, and unbound again.
 	fd := lingering(t, seconds)
 	if _, err := stored.put(protocol.PutParameters{Name: "conn", Any: true}, fd); err != nil {
 		t.Fatal(err)
@@ -92,7 +91,7 @@ func TestPutOfWhatBlocksInClose(t *testing.T) {
 		other.list()
 	}
 	if took := time.Since(begin); took > seconds*time.Second {
-		t.Errorf("the others waited %v", took)
+		t.Errorf("the other clients waited %v", took)
 	}
 	if err := refused.refused(); !errors.Is(err, protocol.ErrBindFailed) {
 		t.Errorf("got %v", err)

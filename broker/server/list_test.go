@@ -16,12 +16,12 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// One list at a time is made for those without privilege: others go before them.
+// One list at a time is made for callers without privilege: others go before them.
 func TestListsWithoutPrivilege(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,allow=any")
 	w := b.spawn(t, alice, alice)
-	if err := w.call(get("a")); err != nil { // it is there
+	if err := w.call(get("a")); err != nil { // the process is a client from here on
 		t.Fatal(err)
 	}
 	release := b.HoldLists()
@@ -34,7 +34,7 @@ func TestListsWithoutPrivilege(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	}
-	_ = w.out.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // it waits, so that no time is too short
+	_ = w.out.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // the reply must not come, so no time is too short
 	if line, err := readLine(w.out); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("it does not wait: %q, %v", line, err)
 	}
@@ -43,12 +43,12 @@ func TestListsWithoutPrivilege(t *testing.T) {
 	if r, _ := w.answer(); r.Err != nil || protocol.DecodeParameters(r.Parameters, &got) != nil || len(got.Listeners) != 1 {
 		t.Errorf("got %+v, %+v", got, r.Err)
 	}
-	defer b.HoldLists()() // does not hold up the end
+	defer b.HoldLists()() // must not hold up the end of the broker
 	w.ask(method(protocol.MethodList, nil))
 	b.stops(t)
 }
 
-// Who gets no place is told of the holders as a list shows them.
+// An error that a listener is full shows the holders as a list does.
 func TestHoldersInErrors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "one=127.0.0.1:0,max=1,allow=any", "many=127.0.0.1:0,allow=any", "secret=127.0.0.1:0")
@@ -81,7 +81,7 @@ func TestHoldersInErrors(t *testing.T) {
 	check(conflict.Holders)
 }
 
-// BenchmarkListeners is what List has to find out.
+// BenchmarkListeners measures what List has to find out.
 func BenchmarkListeners(b *testing.B) {
 	dir := fdtest.SocketDir(b)
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": "unix://" + filepath.Join(dir, "s%d")} {

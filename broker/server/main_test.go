@@ -52,15 +52,15 @@ func (l *logs) Write(p []byte) (int, error) {
 }
 
 // lines returns the events that contain all of words.
-func (l *logs) lines(words ...string) (found []string) {
+func (l *logs) lines(words ...string) (events []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for line := range strings.Lines(l.b.String()) {
 		if containsAll(line, words) {
-			found = append(found, line)
+			events = append(events, line)
 		}
 	}
-	return found
+	return events
 }
 
 func containsAll(s string, words []string) bool {
@@ -160,7 +160,7 @@ func (b *broker) listener(t testing.TB, name string) protocol.Listener {
 	return protocol.Listener{}
 }
 
-// held waits until name has so many holders, and waiting so many that wait.
+// held waits until name has so many holders, and so many requests wait for it.
 func (b *broker) held(t testing.TB, name string, holders, waiting int) {
 	t.Helper()
 	fdtest.Eventually(t, fmt.Sprintf("%s has %d holders, %d wait", name, holders, waiting), func() bool {
@@ -456,7 +456,7 @@ func (w *worker) call(k call) error {
 	return r.Err
 }
 
-// kill kills the worker and, where reap is set, waits for it.
+// kill kills the worker and waits for it.
 func (w *worker) kill() {
 	w.t.Helper()
 	_ = w.cmd.Process.Kill()
@@ -477,10 +477,9 @@ func readLine(r io.Reader) (string, error) {
 	}
 }
 
-// workerHelper obeys its standard input, line by line: "exec" executes itself,
-// "reconnect" drops its connection, "user" connects as another one, "next" reads one
-// more reply; all else it sends to the broker, and prints
-// the reply after the number of its descriptors.
+// workerHelper obeys its standard input, line by line: "exec" executes itself, "reconnect" drops its
+// connection, "user" connects as another one, "next" reads one more reply. It sends everything else to the
+// broker, and prints the reply after the number of its descriptors.
 func workerHelper(args []string) int {
 	var conn *protocol.Conn
 	var uc *net.UnixConn
@@ -515,7 +514,7 @@ func workerHelper(args []string) int {
 			}
 		}
 		if err == nil && line != "next" {
-			_ = conn.Send(append([]byte(line), 0)) // one that was turned away has a reply too
+			_ = conn.Send(append([]byte(line), 0)) // a refused connection has a reply, too
 		}
 		var m protocol.Message
 		for ok := false; err == nil; {
@@ -532,9 +531,8 @@ func workerHelper(args []string) int {
 	}
 }
 
-// brokerHelper serves at args[0], with args[1] as a JSON list of specs, and with
-// at most args[2] more open files where that is not 0. It prints "ready", and
-// goes on until its standard input ends.
+// brokerHelper serves at args[0], with args[1] as a JSON list of specs, and with at most args[2] more open
+// files unless that is 0. It prints "ready", and goes on until its standard input ends.
 func brokerHelper(args []string) int {
 	fail := func(err error) int {
 		fmt.Println(err)
@@ -587,8 +585,8 @@ func brokerHelper(args []string) int {
 	return 0
 }
 
-// startHelper starts a broker helper and waits until it is ready. The function
-// returned stops it and checks that it ended well.
+// startHelper starts a broker helper and waits until it is ready. The returned function stops it and checks
+// that it ended well.
 func startHelper(t testing.TB, cmd *exec.Cmd) (stop func()) {
 	t.Helper()
 	stdin, err := cmd.StdinPipe()

@@ -62,7 +62,7 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// Every spec that fails is named, and none of the others stays bound.
+// An error names every spec that fails, and none of the others stays bound.
 func TestBindFailed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -131,7 +131,7 @@ func TestUnbind(t *testing.T) {
 	if len(b.Listeners()) != 1 || len(c.list().Holders) != 0 {
 		t.Errorf("left: %+v", c.list())
 	}
-	fileListener(t, fds[0].File) // still listens: its holder's alone
+	fileListener(t, fds[0].File) // still listens, for its holder
 	if err := c.unbind(); err == nil {
 		t.Error("unbinding nothing: no error")
 	}

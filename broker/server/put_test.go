@@ -86,7 +86,7 @@ func errListener(r protocol.PutReply) error {
 	return errors.New("a listener before there was a descriptor")
 }
 
-// A socket that was made elsewhere is a listener like any other.
+// A socket that another program has made is a listener like any other.
 func TestPut(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for name, begin := range map[string]func() *broker{
@@ -109,7 +109,7 @@ func TestPut(t *testing.T) {
 			if _, fds := c.got(); cookie(t, fds[0]) != cookie(t, fd) {
 				t.Error("another socket was handed out")
 			}
-			// The same once more changes nothing, and another has no place there.
+			// The same socket again changes nothing, and another one is refused.
 			if _, err := c.put(protocol.PutParameters{Name: "web", Options: "max=1"}, fd); err != nil {
 				t.Error(err)
 			}
@@ -124,14 +124,14 @@ func TestPut(t *testing.T) {
 				t.Error(err)
 			}
 			if n := len(b.logs.lines(`"put"`, `"name":"web"`, fmt.Sprint(os.Getpid()))); n != 2 {
-				t.Errorf("%d lines say who put it", n)
+				t.Errorf("%d lines name the process that put it", n)
 			}
 		})
 	}
 }
 
-// O_NONBLOCK and the queue's length stay as they are where nobody says otherwise:
-// whoever made the socket may be using it.
+// O_NONBLOCK and the length of the queue stay as they are unless the call says otherwise, because the
+// program that made the socket may be using it.
 func TestPutLeavesTheSocketAlone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -159,7 +159,7 @@ func TestPutLeavesTheSocketAlone(t *testing.T) {
 	}
 }
 
-// What cannot be a listener's is refused, with a line that says why, and closed.
+// A descriptor that cannot be a listener's is refused, with a line that says why, and closed.
 func TestPutRefused(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{MaxNames: 1}, "a=127.0.0.1:0")
@@ -202,7 +202,7 @@ func TestPutRefused(t *testing.T) {
 	}
 }
 
-// Asking lets in one descriptor, with the next message, and nothing more.
+// A Put opens a window for one descriptor, with the next message, and nothing more.
 func TestPutTakesOneDescriptor(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	t.Run("guarded", func(t *testing.T) { putTakesOne(t, start(t, server.Config{})) })

@@ -66,7 +66,7 @@ func TestReload(t *testing.T) {
 	before := b.cookies()
 	c := b.client(t)
 	c.send(get("web", "run"))
-	kept, _ := c.got()
+	held, _ := c.got()
 
 	b.reloaded(t, server.Changes{}, "web=127.0.0.1:0", "gone=127.0.0.1:0", "app=unix://"+dir+"/a")
 	if got := b.cookies(); !reflect.DeepEqual(got, before) {
@@ -84,7 +84,7 @@ func TestReload(t *testing.T) {
 	if files, _ := os.ReadDir(dir); len(files) != 2 || files[0].Name() != ".b.fdbroker" || files[1].Name() != "b" {
 		t.Errorf("there are files: %v", files)
 	}
-	if l := c.list(); len(l.Holders) != 1 || l.Holders[0].Grant != kept.Grant || !slices.Equal(l.Holders[0].Names, []string{"web", "run"}) {
+	if l := c.list(); len(l.Holders) != 1 || l.Holders[0].Grant != held.Grant || !slices.Equal(l.Holders[0].Names, []string{"web", "run"}) {
 		t.Errorf("holders: %+v", l.Holders)
 	}
 	if n := len(b.logs.lines(`"message":"configuration loaded"`)); n != 3 {
@@ -96,8 +96,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestReloadAllOrNone: where one spec cannot be had, nothing is different, whatever
-// else would have been done.
+// TestReloadAllOrNone: if one spec cannot be bound, nothing changes.
 func TestReloadAllOrNone(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)
@@ -163,8 +162,8 @@ func TestReloadAllOrNone(t *testing.T) {
 	}
 }
 
-// TestReloadSameAddress: the next socket is bound while the last one is open, also
-// where a worker holds that and goes on.
+// TestReloadSameAddress: the next socket is bound while the last one is open, also if a worker holds that
+// and goes on.
 func TestReloadSameAddress(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -197,7 +196,7 @@ func TestReloadSameAddress(t *testing.T) {
 	}
 }
 
-// TestReloadRules: what is not of the socket changes on the socket that there is.
+// TestReloadRules: an option that is not the socket's changes without a new socket.
 func TestReloadRules(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -209,7 +208,7 @@ func TestReloadRules(t *testing.T) {
 	second.send(getMore(protocol.GetParameters{Names: []string{"web"}, Wait: true}))
 	b.held(t, "web", 1, 1)
 	b.reloaded(t, server.Changes{Changed: []string{"web"}}, "web=127.0.0.1:0,max=2,allow=uid:4242,backlog=5,blocking")
-	second.got() // the place that it waits for is there now
+	second.got() // the place that it waits for exists now
 	l := b.listener(t, "web")
 	if l.Cookie != was.Cookie || l.Max != 2 || *l.Limit != 5 || l.Holders != 2 || l.Blocking || !strings.Contains(l.Spec, "allow=uid:4242") {
 		t.Errorf("got %+v", l)
@@ -218,12 +217,12 @@ func TestReloadRules(t *testing.T) {
 	second.close()
 	b.held(t, "web", 0, 0)
 	if l := b.listener(t, "web"); !l.Blocking || l.Flipped {
-		t.Errorf("once nobody holds it: %+v", l)
+		t.Errorf("without holders: %+v", l)
 	}
 }
 
-// TestReloadRuntime: what was bound by Bind is nobody's but its user's, until the
-// configuration has the very same.
+// TestReloadRuntime: a reload leaves a listener alone that was bound by Bind, until the configuration has
+// the very same.
 func TestReloadRuntime(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "run=127.0.0.1:0")
@@ -240,8 +239,8 @@ func TestReloadRuntime(t *testing.T) {
 	b.reloaded(t, server.Changes{Unbound: []string{"run"}})
 }
 
-// TestReloadUnderLoad: whoever connects to a name that stays, or asks for it, meets
-// no reload; one whose socket is replaced at its address refuses nobody.
+// TestReloadUnderLoad: clients of a name that stays notice no reload. If a socket is replaced at its
+// address, no connection is refused.
 func TestReloadUnderLoad(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -282,11 +281,11 @@ func TestReloadUnderLoad(t *testing.T) {
 			_ = c.Close()
 		}
 	})
-	running.Go(func() { // clients of the one that is replaced
+	running.Go(func() { // clients of the name whose socket is replaced
 		for ctx.Err() == nil {
 			c, err := net.Dial("tcp", "127.0.0.1"+port)
 			if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) { // a reset behind a FIN
-				continue // it was in the queue of the socket that nobody had
+				continue // it was in the queue of the old socket, which had no holder
 			}
 			if err != nil {
 				t.Error(err)
@@ -327,7 +326,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
-// TestReloadMethod: who may, and what is answered.
+// TestReloadMethod: which callers may reload, and what they are answered.
 func TestReloadMethod(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
@@ -354,8 +353,8 @@ func TestReloadMethod(t *testing.T) {
 	}
 }
 
-// TestConfigure: passed sockets are used for the specs of their names, or become
-// listeners; where one cannot be, nothing is bound, and all of them are closed.
+// TestConfigure: passed sockets are used for the specs of their names, or become listeners. If one cannot,
+// nothing is bound, and all of them are closed.
 func TestConfigure(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	passed := func(name, spec string) (server.Passed, *socket.Socket) {
@@ -393,7 +392,7 @@ func TestConfigure(t *testing.T) {
 	if len(ls) != 3 || ls[1].Cookie != otherOwn.Cookie() || ls[1].Network != "udp" || ls[2].Cookie != webOwn.Cookie() || ls[2].Address != webOwn.Address() || ls[2].Max != 3 {
 		t.Errorf("got %+v", ls)
 	}
-	// Another spec changes the rule, and not the manager's socket.
+	// Another spec changes its options, and not the socket that was passed.
 	changes, err := s.Reload([]spec.Spec{parse(t, "web=:81,max=2,freebind")})
 	if err != nil || !slices.Equal(changes.Changed, []string{"web"}) || !slices.Equal(changes.Unbound, []string{"adm"}) {
 		t.Errorf("got %+v, %v", changes, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// Who has no privilege cannot fill the log with drains of nobody.
+// Callers without privilege cannot fill the log with drains that ask no process.
 func TestDrainsDoNotFloodTheLog(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,allow=any")

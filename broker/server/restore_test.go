@@ -26,7 +26,7 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// keeping is a store.
+// keeping is a store in memory.
 type keeping struct {
 	t    testing.TB
 	path string // of the control socket
@@ -89,19 +89,19 @@ func (k *keeping) passed() (all []server.Passed) {
 	return all
 }
 
-// state returns the one state that is kept.
-func (k *keeping) state() *scmrights.FD {
+// journal returns the one journal that is kept.
+func (k *keeping) journal() *scmrights.FD {
 	k.t.Helper()
-	var found []*scmrights.FD
+	var journals []*scmrights.FD
 	for name, fd := range k.held {
 		if strings.HasPrefix(name, "@state") {
-			found = append(found, fd)
+			journals = append(journals, fd)
 		}
 	}
-	if len(found) != 1 {
-		k.t.Fatalf("there are %d states: %v", len(found), k.names())
+	if len(journals) != 1 {
+		k.t.Fatalf("there are %d journals: %v", len(journals), k.names())
 	}
-	return found[0]
+	return journals[0]
 }
 
 // start starts the next broker. Its end leaves what a kill -9 would leave.
@@ -145,7 +145,7 @@ func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 	return b, took
 }
 
-// TestRestore: the next broker has what this one had, whatever it was.
+// TestRestore: the next broker has what this one had.
 func TestRestore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
@@ -215,12 +215,12 @@ func TestRestore(t *testing.T) {
 	if !slices.Equal(names, []string{"pipe", "put", "run"}) {
 		t.Errorf("without a configuration there are %v", names)
 	}
-	if now := k.names(); len(now) != 5 { // control socket, state, three listeners
+	if now := k.names(); len(now) != 5 { // control socket, journal, three listeners
 		t.Errorf("stored: %v", now)
 	}
 }
 
-// TestRestoreDead: the grant of a process that has ended meanwhile is not there.
+// TestRestoreDead: the grant of a process that has ended meanwhile is not restored.
 func TestRestoreDead(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
@@ -240,9 +240,8 @@ func TestRestoreDead(t *testing.T) {
 	}
 }
 
-// TestResume: the grant of a connection is kept, in its place, for the process that had
-// it, and nobody else.
-func TestResume(t *testing.T) {
+// TestReclaim: the grant of a connection is reserved for the process that had it, with its place.
+func TestReclaim(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
 	b, _ := k.start("web=127.0.0.1:0,max=1")
@@ -280,8 +279,8 @@ func TestResume(t *testing.T) {
 	b.held(t, "web", 0, 0)
 }
 
-// TestResumeDrained: who was asked to leave while it was away hears of it.
-func TestResumeDrained(t *testing.T) {
+// TestReclaimDrained: a client that was asked to leave while it was away hears of it.
+func TestReclaimDrained(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
 	b, _ := k.start("web=127.0.0.1:0")
@@ -306,8 +305,8 @@ func TestResumeDrained(t *testing.T) {
 	}
 }
 
-// TestStateLost: without a state that can be read, sockets are known by their addresses.
-func TestStateLost(t *testing.T) {
+// TestJournalDamaged: without a journal that can be read, sockets are recognized by their addresses.
+func TestJournalDamaged(t *testing.T) {
 	for name, spoil := range map[string]func(fd int) error{
 		"garbage": func(fd int) error { _, err := unix.Pwrite(fd, []byte("garbage!"), 0); return err },
 		"damaged": func(fd int) error { _, err := unix.Pwrite(fd, []byte("garbage!"), 64); return err },
@@ -325,7 +324,7 @@ func TestStateLost(t *testing.T) {
 			if err := b.stop(); !errors.Is(err, server.ErrClosed) {
 				t.Fatal(err)
 			}
-			if err := k.state().Control(func(n uintptr) {
+			if err := k.journal().Control(func(n uintptr) {
 				if err := spoil(int(n)); err != nil {
 					t.Error(err)
 				}
@@ -336,24 +335,24 @@ func TestStateLost(t *testing.T) {
 			if now := b.cookies(); !maps.Equal(now, cookies) {
 				t.Errorf("sockets: %v, were %v", now, cookies)
 			}
-			if now := k.names(); len(now) != 4 { // control socket, state, two listeners
+			if now := k.names(); len(now) != 4 { // control socket, journal, two listeners
 				t.Errorf("stored: %v", now)
 			}
-			k.state()
+			k.journal()
 			b.client(t).alive()
 		})
 	}
 }
 
-// TestRestoreElsewhere: a Unix socket whose path was removed gets it back by the second
-// link of its file; without that it is bound anew.
-func TestRestoreElsewhere(t *testing.T) {
+// TestRestorePath: a Unix socket whose path was removed gets it back from the second link of its file.
+// Without that it is bound anew.
+func TestRestorePath(t *testing.T) {
 	for _, spare := range []bool{true, false} {
-		t.Run(fmt.Sprintf("spare %v", spare), func(t *testing.T) { testRestoreElsewhere(t, spare) })
+		t.Run(fmt.Sprintf("spare %v", spare), func(t *testing.T) { testRestorePath(t, spare) })
 	}
 }
 
-func testRestoreElsewhere(t *testing.T, spare bool) {
+func testRestorePath(t *testing.T, spare bool) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
 	dir := fdtest.SocketDir(t)
@@ -415,7 +414,7 @@ func TestNewJournalIsComplete(t *testing.T) {
 	b, _ := k.start()
 	b.bind(t, "one=127.0.0.1:0", "two=127.0.0.1:0")
 	_ = b.stop()
-	if err := k.state().Control(func(n uintptr) {
+	if err := k.journal().Control(func(n uintptr) {
 		log := make([]byte, 4096)
 		_, _ = unix.Pread(int(n), log, 0)
 		if _, err := unix.Pwrite(int(n), []byte("x"), int64(bytes.Index(log, []byte("two=")))); err != nil {

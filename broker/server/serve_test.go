@@ -59,21 +59,21 @@ func TestMaxClients(t *testing.T) {
 	two.alive()
 }
 
-// Stopping ends everything under way: those who wait, those who hold, those who
-// do not read, those who say nothing.
+// A broker that stops ends everything under way: requests that wait, grants, clients that do not read, and
+// those that send nothing.
 func TestStop(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
-	waiting, holding, silent, lazy := b.client(t), b.client(t), b.client(t), b.client(t)
+	waiting, holding, idle, lazy := b.client(t), b.client(t), b.client(t), b.client(t)
 	waiting.send(getOnce(protocol.GetParameters{Names: []string{"none"}, Wait: true}))
 	holding.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
 	holding.got()
 	lazy.send(get("a"), get("a")) // the second waits until the first is read
-	silent.alive()
+	idle.alive()
 	if err := b.stop(); !errors.Is(err, server.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
-	for _, c := range []*client{waiting, holding, silent} {
+	for _, c := range []*client{waiting, holding, idle} {
 		c.ended()
 	}
 	if _, err := net.Dial("unix", b.path); err == nil {
@@ -81,8 +81,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// Who holds a place when the broker stops goes on accepting: the place is nobody
-// else's.
+// A process that holds a place when the broker stops goes on accepting: no other one gets that place.
 func TestStopHandsNothingOver(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -104,7 +103,7 @@ func TestStopHandsNothingOver(t *testing.T) {
 	}
 }
 
-// What goes wrong with the listener ends Serve, with its sessions.
+// If the control socket fails, Serve ends, with all connections.
 func TestServeFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	s, err := server.New(server.Config{})
@@ -135,7 +134,7 @@ func TestServeFails(t *testing.T) {
 	}
 }
 
-// After Close nothing is bound any more, whatever else is going on.
+// After Close nothing is bound any more.
 func TestBindAfterClose(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for range 20 {
@@ -164,7 +163,7 @@ func TestBindAfterClose(t *testing.T) {
 	}
 }
 
-// A broker without descriptors to spare waits, and goes on when there are some.
+// A broker without free descriptors waits, and goes on once there are some.
 func TestOutOfDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")

@@ -23,8 +23,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// 2000 clients of every bad kind, at once, cost 200 good ones nothing, and leave nothing
-// behind, on a kernel that keeps their descriptors out and on one that does not.
+// 2000 clients of every bad kind, at once, cost 200 good ones nothing, and leave nothing behind, both if
+// the kernel refuses their descriptors and if it does not.
 func TestStress(t *testing.T) {
 	for name, prepare := range map[string]func(*scmrights.FD){"guarded": func(*scmrights.FD) {}, "unguarded": unguard} {
 		t.Run(name, func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestStress(t *testing.T) {
 	}
 }
 
-// keepsOut reports whether the kernel refuses to send descriptors to whom ln accepts.
+// keepsOut reports whether the kernel refuses descriptors for connections that ln accepts.
 func keepsOut(ln *scmrights.FD) (does bool) {
 	_ = ln.Control(func(fd uintptr) {
 		v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS)
@@ -60,7 +60,7 @@ type stress struct {
 type hostile struct {
 	name   string
 	attack func(*net.UnixConn) error
-	leave  func(*net.UnixConn) // nil: it reads until the broker has had enough
+	leave  func(*net.UnixConn) // nil: it reads until the broker ends the connection
 	sent   atomic.Int32        // by how many of its kind
 }
 
@@ -68,7 +68,7 @@ func (s *stress) run(bad, good int) {
 	stays := s.client(s.T)
 	stays.send(get("a")) // the broker has all its goroutines, and a pidfd of this process
 	stays.got()
-	stays.alive() // and this client a session
+	stays.alive() // and serves this client
 	fds, goroutines := len(fdtest.OpenFDs(s.T)), runtime.NumGoroutine()
 	kinds := s.kinds()
 	var hostiles, goods sync.WaitGroup
@@ -97,7 +97,7 @@ func (s *stress) run(bad, good int) {
 	})
 }
 
-// meet lets one client do its worst.
+// meet lets one bad client connect and attack.
 func (s *stress) meet(k *hostile) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: s.path})
 	if err != nil {
@@ -139,13 +139,13 @@ func (s *stress) kinds() []*hostile {
 	getOne := getMore(protocol.GetParameters{Names: []string{"one"}, Wait: true})
 	two, info := get("a", "b"), method(protocol.MethodGetInfo, nil)
 	close := func(c *net.UnixConn) { _ = c.Close() }
-	gone := func(c *net.UnixConn) { // by itself, without a byte read
+	gone := func(c *net.UnixConn) { // by itself, and reads nothing
 		if !hangsUp(c) {
 			s.Error("it is never disconnected")
 		}
 	}
 	return []*hostile{
-		{name: "silent"},
+		{name: "sends nothing"},
 		{name: "gone at once", leave: close},
 		{name: "garbage", attack: says([]byte("garbage\x00"))},
 		{name: "nothing, ended", attack: says([]byte{0})},
@@ -169,7 +169,7 @@ func (s *stress) kinds() []*hostile {
 	}
 }
 
-// storm sends m again and again until the broker has had enough. That it had is no error.
+// storm sends m again and again until the broker ends the connection, which is no error.
 func (s *stress) storm(m []byte) func(*net.UnixConn) error {
 	return func(c *net.UnixConn) error {
 		for n := 0; ; n++ {
@@ -182,7 +182,7 @@ func (s *stress) storm(m []byte) func(*net.UnixConn) error {
 	}
 }
 
-// push sends m with n descriptors, which gets there unless the kernel refuses it.
+// push sends m with n descriptors, which arrives unless the kernel refuses it.
 func (s *stress) push(m []byte, n int) func(*net.UnixConn) error {
 	rights := unix.UnixRights(make([]int, n)...)
 	return func(c *net.UnixConn) error {
@@ -197,8 +197,8 @@ func (s *stress) push(m []byte, n int) func(*net.UnixConn) error {
 	}
 }
 
-// most returns how many descriptors each of some hundred clients can send at once: not
-// only root may run this, and the kernel counts them for all (RLIMIT_NOFILE, unix(7)).
+// most returns how many descriptors each of some hundred clients can send at once. It is not only for root,
+// and the kernel counts them for all (RLIMIT_NOFILE, unix(7)).
 func (s *stress) most() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

@@ -33,8 +33,8 @@ func (c *client) event() (e protocol.Event, continues bool) {
 	return w.Event, r.Continues
 }
 
-// brief is e without what changes from run to run.
-func brief(e protocol.Event) string {
+// constant is e without the fields that change from run to run.
+func constant(e protocol.Event) string {
 	words := []string{e.What}
 	if e.Listener != "" {
 		words = append(words, e.Listener, e.Network)
@@ -94,8 +94,8 @@ func TestWatch(t *testing.T) {
 	for _, w := range watchers {
 		for _, line := range want {
 			e, continues := w.event()
-			if brief(e) != line || !continues {
-				t.Errorf("got %s, %v; want %s", brief(e), continues, line)
+			if constant(e) != line || !continues {
+				t.Errorf("got %s, %v; want %s", constant(e), continues, line)
 			}
 			if e.What == protocol.EventGranted && e.Holder.Grant == 1 && e.Holder.PID != worker.pid() {
 				t.Errorf("%s: pid %d, want %d", line, e.Holder.PID, worker.pid())
@@ -118,8 +118,8 @@ func TestWatchIsRefused(t *testing.T) {
 	}
 }
 
-// A watcher that does not read costs a bounded queue, and is told what it missed. The
-// connection is as good as before.
+// A watcher that does not read costs a bounded queue, and is told that it has missed events. Its connection
+// goes on.
 func TestSlowWatcher(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
@@ -135,8 +135,7 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
-// A watcher that does not read for longer than any other reply could wait is told the
-// same, as soon as it reads on.
+// The same is true of a watcher that does not read for longer than any other reply could wait.
 func TestWatcherThatSleeps(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{CallTimeout: unhurried}, "a=127.0.0.1:0")
@@ -144,7 +143,7 @@ func TestWatcherThatSleeps(t *testing.T) {
 	asleep.send(watch)
 	asleep.event()
 	b.overrun(t)
-	for range 2 { // one might have begun before the watcher's reply did
+	for range 2 { // the first may have begun before the watcher's reply
 		late := b.client(t)
 		if err := late.refused(); !errors.Is(err, protocol.ErrLimitReached) {
 			t.Error(err)
@@ -178,7 +177,7 @@ func TestStopWithAWatcherThatSleeps(t *testing.T) {
 			t.Error("an error stands behind the events")
 		}
 		switch {
-		case took < time.Second: // which is when calls under way are cut off
+		case took < time.Second: // calls under way are cut off after a second
 			return
 		case try == tries:
 			t.Fatalf("to stop took %v", took)
@@ -190,7 +189,7 @@ func TestStopWithAWatcherThatSleeps(t *testing.T) {
 func (b *broker) overrun(t testing.TB) {
 	t.Helper()
 	other := b.client(t)
-	for range overrun { // what fits into the socket besides the queue is a few thousand
+	for range overrun { // a few thousand fit into the socket in addition to the queue
 		if err := other.call("io.fdbroker.None", nil, nil); err == nil {
 			t.Fatal("not refused")
 		}

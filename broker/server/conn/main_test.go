@@ -146,7 +146,7 @@ func (r *rig) empty() {
 	fdtest.Eventually(r.t, "no connection is left", func() (is bool) {
 		r.on(func() {
 			l := r.loop
-			is = len(l.conns) == 0 && l.clients == 0 && len(l.perUID) == 0 && len(l.deadlines.entries) == 0 && l.Windows() == 0
+			is = len(l.conns) == 0 && l.clients == 0 && len(l.perUID) == 0 && len(l.deadlines) == 0
 		})
 		return is
 	})

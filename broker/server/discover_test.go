@@ -29,8 +29,8 @@ func (b *broker) spawnWith(t testing.TB, fd *scmrights.FD) *worker {
 	return startWorker(t, cmd)
 }
 
-// A process that accepts on the socket already is its holder from then on.
-func TestFoundHolder(t *testing.T) {
+// A process that has the socket open when it is put is a holder from then on.
+func TestDiscoveredHolder(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
 	c := b.client(t)
@@ -55,7 +55,7 @@ func TestFoundHolder(t *testing.T) {
 	}
 	b.held(t, "web", 0, 0)
 
-	// One that has not got it is not.
+	// A process without the socket is no holder.
 	stranger := b.spawn(t)
 	other, _ := listening(t)
 	if _, err := c.put(protocol.PutParameters{Name: "other", PID: stranger.pid()}, other); err != nil {
@@ -67,8 +67,9 @@ func TestFoundHolder(t *testing.T) {
 	}
 }
 
-// Once such a process asks by itself it is one holder, not two, and has its own place.
-func TestFoundHolderAsks(t *testing.T) {
+// If a process with a discovered grant asks for the listener, it is one holder and not two, and takes its
+// own place.
+func TestDiscoveredHolderAsks(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for name, c := range map[string]struct {
 		call

@@ -17,8 +17,8 @@ func waitFor(names ...string) call {
 	return getMore(protocol.GetParameters{Names: names, Wait: true})
 }
 
-// Who waits with more costs no goroutine.
-func TestWaitersAtTheDesk(t *testing.T) {
+// A request that waits costs no goroutine.
+func TestWaitingCostsNoGoroutine(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const many = 50
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
@@ -31,9 +31,8 @@ func TestWaitersAtTheDesk(t *testing.T) {
 	fdtest.Eventually(t, "nothing runs for them", func() bool { return runtime.NumGoroutine() < before+many/2 })
 }
 
-// What is sent behind a Get that waits at the desk is answered when that is over, and not
-// before.
-func TestCallsBehindAWaiter(t *testing.T) {
+// A call behind a Get that waits is answered once the Get has ended, and not before.
+func TestCallsBehindAWaitingGet(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
 	holder, _ := b.hold(t, protocol.GetParameters{Names: []string{"a"}})
@@ -41,7 +40,7 @@ func TestCallsBehindAWaiter(t *testing.T) {
 	c.send(waitFor("a"))
 	b.held(t, "a", 1, 1)
 	c.send(method(protocol.MethodGetInfo, nil))
-	b.client(t).alive() // by then the desk has seen it
+	b.client(t).alive() // by then the event loop has seen it
 	holder.close()
 	if _, fds := c.got(); len(fds) != 1 {
 		t.Errorf("got %d descriptors", len(fds))
@@ -57,8 +56,8 @@ func TestCallsBehindAWaiter(t *testing.T) {
 	}
 }
 
-// A wait that ends in a refusal leaves the connection, and it names the holders.
-func TestRefusedWaiter(t *testing.T) {
+// If a request that waits is refused, the connection goes on, and the error names the holders.
+func TestRefusedAfterWaiting(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,blocking,max=2")
 	first, _ := b.hold(t, protocol.GetParameters{Names: []string{"a"}})
@@ -77,8 +76,8 @@ func TestRefusedWaiter(t *testing.T) {
 	second.close()
 }
 
-// A place that is given to one who goes at that very moment is given to the next.
-func TestWaiterGoesAsItIsServed(t *testing.T) {
+// If a client goes at the moment at which it is given a place, the next one gets that place.
+func TestClientGoesAsItIsGranted(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")
 	holder, _ := b.hold(t, protocol.GetParameters{Names: []string{"a"}})
@@ -100,8 +99,8 @@ func TestWaiterGoesAsItIsServed(t *testing.T) {
 	}
 }
 
-// A broker that stops hands out first what it has granted: the next one takes whoever
-// that is for a holder.
+// A broker that stops sends first what it has granted, because the next broker counts those clients as
+// holders.
 func TestGrantedAsTheBrokerStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for range 100 {

@@ -35,7 +35,7 @@ func (b *broker) places(t testing.TB) (n int) {
 	}
 }
 
-// Whatever becomes of a client, it takes one place, and that is free afterwards.
+// However a client behaves, it takes one place, and the place is free afterwards.
 func TestEveryPlaceComesBack(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	const most = 24
@@ -47,10 +47,10 @@ func TestEveryPlaceComesBack(t *testing.T) {
 		_, _ = io.Copy(io.Discard, c.uc)
 	}
 	for name, visit := range map[string]func(*client){
-		"says nothing":          func(*client) {},
-		"says nothing for long": func(c *client) { _, _ = io.Copy(io.Discard, c.uc) },
-		"half a message":        func(c *client) { c.try(getA[:9]) },
-		"dawdles":               func(c *client) { c.try(getA[:9]); _, _ = io.Copy(io.Discard, c.uc) },
+		"sends nothing":          func(*client) {},
+		"sends nothing for long": func(c *client) { _, _ = io.Copy(io.Discard, c.uc) },
+		"half a message":         func(c *client) { c.try(getA[:9]) },
+		"sends no more":          func(c *client) { c.try(getA[:9]); _, _ = io.Copy(io.Discard, c.uc) },
 		"half after a whole one": func(c *client) {
 			c.try(getA)
 			_, _, _ = c.next()
@@ -65,7 +65,7 @@ func TestEveryPlaceComesBack(t *testing.T) {
 		"two, none read":        func(c *client) { c.try(getA); c.try(getA) },
 		"more":                  func(c *client) { c.try(moreA); _, _, _ = c.next() },
 		"more, gone":            func(c *client) { c.try(moreA) },
-		"more, deaf":            func(c *client) { c.try(moreA); _, _, _ = c.next(); c.try(getA); c.try(getA) },
+		"more, does not read":   func(c *client) { c.try(moreA); _, _, _ = c.next(); c.try(getA); c.try(getA) },
 		"unknown":               func(c *client) { c.try(strings.Replace(getA, `"a"`, `"x"`, 1)); _, _, _ = c.next() },
 		"garbage":               func(c *client) { c.try("garbage\x00"); _, _ = io.Copy(io.Discard, c.uc) },
 		"out of band": func(c *client) {
@@ -100,7 +100,7 @@ func TestEveryPlaceComesBack(t *testing.T) {
 // try sends text, whether it arrives or not.
 func (c *client) try(text string) { _ = c.conn.Send([]byte(text)) }
 
-// Who closes its writing end has said all, and still gets the replies to that.
+// A client that closes its writing end still gets the replies to its calls.
 func TestHalfClosed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0", "b=127.0.0.1:0")
@@ -133,13 +133,13 @@ func TestHalfClosed(t *testing.T) {
 	}
 }
 
-// What is sent behind a Get with more is answered when that has ended, in order.
+// Calls behind a Get with more are answered in order once that has ended.
 func TestCallsBehindMore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{CallTimeout: short}, "a=127.0.0.1:0")
 	spec := b.listener(t, "a").Spec
 	for _, together := range []bool{false, true} {
-		c, silent := b.client(t), b.client(t)
+		c, idle := b.client(t), b.client(t)
 		more := getMore(protocol.GetParameters{Names: []string{"a"}})
 		behind := []call{get("a"), method(protocol.MethodGetInfo, nil), more}
 		if together {
@@ -151,7 +151,7 @@ func TestCallsBehindMore(t *testing.T) {
 			c.send(behind[0])
 			c.send(behind[1:]...)
 		}
-		silent.refused() // so much time is no call's
+		idle.refused() // CallTimeout has passed by then
 		if err := b.Unbind("a"); err != nil {
 			t.Fatal(err)
 		}
@@ -193,8 +193,8 @@ func TestMoreAgainAfterUnbind(t *testing.T) {
 	c.alive()
 }
 
-// Guests come, hold and go while what they hold is unbound under them.
-func TestUnbindAmongGuests(t *testing.T) {
+// Clients come, hold a listener and go while that is unbound.
+func TestUnbindAmongClients(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "b=127.0.0.1:0")
 	over := make(chan struct{})
@@ -227,31 +227,31 @@ func TestUnbindAmongGuests(t *testing.T) {
 		}
 	}
 	close(over)
-	b.bind(t, "a=127.0.0.1:0") // for those who wait
+	b.bind(t, "a=127.0.0.1:0") // for the clients that wait
 	wg.Wait()
 	if n := len(b.logs.lines("refused", "closed")); n > 0 {
 		t.Errorf("%d clients were told of a closed file", n)
 	}
 }
 
-// unguard makes a control socket what it is on a kernel before Linux 6.16, where
-// anybody can send it descriptors.
+// unguard makes a control socket what it is on a kernel before Linux 6.16: any client can send it
+// descriptors.
 func unguard(ln *scmrights.FD) {
 	_ = ln.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1) })
 }
 
-// Where the kernel lets anybody send descriptors, nobody is served at the desk.
+// The event loop serves clients as usual if the kernel lets any client send descriptors.
 func TestUnguarded(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startOn(t, server.Config{MaxClients: 20, CallTimeout: short}, unguard, "a=127.0.0.1:0")
 	for range 5 {
-		c, silent, more := b.client(t), b.client(t), b.client(t)
+		c, idle, more := b.client(t), b.client(t), b.client(t)
 		c.send(get("a"))
 		c.got()
 		more.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
 		more.got()
-		silent.refused()
-		silent.ended()
+		idle.refused()
+		idle.ended()
 		c.alive()
 		c.close()
 		more.close()
@@ -259,11 +259,11 @@ func TestUnguarded(t *testing.T) {
 	fdtest.Eventually(t, "all places are free", func() bool { return b.places(t) == 20 })
 }
 
-// The desk does not wait in accept, whatever the control socket was made by.
+// The event loop does not wait in accept, even if the control socket was passed in blocking mode.
 func TestBlockingControlSocket(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startOn(t, server.Config{}, func(ln *scmrights.FD) { setBlocking(t, ln, true) }, "a=127.0.0.1:0")
-	for range 40 { // sooner or later it looks for more than one
+	for range 40 { // once in a while the loop looks for more than one
 		c := b.client(t)
 		c.send(get("a"))
 		c.got()
@@ -276,7 +276,7 @@ func TestBlockingControlSocket(t *testing.T) {
 	}
 }
 
-// A call may be as long as MaxMessage says, wherever that is.
+// A call may be as long as MaxMessage says, also if that is very short.
 func TestSmallLimits(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	whole := len(encode(t, get("a")))
@@ -311,8 +311,8 @@ func TestSmallLimits(t *testing.T) {
 	}
 }
 
-// Stopping leaves nobody at the desk, whatever they were about.
-func TestStopEndsGuests(t *testing.T) {
+// A broker that stops ends all connections, whatever they do.
+func TestStopEndsConnections(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
 	more := getMore(protocol.GetParameters{Names: []string{"a"}})
@@ -321,14 +321,14 @@ func TestStopEndsGuests(t *testing.T) {
 		c := b.client(t)
 		all = append(all, c)
 		switch i % 4 {
-		case 0: // silent
+		case 0: // sends nothing
 		case 1:
 			c.send(get("a"))
 			c.got()
 		case 2:
 			c.send(more)
 			c.got()
-		case 3: // deaf
+		case 3: // does not read
 			c.send(more)
 			c.got()
 			c.send(get("a"))
@@ -343,8 +343,8 @@ func TestStopEndsGuests(t *testing.T) {
 	}
 }
 
-// A process may exit between being known by its grant and being granted more.
-func TestProcessEndsWhileItsGuestAsks(t *testing.T) {
+// A process may exit after its connection was recognized by its grant, and before it is granted more.
+func TestProcessEndsWhileItsConnectionAsks(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	var specs []string
 	for i := range 1000 {
@@ -354,7 +354,7 @@ func TestProcessEndsWhileItsGuestAsks(t *testing.T) {
 	over := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 2 {
-		wg.Go(func() { // so that the guest has to wait for the registry
+		wg.Go(func() { // so that the connection has to wait for the registry
 			for {
 				select {
 				case <-over:
@@ -383,8 +383,8 @@ func TestProcessEndsWhileItsGuestAsks(t *testing.T) {
 	b.held(t, "a", 0, 0)
 }
 
-// Who cannot be sent descriptors, since others have not read theirs, is told so, and
-// may ask again.
+// A client that cannot be sent descriptors, because other clients have not read theirs, is told so, and may
+// ask again.
 func TestTooManyInFlight(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	dir := fdtest.SocketDir(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// needsPassrights skips a test where everybody can send descriptors at any time.
+// needsPassrights skips a test on a kernel on which any client can send descriptors at any time.
 func needsPassrights(t *testing.T) {
 	t.Helper()
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -31,8 +31,8 @@ func needsPassrights(t *testing.T) {
 	}
 }
 
-// turnedAway checks that a client cannot send a descriptor, and that this is all.
-func (c *client) turnedAway() {
+// cannotSend checks that a client cannot send a descriptor, and that nothing else happens.
+func (c *client) cannotSend() {
 	c.t.Helper()
 	r, _ := pipe(c.t)
 	if err := c.sendWith(get("x"), r); !errors.Is(err, unix.EPERM) {

@@ -12,10 +12,10 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// TestResumeOfSome: who has closed some of its listeners meanwhile has the grant for the
-// rest, and whoever waits gets the others' places; who wants others besides gets a new
-// grant, and is not in its own way.
-func TestResumeOfSome(t *testing.T) {
+// TestReclaimOfSome: a client that has closed some of its listeners meanwhile reclaims the grant for the
+// rest, and requests that wait get the others' places. A client that asks for others besides gets a new
+// grant, and its old one takes no place.
+func TestReclaimOfSome(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	specs := []string{"a=127.0.0.1:0,max=1", "b=127.0.0.1:0,max=1", "c=127.0.0.1:0,max=1"}
 	for _, step := range []struct {
@@ -58,9 +58,8 @@ func TestResumeOfSome(t *testing.T) {
 	}
 }
 
-// TestResumeOfAnotherProcess: nobody goes on with the grant of another process, though it
-// be the same user's.
-func TestResumeOfAnotherProcess(t *testing.T) {
+// TestReclaimOfAnotherProcess: no process reclaims the grant of another one, even if both are of one user.
+func TestReclaimOfAnotherProcess(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
 	b, _ := k.start("web=127.0.0.1:0,max=1")
@@ -80,9 +79,8 @@ func TestResumeOfAnotherProcess(t *testing.T) {
 	}
 }
 
-// TestSentAwayForGood: what a drain has sent away stays so with the next broker, and so
-// does the deploy that replaced it.
-func TestSentAwayForGood(t *testing.T) {
+// TestFenceIsRestored: the next broker has the same drain fences, and knows that the deploy was replaced.
+func TestFenceIsRestored(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
 	b, _ := k.start("web=127.0.0.1:0")

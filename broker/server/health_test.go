@@ -199,7 +199,7 @@ func (l *load) more(t *testing.T, n int) {
 	fdtest.Eventually(t, "more are served", func() bool { return count() >= before+n })
 }
 
-// failedSince returns what has failed since then.
+// failedSince returns the errors since then.
 func (l *load) failedSince(since time.Time) (all []error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -211,10 +211,10 @@ func (l *load) failedSince(since time.Time) (all []error) {
 	return all
 }
 
-// healed waits until the broker has healed name n times.
-func (b *broker) healed(t *testing.T, name string, n int) protocol.Listener {
+// repaired waits until the broker has repaired the socket of name n times.
+func (b *broker) repaired(t *testing.T, name string, n int) protocol.Listener {
 	t.Helper()
-	fdtest.Eventually(t, fmt.Sprintf("%s was healed %d times", name, n), func() bool {
+	fdtest.Eventually(t, fmt.Sprintf("%s was repaired %d times", name, n), func() bool {
 		for _, l := range b.Listeners() {
 			if l.Name == name {
 				return l.Healed >= n
@@ -225,9 +225,8 @@ func (b *broker) healed(t *testing.T, name string, n int) protocol.Listener {
 	return b.listener(t, name)
 }
 
-// TestHealUnderLoad: what a worker does to a socket is undone within 100 ms, and the
-// other workers go on.
-func TestHealUnderLoad(t *testing.T) {
+// TestRepairUnderLoad: what a worker does to a socket is undone within 100 ms, and the other workers go on.
+func TestRepairUnderLoad(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, c := range []struct {
 		spec string
@@ -237,7 +236,7 @@ func TestHealUnderLoad(t *testing.T) {
 		{"web=[::1]:0", []string{"shut!", "listen", "reuseport", "noreuse"}},
 		{"web=:0", []string{"shut!", "listen"}},
 		{"web=unix://" + dir + "/s", []string{"listen!", "unlink!"}},
-		{"web=unix://@fdbroker-test-heal-load", []string{"listen!"}},
+		{"web=unix://@fdbroker-test-health-load", []string{"listen!"}},
 	} {
 		t.Run(c.spec, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
@@ -249,19 +248,19 @@ func TestHealUnderLoad(t *testing.T) {
 			l := startLoad(t, before.Network, before.Address)
 			l.more(t, 100)
 			for i, harm := range c.harm {
-				rogue := b.helper(t, "rogue", "web") // has got what is bound now
+				rogue := b.helper(t, "rogue", "web") // gets the socket that is bound now
 				what, hurts := strings.CutSuffix(harm, "!")
 				began := time.Now()
 				rogue.harm(what)
-				after := b.healed(t, "web", i+1)
+				after := b.repaired(t, "web", i+1)
 				if took := time.Since(began); took > 100*time.Millisecond+slack {
-					t.Errorf("%s: healed after %v", harm, took)
+					t.Errorf("%s: repaired after %v", harm, took)
 				}
 				l.more(t, 100)
-				healed := time.Now()
+				repaired := time.Now()
 				l.more(t, 100)
-				if errs := l.failedSince(healed); len(errs) > 0 {
-					t.Errorf("%s: %d failed once it was healed, first %v", harm, len(errs), errs[0])
+				if errs := l.failedSince(repaired); len(errs) > 0 {
+					t.Errorf("%s: %d failed once it was repaired, first %v", harm, len(errs), errs[0])
 				}
 				if errs := l.failedSince(began); len(errs) > 0 {
 					t.Logf("%s: %d failed, first %v", harm, len(errs), errs[0])
@@ -282,18 +281,18 @@ func TestHealUnderLoad(t *testing.T) {
 	}
 }
 
-// slack is what the machine may take besides.
+// slack is what a busy machine may take in addition.
 const slack = 400 * time.Millisecond
 
-// TestHealPacketsOfWorkers: a worker connects a datagram socket, which filters out the
-// packets of all other peers.
-func TestHealPacketsOfWorkers(t *testing.T) {
+// TestRepairConnectedSocket: a worker connects a datagram socket, which filters out the packets of all
+// other peers.
+func TestRepairConnectedSocket(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "dns=udp://127.0.0.1:0")
 	before := b.listener(t, "dns")
 	rogue := b.helper(t, "rogue", "dns")
 	rogue.harm("connect")
-	if l := b.healed(t, "dns", 1); l.Cookie != before.Cookie {
+	if l := b.repaired(t, "dns", 1); l.Cookie != before.Cookie {
 		t.Errorf("cookie %d, was %d", l.Cookie, before.Cookie)
 	}
 	b.receives(t, "dns")
@@ -313,9 +312,9 @@ func (b *broker) receives(t *testing.T, name string) {
 	})
 }
 
-// TestHealWithoutHolders: the kernel tells of what is done by a process that is no
-// holder any more, or never was.
-func TestHealWithoutHolders(t *testing.T) {
+// TestRepairWithoutHolders: the kernel reports what a process does that is not a holder any more, or never
+// was.
+func TestRepairWithoutHolders(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := fdtest.SocketDir(t) + "/s"
 	b := start(t, server.Config{}, "app=unix://"+path, "web=127.0.0.1:0")
@@ -339,34 +338,34 @@ func TestHealWithoutHolders(t *testing.T) {
 	c.close()
 	b.held(t, "web", 0, 0)
 	_ = fds[0].Control(func(fd uintptr) { _ = harms["shut"](int(fd)) })
-	b.healed(t, "web", 1)
+	b.repaired(t, "web", 1)
 }
 
-// TestHealLoop: a worker that shuts down again and again is healed again and again, at
-// a bounded cost, and the others are not forgotten.
-func TestHealLoop(t *testing.T) {
+// TestRepairAgain: if a worker shuts a socket down again and again, it is repaired again and again, at a
+// bounded cost, and other sockets are repaired too.
+func TestRepairAgain(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "other=127.0.0.1:0")
 	rogue := b.helper(t, "rogue", "web")
 	rogue.tell("forever")
-	b.healed(t, "web", 20)
+	b.repaired(t, "web", 20)
 	other := b.helper(t, "rogue", "other")
 	began := time.Now()
 	other.harm("shut")
-	b.healed(t, "other", 1)
+	b.repaired(t, "other", 1)
 	if took := time.Since(began); took > 100*time.Millisecond+slack {
-		t.Errorf("healed after %v", took)
+		t.Errorf("repaired after %v", took)
 	}
 	rogue.kill()
-	l := b.healed(t, "web", 20)
+	l := b.repaired(t, "web", 20)
 	if n := len(b.logs.lines("healed", `"name":"web"`)); n > 30 {
 		t.Errorf("%d of %d incidents logged", n, l.Healed)
 	}
 	fdtest.Eventually(t, "it listens", func() bool { return *b.listener(t, "web").Limit > 0 })
 }
 
-// TestHealFlipIsTold: O_NONBLOCK is reported, once, and left as it is.
-func TestHealFlipIsTold(t *testing.T) {
+// TestChangedModeIsReported: a changed O_NONBLOCK is reported once, and left as it is.
+func TestChangedModeIsReported(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
 	rogue := b.helper(t, "rogue", "web")
@@ -374,7 +373,7 @@ func TestHealFlipIsTold(t *testing.T) {
 	flips := func() int { return len(b.logs.lines("O_NONBLOCK", `"name":"web"`)) }
 	fdtest.Eventually(t, "it is told", func() bool { return flips() > 0 })
 	rogue.harm("listen")
-	b.healed(t, "web", 1) // so there was another look
+	b.repaired(t, "web", 1) // so the monitor has looked again
 	if l := b.listener(t, "web"); !l.Flipped || !l.Blocking {
 		t.Errorf("got %+v", l)
 	}
@@ -385,8 +384,8 @@ func TestHealFlipIsTold(t *testing.T) {
 	}
 }
 
-// TestHealStolenPort: while somebody else has the port, List and the log say who.
-func TestHealStolenPort(t *testing.T) {
+// TestStolenPort: while another process has the port, List and the log say which.
+func TestStolenPort(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
 	address := b.listener(t, "web").Address
@@ -398,23 +397,23 @@ func TestHealStolenPort(t *testing.T) {
 		thief, err = net.Listen("tcp", address)
 		return err == nil
 	})
-	who := fmt.Sprintf("pid %d ", os.Getpid())
-	fdtest.Eventually(t, "List says who has it", func() bool { return strings.Contains(b.listener(t, "web").Ailment, who) })
-	if len(b.logs.lines("cannot undo yet", who)) == 0 {
-		t.Error("the log does not say who has it")
+	holder := fmt.Sprintf("pid %d ", os.Getpid())
+	fdtest.Eventually(t, "List says which process has it", func() bool { return strings.Contains(b.listener(t, "web").Ailment, holder) })
+	if len(b.logs.lines("cannot undo yet", holder)) == 0 {
+		t.Error("the log does not say which process has it")
 	}
 	before := b.listener(t, "web").Healed
 	_ = thief.Close()
-	if l := b.healed(t, "web", before+1); l.Ailment != "" || *l.Limit == 0 {
+	if l := b.repaired(t, "web", before+1); l.Ailment != "" || *l.Limit == 0 {
 		t.Errorf("got %+v", l)
 	}
 }
 
-// TestBeyondRepair: the kernel never undoes the shutdown of a Unix or UDP socket. The broker
-// reports it once and goes on with the same socket; to do what the report says helps.
+// TestBeyondRepair: the kernel never undoes the shutdown of a Unix or UDP socket. The broker reports it
+// once and goes on with the same socket. Doing what the report says helps.
 func TestBeyondRepair(t *testing.T) {
 	path := fdtest.SocketDir(t) + "/s"
-	for _, spec := range []string{"app=unix://" + path, "app=unix://@fdbroker-test-heal-app", "app=udp://127.0.0.1:0"} {
+	for _, spec := range []string{"app=unix://" + path, "app=unix://@fdbroker-test-health-app", "app=udp://127.0.0.1:0"} {
 		t.Run(spec, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			b := start(t, server.Config{}, spec, "web=127.0.0.1:0")
@@ -425,7 +424,7 @@ func TestBeyondRepair(t *testing.T) {
 			const text = "the socket of app was shut down by a worker and cannot be repaired: "
 			fdtest.Eventually(t, "List says so", func() bool { return strings.HasPrefix(b.listener(t, "app").Ailment, text) })
 			b.helper(t, "rogue", "web").harm("shut")
-			b.healed(t, "web", 1) // so there was another look
+			b.repaired(t, "web", 1) // so the monitor has looked again
 			victim.harm("shut")
 			rogue.kill()
 			victim.kill()
@@ -447,7 +446,7 @@ func TestBeyondRepair(t *testing.T) {
 	}
 }
 
-// TestBeyondRepairPath: a path whose second link is gone too cannot come back.
+// TestBeyondRepairPath: a path whose second link is removed, too, cannot come back.
 func TestBeyondRepairPath(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	path := fdtest.SocketDir(t) + "/s"
@@ -460,8 +459,8 @@ func TestBeyondRepairPath(t *testing.T) {
 	})
 }
 
-// TestHealDuringReload: a backlog that Reload changes is nobody's doing but its own.
-func TestHealDuringReload(t *testing.T) {
+// TestBacklogOfReload: a backlog that Reload changes is no fault.
+func TestBacklogOfReload(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})
 	b.reloaded(t, server.Changes{Bound: []string{"web"}}, "web=127.0.0.1:0,backlog=10")
@@ -484,9 +483,9 @@ func TestHealDuringReload(t *testing.T) {
 	fdtest.Eventually(t, "it listens", func() bool { return *b.listener(t, "web").Limit == 60 })
 }
 
-// TestNotHealed: what was unbound is its holders' alone, and what was put with any is
-// no listener.
-func TestNotHealed(t *testing.T) {
+// TestNotRepaired: the broker does not touch a socket that was unbound, nor a descriptor that was put with
+// any.
+func TestNotRepaired(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "stays=127.0.0.1:0")
 	rogue, other := b.helper(t, "rogue", "web"), b.helper(t, "rogue", "stays")
@@ -496,7 +495,7 @@ func TestNotHealed(t *testing.T) {
 	}
 	rogue.harm("shut")
 	other.harm("shut")
-	b.healed(t, "stays", 1)
+	b.repaired(t, "stays", 1)
 	if c, err := net.Dial("tcp", address); err == nil {
 		_ = c.Close()
 		t.Error("what was unbound listens again")

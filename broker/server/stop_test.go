@@ -13,7 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// forEver is how many seconds a close lingers that nobody waits for the end of.
+// forEver is how many seconds a close lingers that no test waits for.
 const forEver = 3000
 
 // stops checks that a broker can be stopped.
@@ -31,7 +31,7 @@ func (b *broker) stops(t *testing.T) {
 	}
 }
 
-// What is held for others is no exception, if it is a connection.
+// A broker also stops if a descriptor that it keeps is a connection whose close blocks.
 func TestCloseWhatBlocks(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")
@@ -55,12 +55,12 @@ func TestStopWhileCloseBlocks(t *testing.T) {
 	b.stops(t)
 }
 
-// Nor does one that the kernel closes, while the broker reads: it is to be had by nobody.
+// The same is true of a descriptor that the kernel closes while the broker reads.
 func TestStopWhileReadBlocks(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startOn(t, server.Config{}, unguard, "a=127.0.0.1:0")
 	c := b.client(t)
-	// It does not read on before its replies are taken, of which but a few have room.
+	// The broker does not read on before the client has read its replies, of which only a few fit.
 	const calls = 60
 	describe := method(protocol.MethodGetInterfaceDescription, protocol.InterfaceParameters{Interface: protocol.InterfaceName})
 	c.send(slices.Repeat([]call{describe}, calls)...)

@@ -38,8 +38,8 @@ func (b *broker) generations(t testing.TB) map[int]int64 {
 	return is
 }
 
-// TestClaim: who says that it belongs to another user's deploy is not believed, whether
-// it says so while that is known or before, and so cannot make it end.
+// TestClaim: a client that claims the generation of another user's deploy gets one of its own, whether the
+// deploy is known before or after. So it cannot end that deploy.
 func TestClaim(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any")
@@ -79,9 +79,9 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// TestSentAwayLate: a deploy that was replaced while none of its workers held anything
-// hears of it from the first one that asks.
-func TestSentAwayLate(t *testing.T) {
+// TestReplacedWithoutWorkers: a deploy that was replaced while none of its workers held anything hears of
+// it when the first one asks.
+func TestReplacedWithoutWorkers(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
 	old, one := b.deploy(t)
@@ -102,9 +102,9 @@ func TestSentAwayLate(t *testing.T) {
 	other.replaced(two)
 }
 
-// TestSentAwayUnknown: a deploy that comes back to the broker hears that its workers were
-// asked to leave meanwhile.
-func TestSentAwayUnknown(t *testing.T) {
+// TestReplacedWhileAway: a deploy that comes back to the broker hears that its workers were asked to leave
+// meanwhile.
+func TestReplacedWhileAway(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
 	c, generation := b.deploy(t)
@@ -118,8 +118,7 @@ func TestSentAwayUnknown(t *testing.T) {
 	}
 }
 
-// TestLeavesBeforeItIsAsked: a drain does not wait for one who leaves between its two
-// steps.
+// TestLeavesBeforeItIsAsked: a drain does not wait for a holder that leaves between its two steps.
 func TestLeavesBeforeItIsAsked(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
@@ -128,7 +127,7 @@ func TestLeavesBeforeItIsAsked(t *testing.T) {
 	d, generation := b.deploy(t, "web")
 	c := b.client(t)
 	c.send(call{protocol.Call{Method: protocol.MethodDrain, More: true}, all("web")})
-	d.replaced(generation) // and is given some time to act on it
+	d.replaced(generation) // and has some time to act on it
 	holder.close()
 	b.held(t, "web", 0, 0)
 	for left := 1; left > 0; {
@@ -144,7 +143,7 @@ func TestLeavesBeforeItIsAsked(t *testing.T) {
 	}
 }
 
-// TestDrainGoesOn: what a broker has begun to drain, the next one asks to leave.
+// TestDrainGoesOn: holders that one broker has begun to drain are asked to leave by the next one.
 func TestDrainGoesOn(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
@@ -155,7 +154,7 @@ func TestDrainGoesOn(t *testing.T) {
 	}
 	d, generation := b.deploy(t, "web")
 	b.client(t).send(method(protocol.MethodDrain, all("web")))
-	d.replaced(generation) // and is given some time to act on it
+	d.replaced(generation) // and has some time to act on it
 	_ = b.stop()
 	k.start("web=127.0.0.1:0")
 	defer time.AfterFunc(patience, func() { _ = w.cmd.Process.Kill() }).Stop()
@@ -164,9 +163,9 @@ func TestDrainGoesOn(t *testing.T) {
 	}
 }
 
-// TestDeployOfAnothersNumber: a deploy that says it goes on with another user's gets a
-// number of its own, and the other's workers stay what they are.
-func TestDeployOfAnothersNumber(t *testing.T) {
+// TestDeployWithAnothersGeneration: a deploy that claims to go on with another user's generation gets a new
+// one, and the other user's workers stay what they are.
+func TestDeployWithAnothersGeneration(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")
 	starter := b.spawn(t)
@@ -201,8 +200,8 @@ func TestDeployOfAnothersNumber(t *testing.T) {
 	}
 }
 
-// TestDrainByTheWorkersUser: a worker that became another user's before it asked has a
-// generation of its own. A drain by that user does not end the deploy that started it.
+// TestDrainByTheWorkersUser: a worker that became another user's before it asked has a generation of its
+// own. A drain by that user does not end the deploy that started it.
 func TestDrainByTheWorkersUser(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0,allow=any")
@@ -224,7 +223,7 @@ func TestDrainByTheWorkersUser(t *testing.T) {
 	d.wasToldNothing()
 }
 
-// TestTooGreatGeneration: what no earlier broker can have said counts as nothing said.
+// TestTooGreatGeneration: a generation that no earlier broker can have given counts as none.
 func TestTooGreatGeneration(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")

@@ -14,8 +14,8 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// guarded runs a test with a broker that has no room but for one client, and to which
-// nobody can send descriptors, and with one to which anybody can.
+// guarded runs a test with two brokers that have room for one client only: one to which no client can send
+// descriptors, and one to which any can.
 func guarded(t *testing.T, test func(t *testing.T, b *broker)) {
 	specs := []string{"a=127.0.0.1:0", "b=127.0.0.1:0", "one=127.0.0.1:0,max=1"}
 	t.Run("guarded", func(t *testing.T) {
@@ -44,17 +44,17 @@ func (b *broker) only(t *testing.T) (c *client) {
 	return c
 }
 
-// wrongs returns the lines that say what clients have done wrong, other than to be there.
-func (b *broker) wrongs() (found []string) {
+// wrongs returns the lines that say what clients have done wrong, except that there were too many.
+func (b *broker) wrongs() (lines []string) {
 	for _, line := range b.logs.lines(`"refused"`, fmt.Sprintf(`"pid":%d,"uid":%d`, os.Getpid(), os.Getuid())) {
 		if !strings.Contains(line, "limit of clients") {
-			found = append(found, line)
+			lines = append(lines, line)
 		}
 	}
-	return found
+	return lines
 }
 
-// Who goes in the middle of a call or of a reply has done wrong, and that is logged.
+// A client that goes in the middle of a call or of a reply has done wrong, and that is logged.
 func TestGoneInTheMiddle(t *testing.T) {
 	const half = `{"method":"io.`
 	long := method(protocol.MethodGetInterfaceDescription, protocol.InterfaceParameters{Interface: protocol.InterfaceName})
@@ -90,8 +90,8 @@ func TestGoneInTheMiddle(t *testing.T) {
 				k.do(c)
 				c.close()
 				b.only(t)
-				if found := b.wrongs(); len(found) != 1 || !strings.Contains(found[0], k.line) {
-					t.Errorf("%d lines, want one of the %s: %q", len(found), k.line, found)
+				if lines := b.wrongs(); len(lines) != 1 || !strings.Contains(lines[0], k.line) {
+					t.Errorf("%d lines, want one of the %s: %q", len(lines), k.line, lines)
 				}
 			})
 		})
@@ -104,7 +104,7 @@ func (c *client) unread() {
 	fdtest.Eventually(c.t, "there is a reply", func() bool { return hasInput(c.t, c.uc) })
 }
 
-// Who sends half a call, and can send no more, is told so.
+// A client that sends half a call and shuts down its end is told so.
 func TestTruncatedCall(t *testing.T) {
 	guarded(t, func(t *testing.T, b *broker) {
 		c := b.client(t)
@@ -118,14 +118,13 @@ func TestTruncatedCall(t *testing.T) {
 		}
 		c.ended()
 		b.only(t)
-		if found := b.wrongs(); len(found) != 1 {
-			t.Errorf("logged: %q", found)
+		if lines := b.wrongs(); len(lines) != 1 {
+			t.Errorf("logged: %q", lines)
 		}
 	})
 }
 
-// To close a connection between calls is not wrong, nor is it while the broker lets its
-// client wait.
+// Closing a connection between calls is not wrong, nor is it while the broker lets the client wait.
 func TestGoneBetweenCalls(t *testing.T) {
 	waiting := protocol.GetParameters{Names: []string{"none"}, Wait: true}
 	guarded(t, func(t *testing.T, b *broker) {
@@ -164,8 +163,8 @@ func TestGoneBetweenCalls(t *testing.T) {
 			do(c)
 			c.close()
 			b.only(t).close()
-			if found := b.wrongs(); len(found) != 0 {
-				t.Fatalf("%s: logged: %q", name, found)
+			if lines := b.wrongs(); len(lines) != 0 {
+				t.Fatalf("%s: logged: %q", name, lines)
 			}
 		}
 	})
