@@ -25,11 +25,12 @@ func ParseAddress(text string) (*Network, string, error) {
 	if n == nil {
 		return nil, "", fmt.Errorf("address %q: there is no network %q; there are %s", text, word, NetworkNames(All))
 	}
-	normalise := normalInet
+	var err error
 	if n.In(Unix) {
-		normalise = normalUnix
+		address, err = normalUnix(address)
+	} else {
+		address, err = normalInet(n, address)
 	}
-	address, err := normalise(n, address)
 	if err != nil {
 		return nil, "", fmt.Errorf("address %q: %w", text, err)
 	}
@@ -103,12 +104,13 @@ func normalHost(n *Network, host string) (string, error) {
 	case host == "":
 		return "", nil
 	case err != nil && (len(host) > maxHost || !IsWord(host)):
-		return "", fmt.Errorf("host %s is neither an IP address nor a host's name; leave it empty for all addresses", Quote(host))
+		const advice = "leave it empty for all addresses"
+		return "", fmt.Errorf("host %s is neither an IP address nor a host's name; %s", Quote(host), advice)
 	case err != nil:
 		return host, nil // a name
 	}
 	if zone := ip.Zone(); zone != "" {
-		if err := checkInterface(zone); err != nil {
+		if _, err := parseInterface(zone); err != nil {
 			return "", fmt.Errorf("zone %w", err)
 		}
 	}
@@ -120,7 +122,7 @@ func normalHost(n *Network, host string) (string, error) {
 }
 
 // normalUnix returns an absolute path, cleaned as by [filepath.Clean], or an abstract name.
-func normalUnix(_ *Network, address string) (string, error) {
+func normalUnix(address string) (string, error) {
 	if address == "" || address == "@" {
 		return "", errors.New("it is empty; a Unix address is /PATH, or @NAME for an abstract one")
 	}
@@ -148,22 +150,20 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// isLiteral4 reports whether the host of a normalised address is an IPv4 one.
-func isLiteral4(address string) bool {
-	ap, err := netip.ParseAddrPort(address)
-	return err == nil && ap.Addr().Is4()
-}
-
 func isDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // IsWord reports whether s has only characters of host and service names, and begins with a letter or digit.
-func IsWord(s string) bool {
-	for i := range len(s) {
-		if !isAlnum(s[i]) && (i == 0 || s[i] != '-' && s[i] != '.' && s[i] != '_') {
-			return false
+func IsWord(s string) bool { return badByte(s) < 0 }
+
+// badByte returns the index of the first byte that keeps s from being a word, or -1.
+func badByte(s string) int {
+	for i, c := range []byte(s) {
+		isAlnum := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !isAlnum && (i == 0 || c != '-' && c != '.' && c != '_') {
+			return i
 		}
 	}
-	return true
+	return -1
 }

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -71,7 +70,7 @@ func resolve(n *Network, host string, v6only bool) (netip.Addr, error) {
 	defer cancel()
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, want, host)
 	if err != nil {
-		return netip.Addr{}, &Problem{fmt.Sprintf("host %q cannot be resolved: %v", host, Reason(err)), err}
+		return netip.Addr{}, Problemf(err, "host %q cannot be resolved: %v", host, Reason(err))
 	}
 	for _, ip := range ips {
 		if ip.Unmap().Is4() {
@@ -79,7 +78,7 @@ func resolve(n *Network, host string, v6only bool) (netip.Addr, error) {
 		}
 	}
 	if len(ips) == 0 {
-		return netip.Addr{}, &Problem{fmt.Sprintf("host %q has no address", host), unix.EADDRNOTAVAIL}
+		return netip.Addr{}, Problemf(unix.EADDRNOTAVAIL, "host %q has no address", host)
 	}
 	return ips[0], nil
 }
@@ -119,7 +118,7 @@ func ZoneID(zone string) (uint32, error) {
 	}
 	id, err := strconv.ParseUint(zone, 10, 32)
 	if err != nil {
-		return 0, &Problem{fmt.Sprintf("there is no interface %q", zone), unix.ENODEV}
+		return 0, Problemf(unix.ENODEV, "there is no interface %q", zone)
 	}
 	return uint32(id), nil
 }

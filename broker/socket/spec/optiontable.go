@@ -44,90 +44,92 @@ type option struct {
 
 // optionTable is constant. Specs are printed in its order.
 var optionTable = [...]option{
-	number("backlog", Listening, func(o *Options) *int { return &o.Backlog }),
+	typed("backlog", Listening, "N", func(o *Options) *int { return &o.Backlog }, parseNumber),
 	{"allow", All | anyNet, "WHO[+WHO]...", parseAllow, allowText},
-	number("max", All|anyNet, func(o *Options) *int { return &o.Max }),
+	typed("max", All|anyNet, "N", func(o *Options) *int { return &o.Max }, parseNumber),
 	{"mode", Unix, "MODE", parseMode, modeText},
 	owner("user", func(o *Options) *string { return &o.User }),
 	owner("group", func(o *Options) *string { return &o.Group }),
 	flag("v6only", Inet&^Only4, func(o *Options) *bool { return &o.V6Only }),
 	flag("freebind", Inet, func(o *Options) *bool { return &o.FreeBind }),
 	flag("transparent", Inet, func(o *Options) *bool { return &o.Transparent }),
-	{"device", Inet, "INTERFACE", parseDevice, func(o *Options) (string, bool) { return o.Device, o.Device != "" }},
-	{"mark", Inet, "N", parseMark, func(o *Options) (string, bool) { return strconv.FormatUint(uint64(o.Mark), 10), o.Mark != 0 }},
-	{"defer-accept", TCP, "DURATION", parseDefer, func(o *Options) (string, bool) { return o.DeferAccept.String(), o.DeferAccept != 0 }},
-	number("fastopen", TCP, func(o *Options) *int { return &o.FastOpen }),
+	typed("device", Inet, "INTERFACE", func(o *Options) *string { return &o.Device }, parseInterface),
+	typed("mark", Inet, "N", func(o *Options) *uint32 { return &o.Mark }, parseMark),
+	typed("defer-accept", TCP, "DURATION", func(o *Options) *time.Duration { return &o.DeferAccept }, parseDefer),
+	typed("fastopen", TCP, "N", func(o *Options) *int { return &o.FastOpen }, parseNumber),
 	flag("nodelay", TCP, func(o *Options) *bool { return &o.NoDelay }),
 	flag("keepalive", TCP, func(o *Options) *bool { return &o.KeepAlive }),
 	flag("blocking", All|anyNet, func(o *Options) *bool { return &o.Blocking }),
 }
 
-// number describes an option whose value is a number of at least one.
-func number(name string, on Set, field func(*Options) *int) option {
-	return option{name, on, "N", func(o *Options, value string) error {
-		n, err := strconv.ParseUint(value, 10, 31)
-		if err != nil || n == 0 {
-			return fmt.Errorf("%q is not a number from 1 to %d", value, math.MaxInt32)
-		}
-		*field(o) = int(n)
-		return nil
+// typed describes an option whose value is of type T, and by default the zero value.
+func typed[T comparable](name string, on Set, value string, field func(*Options) *T,
+	parse func(string) (T, error)) option {
+	return option{name, on, value, func(o *Options, value string) (err error) {
+		*field(o), err = parse(value)
+		return err
 	}, func(o *Options) (string, bool) {
-		n := *field(o)
-		return strconv.Itoa(n), n != 0
+		v := *field(o)
+		return fmt.Sprint(v), v != *new(T)
 	}}
 }
 
 // flag describes an option that is on or off.
 func flag(name string, on Set, field func(*Options) *bool) option {
-	return option{name, on, "", func(o *Options, value string) error {
-		switch value {
-		case "yes", "true", "on", "1":
-			*field(o) = true
-		case "no", "false", "off", "0":
-			*field(o) = false
-		default:
-			return fmt.Errorf("%q is none of yes, no, true, false, on, off, 1 and 0", value)
-		}
-		return nil
-	}, func(o *Options) (string, bool) { return "", *field(o) }}
+	return typed(name, on, "", field, parseBool)
+}
+
+func parseBool(value string) (bool, error) {
+	switch value {
+	case "yes", "true", "on", "1":
+		return true, nil
+	case "no", "false", "off", "0":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is none of yes, no, true, false, on, off, 1 and 0", value)
+}
+
+func parseNumber(value string) (int, error) {
+	n, err := strconv.ParseUint(value, 10, 31)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a number from 1 to %d", value, math.MaxInt32)
+	}
+	return int(n), nil
 }
 
 // owner describes an option that names a user or a group, which must exist.
 func owner(name string, field func(*Options) *string) option {
-	return option{name, Unix, "NAME", func(o *Options, value string) error {
+	return typed(name, Unix, "NAME", field, func(value string) (string, error) {
 		id, err := ownerID(name, value)
 		if isDigits(value) {
-			value = strconv.Itoa(id)
+			value = fmt.Sprint(id)
 		}
-		*field(o) = value
-		return err
-	}, func(o *Options) (string, bool) { return *field(o), *field(o) != "" }}
+		return value, err
+	})
 }
 
 // Owner returns the ids that the options user and group say, -1 if they say none. The error is an [*OptionError].
 func (o *Options) Owner() (uid, gid int, err error) {
-	uid, gid = -1, -1
-	if o.User != "" {
-		if uid, err = ownerID("user", o.User); err != nil {
-			return -1, -1, &OptionError{"user", err}
+	ids := [2]int{-1, -1}
+	for i, owner := range [2]struct{ kind, text string }{{"user", o.User}, {"group", o.Group}} {
+		if owner.text == "" {
+			continue
 		}
-	}
-	if o.Group != "" {
-		if gid, err = ownerID("group", o.Group); err != nil {
-			return -1, -1, &OptionError{"group", err}
+		id, err := ownerID(owner.kind, owner.text)
+		if err != nil {
+			return -1, -1, &OptionError{owner.kind, err}
 		}
+		ids[i] = int(id)
 	}
-	return uid, gid, nil
+	return ids[0], ids[1], nil
 }
 
 // ownerID returns the id of a user or group, as kind says, that is given by number or name.
-func ownerID(kind, text string) (int, error) {
+func ownerID(kind, text string) (uint32, error) {
 	if isDigits(text) {
-		id, err := parseID(text)
-		return int(id), err
+		return parseID(text)
 	}
-	id, err := lookup(kind, text)
-	return int(id), err
+	return lookup(kind, text)
 }
 
 func parseAllow(o *Options, value string) error {
@@ -154,8 +156,7 @@ func parseMode(o *Options, value string) error {
 	if err != nil || n > 0o777 {
 		return fmt.Errorf("%q is not an octal mode from 0000 to 0777", value)
 	}
-	mode := os.FileMode(n)
-	o.Mode = &mode
+	o.Mode = new(os.FileMode(n))
 	return nil
 }
 
@@ -166,40 +167,33 @@ func modeText(o *Options) (string, bool) {
 	return fmt.Sprintf("%04o", *o.Mode), true
 }
 
-func parseDevice(o *Options, value string) error {
-	o.Device = value
-	return checkInterface(value)
-}
-
-// checkInterface checks an interface's name as the kernel does (dev_valid_name).
-func checkInterface(name string) error {
+// parseInterface checks an interface's name as the kernel does (dev_valid_name).
+func parseInterface(name string) (string, error) {
 	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: ") {
-		return fmt.Errorf("%s is not an interface's name: 1 to 15 bytes without '/', ':' and space", Quote(name))
+		return "", fmt.Errorf("%s is not an interface's name: 1 to 15 bytes without '/', ':' and space", Quote(name))
 	}
-	return nil
+	return name, nil
 }
 
-func parseMark(o *Options, value string) error {
+func parseMark(value string) (uint32, error) {
 	n, err := strconv.ParseUint(value, 0, 32)
 	if err != nil || n == 0 {
-		return fmt.Errorf("%q is not a number from 1 to %d (0x... is hexadecimal)", value, uint32(math.MaxUint32))
+		return 0, fmt.Errorf("%q is not a number from 1 to %d (0x... is hexadecimal)", value, uint32(math.MaxUint32))
 	}
-	o.Mark = uint32(n)
-	return nil
+	return uint32(n), nil
 }
 
 // parseDefer takes "5s" and "1m30s", and like systemd plain seconds.
-func parseDefer(o *Options, value string) error {
+func parseDefer(value string) (time.Duration, error) {
 	text := value
 	if isDigits(value) {
 		text += "s"
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d%time.Second != 0 || d > math.MaxInt32*time.Second {
-		return fmt.Errorf("%q is not a whole number of seconds, such as 5s or 1m30s", value)
+		return 0, fmt.Errorf("%q is not a whole number of seconds, such as 5s or 1m30s", value)
 	}
-	o.DeferAccept = d
-	return nil
+	return d, nil
 }
 
 // ParseOptions parses the text behind the comma after an address of n.
@@ -225,14 +219,14 @@ func ParseOptions(n *Network, text string) (*Options, error) {
 // findOption returns the option of n with that name.
 func findOption(n *Network, name string) (*option, error) {
 	if name == "" {
-		return nil, fmt.Errorf("there is nothing between two commas or after the last; %s has %s", n.Name, optionNames(n))
+		return nil, fmt.Errorf("there is nothing between two commas or after the last; %s", optionsOf(n))
 	}
 	i := slices.IndexFunc(optionTable[:], func(opt option) bool { return opt.name == name })
 	switch {
 	case i < 0:
-		return nil, fmt.Errorf("there is no option %s; %s has %s", Quote(name), n.Name, optionNames(n))
+		return nil, fmt.Errorf("there is no option %s; %s", Quote(name), optionsOf(n))
 	case !n.In(optionTable[i].on):
-		return nil, fmt.Errorf("option %s is for %s; %s has %s", name, NetworkNames(optionTable[i].on), n.Name, optionNames(n))
+		return nil, fmt.Errorf("option %s is for %s; %s", name, NetworkNames(optionTable[i].on), optionsOf(n))
 	}
 	return &optionTable[i], nil
 }
@@ -247,15 +241,15 @@ func (opt *option) set(o *Options, value string, hasValue bool) error {
 	return fmt.Errorf("it needs a value: %s=%s", opt.name, opt.value)
 }
 
-// optionNames lists the options of n, for error messages.
-func optionNames(n *Network) string {
+// optionsOf says which options n has, for error messages.
+func optionsOf(n *Network) string {
 	var names []string
 	for _, opt := range optionTable {
 		if n.In(opt.on) {
 			names = append(names, opt.name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return n.Name + " has " + strings.Join(names, ", ")
 }
 
 // write appends ",OPTION=VALUE" for each option that differs from its default.

@@ -14,9 +14,12 @@ type Problem struct {
 	Err  error
 }
 
-func (p *Problem) Error() string { return p.Text }
+// Problemf returns a Problem, whose Err is err.
+func Problemf(err error, format string, args ...any) *Problem {
+	return &Problem{fmt.Sprintf(format, args...), err}
+}
 
-// Unwrap returns p.Err.
+func (p *Problem) Error() string { return p.Text }
 func (p *Problem) Unwrap() error { return p.Err }
 
 // An OptionError says which option the kernel refused.
@@ -26,8 +29,6 @@ type OptionError struct {
 }
 
 func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %v", e.Option, Reason(e.Err)) }
-
-// Unwrap returns e.Err.
 func (e *OptionError) Unwrap() error { return e.Err }
 
 // Reason returns the text of err without the name of the system call, which tells an operator nothing.
@@ -47,7 +48,7 @@ func Reason(err error) string {
 	return err.Error()
 }
 
-// Denied returns a text that says that this user may not do it.
+// Denied says that this user may not do it.
 func Denied(what string) string {
 	return fmt.Sprintf("permission denied (uid %d may not %s)", os.Geteuid(), what)
 }

@@ -9,6 +9,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode"
@@ -75,16 +76,10 @@ func CheckName(name string) error {
 	case name == "unknown" || name == "stored" || name == "connection":
 		return fmt.Errorf("name %q has a meaning to systemd; choose another", name)
 	}
-	for i := range len(name) {
-		if !isAlnum(name[i]) && (i == 0 || name[i] != '.' && name[i] != '_' && name[i] != '-') {
-			return fmt.Errorf("name %q: %q is not allowed there; %s", name, name[i:i+1], allowed)
-		}
+	if i := badByte(name); i >= 0 {
+		return fmt.Errorf("name %q: %q is not allowed there; %s", name, name[i:i+1], allowed)
 	}
 	return nil
-}
-
-func isAlnum(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
 // CheckText returns an error if text could not be printed on a line or sent as JSON.
@@ -102,9 +97,10 @@ func CheckText(text string) error {
 func (s Spec) Check() error {
 	o := s.Opts()
 	if strings.HasPrefix(s.Address, "@") && (o.Mode != nil || o.User != "" || o.Group != "") {
-		return fmt.Errorf("address %q: an abstract socket has no file, so it cannot have the options mode, user and group", s.Address)
+		const why = "an abstract socket has no file, so it cannot have the options mode, user and group"
+		return fmt.Errorf("address %q: %s", s.Address, why)
 	}
-	if o.V6Only && NetworkOf(s.Network).In(Inet) && isLiteral4(s.Address) {
+	if at, err := netip.ParseAddrPort(s.Address); o.V6Only && err == nil && at.Addr().Is4() {
 		return fmt.Errorf("option v6only: address %q is an IPv4 one", s.Address)
 	}
 	return nil

@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// overflowID is the kernel's number for every uid or gid that has none in our user namespace
-// (/proc/sys/kernel/overflowuid): it may be any user.
+// overflowID is the kernel's number for every uid or gid that has none in our user namespace: it may be any user.
 const overflowID = 65534
 
 // Who is one entry of the option allow=: user:NAME, uid:N, group:NAME, gid:N or any. Parsing has turned its names into
@@ -37,7 +36,6 @@ func (w Who) Matches(uid uint32, gids []uint32) bool {
 	return false
 }
 
-// parseWho parses one entry of allow=.
 func parseWho(text string) (Who, error) {
 	kind, value, _ := strings.Cut(text, ":")
 	var id uint32
@@ -60,7 +58,8 @@ func parseWho(text string) (Who, error) {
 	case err != nil:
 		return Who{}, fmt.Errorf("%q: %w", text, err)
 	case id == overflowID:
-		return Who{}, fmt.Errorf("%q: id %d is what the kernel shows for whoever it cannot name, so it cannot be let in by id", text, overflowID)
+		const why = "is what the kernel shows for whoever it cannot name, so it cannot be let in by id"
+		return Who{}, fmt.Errorf("%q: id %d %s", text, overflowID, why)
 	}
 	return Who{kind + ":" + value, kind, id}, nil
 }
