@@ -133,7 +133,8 @@ func setOwner(is sockdiag.Identity, s spec.Spec, fd int) error {
 	case strings.HasPrefix(is.Address, "@"):
 		return fmt.Errorf("the socket %s that was passed has no file, so it cannot have the options mode, user and group", is)
 	}
-	return owner.Give(fd, is.Address)
+	_, err = owner.Give(fd, is.Address, false)
+	return err
 }
 
 // errForeign says that a socket is not one that a broker of this user has opened.

@@ -43,7 +43,7 @@ type Control struct {
 	Listener *scmrights.FD
 
 	path string
-	file sockfile.FileID
+	file *sockfile.File
 	lock *sockfile.Lock
 }
 
@@ -72,8 +72,7 @@ func Listen(c Config) (_ *Control, err error) {
 			ctl.lock.Unlock()
 		}
 	}()
-	var ok bool
-	if ctl.Listener, ctl.file, ok = c.Restored.use(c); ok {
+	if ctl.Listener, ctl.file = c.Restored.use(c); ctl.Listener != nil {
 		return ctl, nil
 	}
 	c.Restored.close() // otherwise it would answer at its path
@@ -130,21 +129,21 @@ func clearPath(path string) error {
 }
 
 // listen returns a new listening socket at the path, and its file.
-func (c Config) listen() (_ *scmrights.FD, id sockfile.FileID, err error) {
+func (c Config) listen() (*scmrights.FD, *sockfile.File, error) {
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, id, os.NewSyscallError("socket", err)
+		return nil, nil, os.NewSyscallError("socket", err)
 	}
 	fd := scmrights.NewFD(n)
 	file, err := sockfile.Bind(fd, c.Path, c.owner(), sockfile.ClearConfig{Type: unix.SOCK_STREAM, SkipHolders: true})
 	if err == nil {
 		if err = listenOn(n); err == nil {
-			return fd, file.ID(), nil
+			return fd, file, nil
 		}
 		_ = file.Remove()
 	}
 	_ = fd.Close()
-	return nil, id, err
+	return nil, nil, err
 }
 
 func (c Config) owner() sockfile.Owner {
@@ -169,33 +168,35 @@ func (r *Restored) close() {
 
 // use returns the socket as that of c, and its file, if the clients of c reach it; the caller must close the socket. It
 // listens again, because SO_PEERCRED shows clients the process that did so last.
-func (r *Restored) use(c Config) (fd *scmrights.FD, id sockfile.FileID, ok bool) {
+func (r *Restored) use(c Config) (fd *scmrights.FD, file *sockfile.File) {
 	if r == nil || r.FD == nil {
-		return nil, id, false
+		return nil, nil
 	}
 	at, err := sockfile.Find(c.Path)
 	if err != nil || r.Path != "" && (r.Path != c.Path || r.File != at.ID()) {
-		return nil, id, false
+		return nil, nil
 	}
 	_ = r.FD.Control(func(n uintptr) {
 		sa, err := unix.Getsockname(int(n))
 		if own, isUnix := sa.(*unix.SockaddrUnix); err != nil || !isUnix || own.Name != c.Path {
 			return
 		}
-		id, err = sockfile.SetOwner(r.FD, c.Path, c.owner())
-		ok = err == nil && listenOn(int(n)) == nil
+		file, err = c.owner().Give(int(n), c.Path, true)
+		if err == nil && listenOn(int(n)) == nil {
+			fd = r.FD
+		}
 	})
-	if ok {
-		fd, r.FD = r.FD, nil
+	if fd != nil {
+		r.FD = nil
 	}
-	return fd, id, ok
+	return fd, file
 }
 
 // Path returns the path of the control socket.
 func (c *Control) Path() string { return c.path }
 
 // File returns which file is the socket's.
-func (c *Control) File() sockfile.FileID { return c.file }
+func (c *Control) File() sockfile.FileID { return c.file.ID() }
 
 // Exposed says, in words for the log, why another user can put a socket in the place of the control socket, so that the
 // broker's clients connect to that. It is empty if none can, as far as the socket's directory shows.
@@ -207,7 +208,7 @@ func (c *Control) Close() error {
 	if c.lock == nil {
 		return nil
 	}
-	err := sockfile.Remove(c.path, c.file)
+	err := c.file.Remove()
 	c.Release()
 	return err
 }

@@ -140,7 +140,7 @@ func explainTrace(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
 		return errors.New("there is no such process")
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s (its user may do that where Yama lets it, and root)", spec.Denied("take a descriptor from it"))
+		return fmt.Errorf("%v (its user may do that where Yama lets it, and root)", spec.Denied(nil, "take a descriptor from it"))
 	}
 	return err
 }

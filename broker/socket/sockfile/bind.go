@@ -2,7 +2,6 @@ package sockfile
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,18 +30,14 @@ func Bind(fd *scmrights.FD, path string, o Owner, c ClearConfig) (file *File, er
 		if err != nil {
 			return err
 		}
-		if file, err = o.give(sock, path, true); err != nil && file != nil {
-			err = errors.Join(err, file.Remove())
+		if file, err = o.Give(sock, path, true); err != nil && file != nil {
+			err, file = errors.Join(err, file.Remove()), nil
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return file, nil
+	return file, err
 }
 
-// bindCleared binds a socket to path, which it clears if it must.
 func bindCleared(sock int, path string, c ClearConfig) error {
 	err := BindAddress(sock, path)
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -51,16 +46,13 @@ func bindCleared(sock int, path string, c ClearConfig) error {
 		}
 		err = BindAddress(sock, path)
 	}
-	if err != nil {
-		return explain(path, err)
-	}
-	return nil
+	return explain(path, err)
 }
 
 // BindAddress binds a Unix socket to an address that is free, a path or an abstract name.
 func BindAddress(sock int, address string) error {
 	if err := spec.CheckPath(address); err != nil {
-		return &spec.Problem{Text: err.Error(), Err: unix.ENAMETOOLONG}
+		return spec.Problemf(unix.ENAMETOOLONG, "%v", err)
 	}
 	return os.NewSyscallError("bind", unix.Bind(sock, &unix.SockaddrUnix{Name: address}))
 }
@@ -70,13 +62,13 @@ func explain(path string, err error) error {
 	dir := filepath.Dir(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return &spec.Problem{Text: spec.Denied("create a socket in " + dir), Err: err}
+		return spec.Denied(err, "create a socket in %s", dir)
 	case errors.Is(err, fs.ErrNotExist):
-		return &spec.Problem{Text: fmt.Sprintf("there is no directory %s", dir), Err: err}
+		return spec.Problemf(err, "there is no directory %s", dir)
 	case errors.Is(err, unix.ENOTDIR):
-		return &spec.Problem{Text: fmt.Sprintf("%s is not a directory", dir), Err: err}
+		return spec.Problemf(err, "%s is not a directory", dir)
 	case errors.Is(err, unix.EADDRINUSE):
-		return &spec.Problem{Text: "somebody else made a file of that path at once; try again", Err: err}
+		return spec.Problemf(err, "somebody else made a file of that path at once; try again")
 	}
 	return err
 }
@@ -100,14 +92,12 @@ func Clear(path string, c ClearConfig) error {
 	case err != nil:
 		return err
 	case file.kind != unix.S_IFSOCK:
-		return &spec.Problem{
-			Text: fmt.Sprintf("%s exists and is %s, not a socket; remove it or choose another path", path, file.kindName()),
-			Err:  errors.Join(unix.EADDRINUSE, ErrNotSocket),
-		}
+		return spec.Problemf(errors.Join(unix.EADDRINUSE, ErrNotSocket),
+			"%s exists and is %s, not a socket; remove it or choose another path", path, file.kindName())
 	}
 	switch live, err := file.isLive(c); {
 	case errors.Is(err, fs.ErrPermission):
-		return &spec.Problem{Text: spec.Denied("ask whether anybody answers at the socket " + path), Err: err}
+		return spec.Denied(err, "ask whether anybody answers at the socket %s", path)
 	case err != nil:
 		return err
 	case live && c.SkipHolders:
@@ -115,9 +105,8 @@ func Clear(path string, c ClearConfig) error {
 	case live:
 		return holders.OfUnix(path, file.id).Err()
 	}
-	err = file.Remove()
-	if errors.Is(err, fs.ErrPermission) {
-		return &spec.Problem{Text: spec.Denied(fmt.Sprintf("remove %s, a socket at which nobody answers", path)), Err: err}
+	if err = file.Remove(); errors.Is(err, fs.ErrPermission) {
+		return spec.Denied(err, "remove %s, a socket at which nobody answers", path)
 	}
 	return err
 }

@@ -13,6 +13,9 @@ import (
 // exchanges it, or one above it, for another.
 type socketDir int
 
+// byPath stands for whatever directory is at the path, and takes no descriptor.
+const byPath socketDir = unix.AT_FDCWD
+
 // openDir opens the directory of f; the caller must close it. The error is [fs.ErrNotExist] if f is not in that
 // directory, neither at its path nor at its backup.
 func (f *File) openDir() (socketDir, error) {
@@ -21,19 +24,27 @@ func (f *File) openDir() (socketDir, error) {
 		return -1, os.NewSyscallError("open", err)
 	}
 	dir := socketDir(n)
-	if !dir.has(f, f.path) && !dir.has(f, BackupPath(f.path)) {
+	if !dir.has(f, f.path) && !dir.has(f, backupPath(f.path)) {
 		dir.close()
 		return -1, fs.ErrNotExist
 	}
 	return dir, nil
 }
 
-func (d socketDir) close() { _ = unix.Close(int(d)) }
+func (d socketDir) close() { _ = unix.Close(int(d)) } // EBADF for byPath
+
+// name returns what the file at path is called in the directory.
+func (d socketDir) name(path string) string {
+	if d == byPath {
+		return path
+	}
+	return filepath.Base(path)
+}
 
 // find is Find of a path in the directory.
 func (d socketDir) find(path string) (*File, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(d), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(int(d), d.name(path), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, os.NewSyscallError("fstatat", err)
 	}
 	return fileOf(path, &st), nil
@@ -45,9 +56,8 @@ func (d socketDir) has(f *File, path string) bool {
 	return err == nil && now.Same(f)
 }
 
-// remove removes the file at path in the directory.
 func (d socketDir) remove(path string) error {
-	return os.NewSyscallError("unlinkat", unix.Unlinkat(int(d), filepath.Base(path), 0))
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(int(d), d.name(path), 0))
 }
 
 // Exposure says, in words for the log, why another user can replace the files in dir. It is empty if none can, as far
@@ -70,8 +80,8 @@ func Exposure(dir string) string {
 // The kernel makes no link to a file that has none left, not even by a descriptor of it. Some files have no backup
 // link: if the filesystem has no links, or if the file was given to another user and fs.protected_hardlinks is set.
 
-// BackupPath returns the path of the backup link of the file at path.
-func BackupPath(path string) string {
+// backupPath returns the path of the backup link of the file at path.
+func backupPath(path string) string {
 	dir, base := filepath.Split(path)
 	return dir + "." + base + ".fdbroker"
 }
@@ -81,7 +91,7 @@ func (f *File) HasBackup() bool { return f.backup }
 
 // Backup returns the file at the backup link of f if that still leads to f, or nil.
 func (f *File) Backup() *File {
-	b, err := Find(BackupPath(f.path))
+	b, err := Find(backupPath(f.path))
 	if err != nil || !b.Same(f) {
 		return nil
 	}
@@ -97,14 +107,14 @@ func (f *File) KeepBackup() {
 		return
 	}
 	defer dir.close()
-	backup := BackupPath(f.path)
+	backup := backupPath(f.path)
 	if f.backup = dir.has(f, backup); f.backup {
 		return
 	}
 	if b, err := dir.find(backup); err == nil && b.kind == unix.S_IFSOCK {
 		_ = dir.remove(backup)
 	}
-	if unix.Linkat(int(dir), filepath.Base(f.path), int(dir), filepath.Base(backup), 0) != nil {
+	if unix.Linkat(int(dir), dir.name(f.path), int(dir), dir.name(backup), 0) != nil {
 		return
 	}
 	if f.backup = dir.has(f, backup); !f.backup { // another process has replaced the file
@@ -125,7 +135,7 @@ func (f *File) RemoveBackup() {
 func (f *File) Watch(inotify int) (watch int, err error) {
 	link := f.path
 	if f.backup {
-		link = BackupPath(link) // the same file, also there if the path is gone already
+		link = backupPath(link) // the same file, also there if the path is gone already
 	}
 	return unix.InotifyAddWatch(inotify, link, unix.IN_ATTRIB|unix.IN_MOVE_SELF|unix.IN_DELETE_SELF|unix.IN_DONT_FOLLOW)
 }

@@ -31,11 +31,7 @@ func New(path string, id FileID) *File { return &File{path: path, id: id} }
 
 // Find returns the file at path. It does not follow a symbolic link.
 func Find(path string) (*File, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return nil, os.NewSyscallError("lstat", err)
-	}
-	return fileOf(path, &st), nil
+	return byPath.find(path)
 }
 
 // IDOf returns the identity of the file at path, and the zero FileID if there is none. It does not follow a symbolic
@@ -65,16 +61,14 @@ func (f *File) Same(g *File) bool { return f.id == g.id }
 // gap.
 func (f *File) Remove() error {
 	dir, err := f.openDir()
-	switch {
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE): // by its path, which takes no descriptor
-		if err = nil; f.isAt(f.path) {
-			err = os.NewSyscallError("unlink", unix.Unlink(f.path))
-		}
-	case err == nil:
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		dir, err = byPath, nil
+	}
+	if err == nil {
 		defer dir.close()
-		if dir.has(f, f.path) {
-			err = dir.remove(f.path)
-		}
+	}
+	if err == nil && dir.has(f, f.path) {
+		err = dir.remove(f.path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -82,19 +76,10 @@ func (f *File) Remove() error {
 	return err
 }
 
-// isAt reports whether f is the file at path.
-func (f *File) isAt(path string) bool {
-	now, err := Find(path)
-	return err == nil && now.Same(f)
-}
-
-// Remove removes the file at path if it has that identity.
-func Remove(path string, id FileID) error { return New(path, id).Remove() }
-
 // MoveTo renames f, if it still is at its path, and never onto another file. It returns the file at its new path; nil,
 // nil: it is not there any more.
 func (f *File) MoveTo(path string) (*File, error) {
-	if !f.isAt(f.path) {
+	if !byPath.has(f, f.path) {
 		return nil, nil
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, f.path, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {

@@ -2,7 +2,6 @@ package sockfile
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
@@ -30,8 +29,7 @@ type Lock struct {
 
 // A LockedError says that another process has a path locked.
 type LockedError struct {
-	Path string
-	PID  int // as that process has recorded it; 0: it has not
+	PID int // as that process has recorded it; 0: it has not
 }
 
 func (e *LockedError) Error() string { return "another process has the path locked" }
@@ -44,7 +42,7 @@ func LockFor(path string) (*Lock, error) {
 			return lock, err
 		}
 		if time.Now().After(deadline) {
-			return nil, &spec.Problem{Text: fmt.Sprintf("another process has had %s.lock locked for %v", path, lockTime), Err: unix.EWOULDBLOCK}
+			return nil, spec.Problemf(unix.EWOULDBLOCK, "another process has had %s.lock locked for %v", path, lockTime)
 		}
 	}
 }
@@ -65,7 +63,7 @@ func TryLock(path string) (*Lock, error) {
 		}
 		if err == nil && !locked {
 			if err = checkForeign(name, unix.EWOULDBLOCK); err == nil {
-				err = &LockedError{path, lock.pid()}
+				err = &LockedError{lock.pid()}
 			}
 		}
 		_ = lock.fd.Close()
@@ -110,7 +108,7 @@ func explainLock(path, name string, err error) error {
 		return ferr
 	}
 	if _, serr := Find(name); serr == nil && err != unix.EMFILE && err != unix.ENFILE {
-		return &spec.Problem{Text: fmt.Sprintf("its lock file %s cannot be opened: %v", name, err), Err: err}
+		return spec.Problemf(err, "its lock file %s cannot be opened: %v", name, err)
 	}
 	return explain(path, os.NewSyscallError("open", err))
 }
@@ -123,7 +121,9 @@ func checkForeign(name string, err error) error {
 	if serr := unix.Lstat(name, &st); serr != nil || st.Uid == 0 || st.Uid == uint32(os.Geteuid()) {
 		return nil
 	}
-	return &spec.Problem{Text: fmt.Sprintf("its lock file %s belongs to uid %d, which is neither root nor the broker's user: stop that user's broker if there is one, and remove the file, or choose a path in a directory where nobody else may make files", name, st.Uid), Err: err}
+	return spec.Problemf(err, "its lock file %s belongs to uid %d, which is neither root nor the broker's user: "+
+		"stop that user's broker if there is one, and remove the file, "+
+		"or choose a path in a directory where nobody else may make files", name, st.Uid)
 }
 
 // WritePID records this process in the lock file, for [LockedError].

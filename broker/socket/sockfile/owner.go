@@ -1,14 +1,12 @@
 package sockfile
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
-	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,16 +58,10 @@ func (o Owner) apply(own *boundFile) error {
 	return nil
 }
 
-// Give gives the file of a Unix socket that is bound to path these owners and then this mode. It is an error if
-// something else is at path, which is left alone.
-func (o Owner) Give(sock int, path string) error {
-	_, err := o.give(sock, path, false)
-	return err
-}
-
-// give returns the file, also on an error if the socket's file is there. If made is true, it is an error if this
-// process cannot have made the file.
-func (o Owner) give(sock int, path string, made bool) (*File, error) {
+// Give gives the file of a Unix socket that is bound to path these owners and then this mode. It returns the file, also
+// on an error if the socket's file is there. It is an error if something else is at path, which is left alone, and, if
+// made is true, if this process cannot have made the file.
+func (o Owner) Give(sock int, path string, made bool) (*File, error) {
 	own, err := openBound(sock, path)
 	if err != nil {
 		return nil, err
@@ -79,19 +71,6 @@ func (o Owner) give(sock int, path string, made bool) (*File, error) {
 		return nil, replaced(path)
 	}
 	return own.File, o.apply(own)
-}
-
-// SetOwner is Give for the file of a socket that this user has made, fd, which it borrows. It returns the identity of
-// the file, also on an error if the socket's file is there.
-func SetOwner(fd *scmrights.FD, path string, o Owner) (id FileID, err error) {
-	err = sockdiag.Control(fd, func(n int) error {
-		file, err := o.give(n, path, true)
-		if file != nil {
-			id = file.id
-		}
-		return err
-	})
-	return id, err
 }
 
 // siocUnixFile is SIOCUNIXFILE (linux/un.h), which opens the file of a Unix socket, as O_PATH and close-on-exec. It
@@ -115,36 +94,27 @@ func openBound(sock int, path string) (*boundFile, error) {
 		return nil, err
 	}
 	if at.kind != unix.S_IFSOCK {
-		return nil, &spec.Problem{Text: fmt.Sprintf("somebody else put %s at %s", at.kindName(), path), Err: unix.EADDRINUSE}
+		return nil, spec.Problemf(unix.EADDRINUSE, "somebody else put %s at %s", at.kindName(), path)
 	}
-	file, err := openFileOf(sock, path)
-	if err != nil {
-		return nil, err
-	}
-	if known, own := file.isOf(sock); !file.Same(at) || !file.sure && known && !own {
-		file.close()
-		return nil, replaced(path)
-	}
-	return file, nil
-}
-
-// openFileOf opens the file of a Unix socket or, if the kernel does not let this process do that, the file at path. The
-// caller must close it.
-func openFileOf(sock int, path string) (*boundFile, error) {
 	fd, err := unix.IoctlRetInt(sock, siocUnixFile)
 	sure := err == nil
-	if !sure {
+	if !sure { // the kernel does not let this process do that
 		fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("open", err)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		_ = unix.Close(fd)
-		return nil, os.NewSyscallError("fstat", err)
+	err = os.NewSyscallError("fstat", unix.Fstat(fd, &st))
+	file := &boundFile{fileOf(path, &st), fd, st.Uid, sure}
+	if known, own := file.isOf(sock); err == nil && (!file.Same(at) || !sure && known && !own) {
+		err = replaced(path)
 	}
-	return &boundFile{fileOf(path, &st), fd, st.Uid, sure}, nil
+	if err != nil {
+		file.close()
+		return nil, err
+	}
+	return file, nil
 }
 
 func (f *boundFile) close() { _ = unix.Close(f.fd) }
@@ -167,5 +137,5 @@ func (f *File) IsOf(sock int) bool {
 }
 
 func replaced(path string) error {
-	return &spec.Problem{Text: "somebody else replaced " + path, Err: unix.EADDRINUSE}
+	return spec.Problemf(unix.EADDRINUSE, "somebody else replaced %s", path)
 }

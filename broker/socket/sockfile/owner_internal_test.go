@@ -50,6 +50,18 @@ func withoutNetAdmin(t *testing.T) (end func()) {
 	}
 }
 
+// setOwner is Give as the control socket uses it.
+func setOwner(fd *scmrights.FD, path string, o Owner) (id FileID, err error) {
+	err = sockdiag.Control(fd, func(n int) error {
+		file, err := o.Give(n, path, true)
+		if file != nil {
+			id = file.id
+		}
+		return err
+	})
+	return id, err
+}
+
 // TestReplacedFileIsLeftAlone: after the bind of a socket, another process exchanges its file, or the directory of
 // that. The file that is there then stays as it is.
 func TestReplacedFileIsLeftAlone(t *testing.T) {
@@ -57,21 +69,24 @@ func TestReplacedFileIsLeftAlone(t *testing.T) {
 	uses := map[string]func(fd *scmrights.FD, path string) error{
 		"listener": func(fd *scmrights.FD, path string) error {
 			return sockdiag.Control(fd, func(n int) error {
-				_, err := Owner{&mode, -1, -1}.give(n, path, true)
+				_, err := Owner{&mode, -1, -1}.Give(n, path, true)
 				return err
 			})
 		},
 		"listener without options": func(fd *scmrights.FD, path string) error {
 			return sockdiag.Control(fd, func(n int) error {
-				_, err := Owner{nil, -1, -1}.give(n, path, true)
+				_, err := Owner{nil, -1, -1}.Give(n, path, true)
 				return err
 			})
 		},
 		"adopted": func(fd *scmrights.FD, path string) error {
-			return sockdiag.Control(fd, func(n int) error { return Owner{&mode, -1, -1}.Give(n, path) })
+			return sockdiag.Control(fd, func(n int) error {
+				_, err := Owner{&mode, -1, -1}.Give(n, path, false)
+				return err
+			})
 		},
 		"control": func(fd *scmrights.FD, path string) error {
-			_, err := SetOwner(fd, path, Owner{&mode, -1, -1})
+			_, err := setOwner(fd, path, Owner{&mode, -1, -1})
 			return err
 		},
 	}
@@ -132,7 +147,7 @@ func TestSetOwner(t *testing.T) {
 			done = withoutNetAdmin(t)
 		}
 		mode := os.FileMode(0o640)
-		id, err := SetOwner(fd, path, Owner{&mode, -1, os.Getgid()})
+		id, err := setOwner(fd, path, Owner{&mode, -1, os.Getgid()})
 		done()
 		var st unix.Stat_t
 		if err := errors.Join(err, unix.Lstat(path, &st)); err != nil {

@@ -48,7 +48,7 @@ func Reason(err error) string {
 	return err.Error()
 }
 
-// Denied says that this user may not do it.
-func Denied(what string) string {
-	return fmt.Sprintf("permission denied (uid %d may not %s)", os.Geteuid(), what)
+// Denied returns a Problem that says what this user may not do.
+func Denied(err error, format string, args ...any) *Problem {
+	return Problemf(err, "permission denied (uid %d may not "+format+")", append([]any{os.Geteuid()}, args...)...)
 }
