@@ -21,6 +21,7 @@ type Socket struct {
 	UID    uint32 // of its maker
 	Cookie uint64 // see SO_COOKIE in socket(7)
 	Type   byte   // of a Unix socket: SOCK_STREAM and so on
+	state  byte   // of one of an IP network
 }
 
 // attrTypeMask leaves out the two flags of an attribute's type (linux/netlink.h).
@@ -49,17 +50,13 @@ func diag(request []byte, all bool, each func(body []byte)) error {
 	if all {
 		flags, room = flags|unix.NLM_F_DUMP, 32<<10
 	}
-	msg := make([]byte, 0, 128)
-	msg = binary.NativeEndian.AppendUint32(msg, uint32(unix.SizeofNlMsghdr+len(request)))
-	msg = binary.NativeEndian.AppendUint16(msg, unix.SOCK_DIAG_BY_FAMILY)
-	msg = binary.NativeEndian.AppendUint16(msg, flags)
-	msg = append(msg, make([]byte, 8)...) // sequence number and port: one request, one socket
-	msg = append(msg, request...)
-	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	head := unix.NlMsghdr{Len: uint32(unix.SizeofNlMsghdr + len(request)), Type: unix.SOCK_DIAG_BY_FAMILY, Flags: flags}
+	msg, _ := binary.Append(nil, binary.NativeEndian, head)
+	if err := unix.Sendto(fd, append(msg, request...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	buf := make([]byte, room)
-	for done := false; !done; {
+	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if err == unix.EINTR {
 			continue
@@ -67,37 +64,29 @@ func diag(request []byte, all bool, each func(body []byte)) error {
 		if err != nil {
 			return os.NewSyscallError("recvfrom", err)
 		}
-		if done, err = eachMessage(buf[:n], each); err != nil {
+		if done, err := eachMessage(buf[:n], each); done || err != nil || !all {
 			return err
 		}
-		done = done || !all
 	}
-	return nil
 }
 
 // eachMessage calls each with the body of every message in b, and returns whether the end of the answers was among
 // them.
 func eachMessage(b []byte, each func(body []byte)) (done bool, err error) {
-	for len(b) >= unix.SizeofNlMsghdr {
-		size := int(binary.NativeEndian.Uint32(b))
-		if size < unix.SizeofNlMsghdr || size > len(b) {
-			return true, errDiag
-		}
-		body := b[unix.SizeofNlMsghdr:size]
-		switch binary.NativeEndian.Uint16(b[4:]) {
+	messages, err := syscall.ParseNetlinkMessage(b)
+	for _, m := range messages {
+		switch m.Header.Type {
 		case unix.NLMSG_DONE:
 			return true, nil
 		case unix.NLMSG_ERROR:
-			if len(body) < 4 {
+			if len(m.Data) < 4 {
 				return true, errDiag
 			}
-			return true, os.NewSyscallError("sock_diag", syscall.Errno(-int32(binary.NativeEndian.Uint32(body))))
-		default:
-			each(body)
+			return true, os.NewSyscallError("sock_diag", syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data))))
 		}
-		b = b[min(align4(size), len(b)):]
+		each(m.Data)
 	}
-	return false, nil
+	return false, os.NewSyscallError("sock_diag", err)
 }
 
 // attribute returns the value of the attribute of that type, or nil.
@@ -110,7 +99,7 @@ func attribute(b []byte, want uint16) []byte {
 		if binary.NativeEndian.Uint16(b[2:])&attrTypeMask == want {
 			return b[unix.SizeofNlAttr:size]
 		}
-		b = b[min(align4(size), len(b)):]
+		b = b[min((size+3)&^3, len(b)):]
 	}
 	return nil
 }
@@ -119,5 +108,3 @@ func attribute(b []byte, want uint16) []byte {
 func cookieOf(b []byte) uint64 {
 	return uint64(binary.NativeEndian.Uint32(b)) | uint64(binary.NativeEndian.Uint32(b[4:]))<<32
 }
-
-func align4(n int) int { return (n + 3) &^ 3 }

@@ -32,12 +32,13 @@ func FiguresOf(n *spec.Network, fd int, inode uint32, cookie uint64, queues map[
 		return tcpFigures(fd)
 	case n.In(spec.UDP):
 		mem, err := memInfo(fd)
-		return Figures{Queue: mem.received, Limit: mem.receiveBuffer, Drops: uint64(mem.drops), DropsKnown: true, Bytes: true}, err
+		f := Figures{Queue: mem.received, Limit: mem.receiveBuffer, Drops: uint64(mem.drops), DropsKnown: true, Bytes: true}
+		return f, err
 	case n.In(spec.Listening):
 		q, known := queues[cookie]
 		var err error
 		if !known {
-			q, err = UnixQueue(inode, cookie)
+			q, err = unixQueue(inode, cookie)
 		}
 		return Figures{Queue: q.Waiting, Limit: q.Limit}, err
 	case n.In(spec.Unix):

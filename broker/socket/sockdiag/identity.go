@@ -32,14 +32,14 @@ func Identify(fd int) (is Identity, err error) {
 	}{{unix.SO_DOMAIN, &is.Family}, {unix.SO_TYPE, &is.Type}, {unix.SO_PROTOCOL, &is.Protocol}, {unix.SO_ACCEPTCONN, &listens}} {
 		if *option.value, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option.number); err != nil {
 			if err == unix.ENOTSOCK {
-				return is, &spec.Problem{Text: "the descriptor that was passed is no socket", Err: err}
+				return is, spec.Problemf(err, "the descriptor that was passed is no socket")
 			}
 			return is, os.NewSyscallError("getsockopt", err)
 		}
 	}
 	if is.Network() == nil {
-		return is, fmt.Errorf("a socket of family %d, type %d and protocol %d was passed, which cannot be a listener's: there are %s",
-			is.Family, is.Type, is.Protocol, spec.NetworkNames(spec.All))
+		return is, fmt.Errorf("a socket of family %d, type %d and protocol %d was passed, which cannot be a listener's: "+
+			"there are %s", is.Family, is.Type, is.Protocol, spec.NetworkNames(spec.All))
 	}
 	if is.Address, err = BoundTo(fd); err != nil {
 		return is, err

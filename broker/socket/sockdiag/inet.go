@@ -3,6 +3,7 @@ package sockdiag
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
@@ -29,44 +30,35 @@ const (
 // Conflicts returns the sockets that keep a socket of s from being bound to end: those that listen or, if there are
 // none, the others. It returns none if the kernel cannot be asked.
 func Conflicts(s spec.Spec, end spec.Endpoint) []Socket {
-	var listening, others []Socket
-	eachConflict(s, end, inUse, func(d Socket, state byte) {
-		if state == Listen {
-			listening = append(listening, d)
-		} else {
-			others = append(others, d)
-		}
-	})
-	if len(listening) > 0 {
+	all := conflicts(s, end, inUse)
+	if listening := inState(Listen, all); len(listening) > 0 {
 		return listening
 	}
-	return others
+	return all
 }
 
 // Receivers returns those sockets of Conflicts that take connections, or packets from any peer.
 func Receivers(s spec.Spec, end spec.Endpoint) []Socket {
-	want := byte(Close)
 	if spec.NetworkOf(s.Network).In(spec.Listening) {
-		want = Listen
+		return inState(Listen, conflicts(s, end, 1<<Listen))
 	}
-	var all []Socket
-	eachConflict(s, end, 1<<want, func(d Socket, state byte) {
-		if state == want {
-			all = append(all, d)
-		}
-	})
-	return all
+	return inState(Close, conflicts(s, end, 1<<Close))
 }
 
-// eachConflict calls use with each socket in one of states whose address conflicts with end.
-func eachConflict(s spec.Spec, end spec.Endpoint, states uint32, use func(d Socket, state byte)) {
+func inState(state byte, all []Socket) []Socket {
+	return slices.DeleteFunc(slices.Clone(all), func(d Socket) bool { return d.state != state })
+}
+
+// conflicts returns the sockets in one of states whose address conflicts with end.
+func conflicts(s spec.Spec, end spec.Endpoint, states uint32) (all []Socket) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		_ = diag(inetRequest(s, family, states, end.Port()), true, func(body []byte) {
-			if d, state, ok := conflicting(s, end, body); ok {
-				use(d, state)
+			if d, ok := conflicting(s, end, body); ok {
+				all = append(all, d)
 			}
 		})
 	}
+	return all
 }
 
 // inetRequest asks for the sockets of a family, in some states, with that local port. The kernel has much less to look
@@ -80,11 +72,10 @@ func inetRequest(s spec.Spec, family byte, states uint32, port uint16) []byte {
 }
 
 // conflicting parses an inet_diag_msg. It returns false if a socket of s can be bound to end beside that socket.
-func conflicting(s spec.Spec, end spec.Endpoint, b []byte) (d Socket, state byte, ok bool) {
+func conflicting(s spec.Spec, end spec.Endpoint, b []byte) (d Socket, ok bool) {
 	if len(b) < inetDiagMsgSize || binary.BigEndian.Uint16(b[4:]) != end.Port() {
-		return d, 0, false
+		return d, false
 	}
-	state = b[1]
 	ip := netip.AddrFrom4([4]byte(b[8:12]))
 	v6only := false
 	if b[0] == unix.AF_INET6 {
@@ -93,16 +84,17 @@ func conflicting(s spec.Spec, end spec.Endpoint, b []byte) (d Socket, state byte
 		v6only = len(v) > 0 && v[0] != 0
 	}
 	bound := binary.NativeEndian.Uint32(b[40:])
-	d.Cookie = cookieOf(b[44:])
-	d.UID = binary.NativeEndian.Uint32(b[64:])
-	d.Inode = binary.NativeEndian.Uint32(b[68:])
+	d = Socket{
+		Inode: binary.NativeEndian.Uint32(b[68:]), UID: binary.NativeEndian.Uint32(b[64:]), Cookie: cookieOf(b[44:]),
+		state: b[1],
+	}
 	if device := s.Opts().Device; bound != 0 && device != "" {
 		if index, err := spec.ZoneID(device); err == nil && index != bound {
-			return d, state, false // two interfaces
+			return d, false // two interfaces
 		}
 	}
 	ours := end.Addr().WithZone("")
-	return d, state, ours == ip || includes(ours, end.V6Only, ip) || includes(ip, v6only, ours)
+	return d, ours == ip || includes(ours, end.V6Only, ip) || includes(ip, v6only, ours)
 }
 
 // includes reports whether a stands for all addresses, and b is one of them.

@@ -23,8 +23,14 @@ const (
 	unixAttrUID   = 7
 )
 
-// unixRequest asks for the socket of that inode and cookie, or for all in the states.
-func unixRequest(inode uint32, cookie uint64, states, show uint32) []byte {
+const (
+	anyState  = ^uint32(0)
+	anyCookie = ^uint64(0)
+)
+
+// eachUnix asks for the socket of that inode and cookie, or for all in the states, and calls each with the message and
+// the attributes of every answer.
+func eachUnix(inode uint32, cookie uint64, states, show uint32, each func(msg, attrs []byte)) error {
 	b := make([]byte, unixDiagReqSize)
 	b[0] = unix.AF_UNIX
 	binary.NativeEndian.PutUint32(b[4:], states)
@@ -32,33 +38,29 @@ func unixRequest(inode uint32, cookie uint64, states, show uint32) []byte {
 	binary.NativeEndian.PutUint32(b[12:], show)
 	binary.NativeEndian.PutUint32(b[16:], uint32(cookie))
 	binary.NativeEndian.PutUint32(b[20:], uint32(cookie>>32))
-	return b
+	return diag(b, cookie == anyCookie, func(body []byte) {
+		if len(body) >= unixDiagMsgSize {
+			each(body, body[unixDiagMsgSize:])
+		}
+	})
 }
-
-const (
-	anyState  = ^uint32(0)
-	anyCookie = ^uint64(0)
-)
 
 // Queue is how many connections wait at a listening socket, and how many may.
 type Queue struct{ Waiting, Limit uint32 }
 
-func queueOf(body []byte) (q Queue, ok bool) {
-	if len(body) < unixDiagMsgSize {
-		return q, false
-	}
-	v := attribute(body[unixDiagMsgSize:], unixAttrQueue)
+func queueOf(attrs []byte) (q Queue, ok bool) {
+	v := attribute(attrs, unixAttrQueue)
 	if len(v) < 8 {
 		return q, false
 	}
 	return Queue{binary.NativeEndian.Uint32(v), binary.NativeEndian.Uint32(v[4:])}, true
 }
 
-// UnixQueue returns the queue of a listening Unix socket. It can only be asked for in the network namespace in which
+// unixQueue returns the queue of a listening Unix socket. It can only be asked for in the network namespace in which
 // the socket was made.
-func UnixQueue(inode uint32, cookie uint64) (q Queue, err error) {
+func unixQueue(inode uint32, cookie uint64) (q Queue, err error) {
 	found := false
-	err = diag(unixRequest(inode, cookie, anyState, unixShowQueue), false, func(body []byte) { q, found = queueOf(body) })
+	err = eachUnix(inode, cookie, anyState, unixShowQueue, func(_, attrs []byte) { q, found = queueOf(attrs) })
 	if err == nil && !found {
 		err = errDiag
 	}
@@ -66,12 +68,12 @@ func UnixQueue(inode uint32, cookie uint64) (q Queue, err error) {
 }
 
 // UnixQueues returns the queues of all listening Unix sockets, by cookie; n says how many are expected. On an error
-// some are missing: UnixQueue can be asked for each.
+// some are missing: [FiguresOf] asks for each.
 func UnixQueues(n int) map[uint64]Queue {
 	all := make(map[uint64]Queue, n)
-	_ = diag(unixRequest(0, anyCookie, 1<<Listen, unixShowQueue), true, func(body []byte) {
-		if q, ok := queueOf(body); ok {
-			all[cookieOf(body[8:])] = q
+	_ = eachUnix(0, anyCookie, 1<<Listen, unixShowQueue, func(msg, attrs []byte) {
+		if q, ok := queueOf(attrs); ok {
+			all[cookieOf(msg[8:])] = q
 		}
 	})
 	return all
@@ -81,12 +83,11 @@ func UnixQueues(n int) map[uint64]Queue {
 // sockets carry the name of their listener, so only sockets that listen or receive packets count. It returns none if
 // the kernel cannot be asked.
 func Unix(address string, file FileID) (byFile, byName []Socket) {
-	_ = diag(unixRequest(0, anyCookie, anyState, unixShowName|unixShowVFS|unixShowUID), true, func(body []byte) {
-		if len(body) < unixDiagMsgSize || body[1] != unix.SOCK_DGRAM && body[2] != Listen {
+	_ = eachUnix(0, anyCookie, anyState, unixShowName|unixShowVFS|unixShowUID, func(msg, attrs []byte) {
+		if msg[1] != unix.SOCK_DGRAM && msg[2] != Listen {
 			return
 		}
-		attrs := body[unixDiagMsgSize:]
-		d := Socket{Inode: binary.NativeEndian.Uint32(body[4:]), Cookie: cookieOf(body[8:]), Type: body[1]}
+		d := Socket{Inode: binary.NativeEndian.Uint32(msg[4:]), Cookie: cookieOf(msg[8:]), Type: msg[1]}
 		if v := attribute(attrs, unixAttrUID); len(v) >= 4 {
 			d.UID = binary.NativeEndian.Uint32(v)
 		}
