@@ -106,7 +106,8 @@ func suits(is sockdiag.Identity, s spec.Spec) error {
 		return fmt.Errorf("the socket that was passed is %s, and the spec's network is %s", is, n.Name)
 	}
 	if (n.In(spec.Only6) || s.Opts().V6Only) && !is.V6Only && is.TakesAll() {
-		return fmt.Errorf("the socket %s that was passed takes IPv4 as well, and the spec does not want that; BindIPv6Only=ipv6-only is systemd's setting", is)
+		return fmt.Errorf("the socket %s that was passed takes IPv4 as well, and the spec does not want that; "+
+			"BindIPv6Only=ipv6-only is systemd's setting", is)
 	}
 	return nil
 }

@@ -24,7 +24,6 @@ func (e *BindError) Error() string {
 	return "cannot bind " + head + ": " + e.Reason
 }
 
-// Unwrap returns e.Err.
 func (e *BindError) Unwrap() error { return e.Err }
 
 func newBindError(s spec.Spec, err error) *BindError {
@@ -67,7 +66,6 @@ func hintOf(err error) string {
 	return ""
 }
 
-// explainInet adds advice to an error of opening end.
 func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	if _, ok := errors.AsType[*spec.OptionError](err); ok {
 		return err

@@ -90,15 +90,10 @@ func (d Donation) options(is sockdiag.Identity, fd int) (*spec.Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	given := map[string]bool{}
-	for word := range strings.SplitSeq(d.Options, ",") {
-		option, _, _ := strings.Cut(word, "=")
-		given[option] = true
-	}
-	if n := is.Backlog(fd); !given["backlog"] && n > 0 && n < somaxconn() {
+	if n := is.Backlog(fd); o.Backlog == 0 && n < somaxconn() {
 		o.Backlog = n
 	}
-	if !given["blocking"] {
+	if !strings.Contains(","+d.Options, ",blocking") {
 		o.Blocking, err = isBlocking(fd)
 	}
 	return o, err
@@ -123,7 +118,6 @@ func checkWritable(s spec.Spec) error {
 	return nil
 }
 
-// kindOf returns the kind of a descriptor, one word.
 func kindOf(fd int) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"unsafe"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
@@ -14,7 +15,6 @@ import (
 // portTries limits the attempts to bind a port that was free a moment ago.
 const portTries = 16
 
-// openInet opens a socket of an IP network.
 func (o *opener) openInet() (*Socket, error) {
 	ends, err := o.spec.Endpoints()
 	if err != nil {
@@ -50,7 +50,7 @@ func (o *opener) openEndpoint(end spec.Endpoint) (*Socket, error) {
 			return sock, err
 		}
 	}
-	return nil, &spec.Problem{Text: "each free port was taken by somebody else at once; try again", Err: unix.EADDRINUSE}
+	return nil, spec.Problemf(unix.EADDRINUSE, "each free port was taken by somebody else at once; try again")
 }
 
 // freePort returns a port that is free for end just now. It asks for one without SO_REUSEADDR, which would also offer
@@ -87,8 +87,7 @@ func (o *opener) bindInet(end spec.Endpoint) (*Socket, error) {
 	}
 	backlog, err := o.setUpInet(end, fd)
 	if err != nil {
-		// Closed first: the search for the holder of the address must not find us.
-		_ = fd.Close()
+		_ = fd.Close() // first: the search for the holder of the address must not find us
 		return nil, o.explainInet(end, err)
 	}
 	return newSocket(o.spec, end.String(), fd, backlog, nil)
@@ -119,11 +118,25 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 	return backlog, err
 }
 
-// bindEndpoint binds fd to an address of an IP network.
 func bindEndpoint(fd int, end spec.Endpoint) error {
 	sa, err := end.Sockaddr()
 	if err != nil {
 		return err
 	}
 	return os.NewSyscallError("bind", unix.Bind(fd, sa))
+}
+
+// disconnect undoes connect(2). To a TCP socket that listens it is a shutdown.
+func disconnect(fd int) error {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC} // for which x/sys has no Sockaddr
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+	if errno != 0 {
+		return os.NewSyscallError("connect", errno)
+	}
+	return nil
+}
+
+func endpointOf(address string) (spec.Endpoint, error) {
+	at, err := netip.ParseAddrPort(address)
+	return spec.Endpoint{AddrPort: at}, err
 }

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -74,13 +75,10 @@ func (o *opener) replace() (*Socket, error) {
 }
 
 func (o *opener) open() (*Socket, error) {
-	switch {
-	case o.network.In(spec.Inet):
+	if o.network.In(spec.Inet) {
 		return o.openInet()
-	case strings.HasPrefix(o.spec.Address, "@"):
-		return o.openAbstract()
 	}
-	return o.openPath()
+	return o.openUnix()
 }
 
 // newFD makes an unbound socket, close-on-exec from birth; the caller must close it.
@@ -125,13 +123,10 @@ func (s *Socket) noteHealth(fd int) error {
 	if !s.network().In(spec.Inet) {
 		return nil
 	}
-	port, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	addr, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	port, perr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	addr, aerr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
 	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
-	return os.NewSyscallError("getsockopt", err)
+	return os.NewSyscallError("getsockopt", cmp.Or(perr, aerr))
 }
 
 func cookieOf(fd int) (uint64, error) {
@@ -139,63 +134,52 @@ func cookieOf(fd int) (uint64, error) {
 	return cookie, os.NewSyscallError("getsockopt", err)
 }
 
-// openAbstract opens a Unix socket that has a name and no file.
-func (o *opener) openAbstract() (*Socket, error) {
+// openUnix opens a Unix socket. A path is locked from before it exists until the socket listens: to another process, a
+// socket that does not listen yet looks like one that a dead process left.
+func (o *opener) openUnix() (*Socket, error) {
+	abstract := strings.HasPrefix(o.spec.Address, "@")
+	if !abstract {
+		lock, err := sockfile.LockFor(o.spec.Address)
+		if err != nil {
+			return nil, err
+		}
+		defer lock.Unlock()
+	}
 	fd, err := o.newFD(unix.AF_UNIX)
 	if err != nil {
 		return nil, err
 	}
-	backlog := 0
-	err = control(fd, func(num int) error {
-		if err := sockfile.BindAddress(num, o.spec.Address); err != nil {
-			return err
-		}
-		backlog, err = listen(o.spec, num)
-		return err
-	})
+	file, backlog, err := o.setUpUnix(fd, abstract)
 	if err != nil {
 		_ = fd.Close()
-		if errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders {
+		if abstract && errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders {
 			err = holders.OfUnix(o.spec.Address, sockfile.FileID{}).Err()
 		}
-		return nil, err
-	}
-	return newSocket(o.spec, o.spec.Address, fd, backlog, nil)
-}
-
-// openPath opens a Unix socket that has a path. The path is locked from before it exists until the socket listens: to
-// another process, a socket that does not listen yet looks like one that a dead process left.
-func (o *opener) openPath() (*Socket, error) {
-	lock, err := sockfile.LockFor(o.spec.Address)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Unlock()
-	fd, err := o.newFD(unix.AF_UNIX)
-	if err != nil {
-		return nil, err
-	}
-	file, backlog, err := o.setUpPath(fd)
-	if err != nil {
-		_ = fd.Close()
 		return nil, err
 	}
 	return newSocket(o.spec, o.spec.Address, fd, backlog, file)
 }
 
-// setUpPath binds fd and makes it listen. On an error there is no path.
-func (o *opener) setUpPath(fd *scmrights.FD) (file *sockfile.File, backlog int, err error) {
+// setUpUnix binds fd and makes it listen. On an error there is no path.
+func (o *opener) setUpUnix(fd *scmrights.FD, abstract bool) (file *sockfile.File, backlog int, err error) {
 	owner, err := sockfile.OwnerOf(o.spec.Opts())
-	if err != nil {
-		return nil, 0, err
+	switch {
+	case err != nil:
+	case abstract:
+		err = control(fd, func(n int) error { return sockfile.BindAddress(n, o.spec.Address) })
+	default:
+		c := sockfile.ClearConfig{Type: o.network.Type, SkipHolders: o.SkipHolders}
+		file, err = sockfile.Bind(fd, o.spec.Address, owner, c)
 	}
-	c := sockfile.ClearConfig{Type: o.network.Type, SkipHolders: o.SkipHolders}
-	if file, err = sockfile.Bind(fd, o.spec.Address, owner, c); err != nil {
-		return nil, 0, err
+	if err == nil {
+		err = control(fd, func(n int) (err error) { backlog, err = listen(o.spec, n); return err })
 	}
-	if err = control(fd, func(n int) (err error) { backlog, err = listen(o.spec, n); return err }); err != nil {
-		return nil, 0, errors.Join(err, file.Remove())
+	switch {
+	case file == nil:
+	case err != nil:
+		err = errors.Join(err, file.Remove())
+	default:
+		file.KeepBackup()
 	}
-	file.KeepBackup()
-	return file, backlog, nil
+	return file, backlog, err
 }

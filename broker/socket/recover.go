@@ -106,7 +106,8 @@ func recoverFrom(s spec.Spec, cookie uint64, seen []holders.Sighting, isBroker f
 	for _, at := range seen {
 		fd, err := at.Take()
 		if err != nil {
-			r.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %v; that needs its user's or root's right to trace it", at.PID, procfs.Name(at.PID), spec.Reason(err))
+			r.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %v; that needs its user's or root's right to trace it",
+				at.PID, procfs.Name(at.PID), spec.Reason(err))
 			continue
 		}
 		sock, err := reclaim(s, fd, cookie)

@@ -3,13 +3,11 @@ package socket
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
-	"net/netip"
 	"os"
 	"strings"
-	"unsafe"
 
-	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
@@ -55,9 +53,15 @@ func (r *repair) note(what string) { r.done = append(r.done, what) }
 
 func (r *repair) all() error {
 	var err error
+	if r.network.In(spec.Inet) {
+		err = r.reuse()
+	}
 	switch {
+	case err != nil:
 	case r.network.In(spec.TCP):
 		err = r.tcp()
+	case r.isShut():
+		err = r.beyond("the socket of %s was shut down by a worker")
 	case r.network.In(spec.Listening):
 		err = r.unix()
 	default:
@@ -102,9 +106,6 @@ func (r *repair) option(name string, number int, want bool) error {
 func noEffect(what string) error { return fmt.Errorf("%s, and undoing that has no effect", what) }
 
 func (r *repair) tcp() error {
-	if err := r.reuse(); err != nil {
-		return err
-	}
 	info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
@@ -158,9 +159,6 @@ func (r *repair) limit(is int) error {
 }
 
 func (r *repair) unix() error {
-	if r.isShut() {
-		return r.beyond("the socket of %s was shut down by a worker")
-	}
 	f, err := r.figures(nil)
 	if err != nil {
 		return nil // it can only be asked in the network namespace where it was opened
@@ -170,14 +168,6 @@ func (r *repair) unix() error {
 }
 
 func (r *repair) packet() error {
-	if r.network.In(spec.UDP) {
-		if err := r.reuse(); err != nil {
-			return err
-		}
-	}
-	if r.isShut() {
-		return r.beyond("the socket of %s was shut down by a worker")
-	}
 	if _, err := unix.Getpeername(r.fd); err != nil {
 		return nil // it is not connected, as it should be
 	}
@@ -230,7 +220,6 @@ func (r *repair) bindAgain() error {
 	return r.explain(err)
 }
 
-// checkBound makes sure that the socket has its address.
 func (r *repair) checkBound() error {
 	is, err := sockdiag.BoundTo(r.fd)
 	if err != nil || is != r.Address() {
@@ -246,34 +235,49 @@ func (r *repair) explain(err error) error {
 	return fmt.Errorf("somebody else has %s: %w", r.Address(), err)
 }
 
-// WhoHas returns, in words, which process has the address of s, unless it is the broker. It may take seconds.
-func (s *Socket) WhoHas() string {
-	n := s.network()
-	switch {
-	case n.In(spec.Inet):
-		end, err := endpointOf(s.Address())
-		if err != nil {
-			return err.Error()
+// path makes the path lead to the socket again. It removes a file that is there by now only if no process answers
+// there.
+func (r *repair) path() error {
+	now, err := sockfile.Find(r.file.Path())
+	if err == nil && now.Same(r.file) {
+		if r.file.HasBackup() && r.file.Backup() == nil {
+			r.file.KeepBackup()
 		}
-		return holders.OfInet(s.Spec(), end).String()
-	case n.In(spec.Unix):
-		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).String()
+		return nil
 	}
-	return ""
-}
-
-// disconnect undoes connect(2). To a TCP socket that listens it is a shutdown.
-func disconnect(fd int) error {
-	none := unix.RawSockaddr{Family: unix.AF_UNSPEC} // for which x/sys has no Sockaddr
-	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
-	if errno != 0 {
-		return os.NewSyscallError("connect", errno)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
+	what := "path removed"
+	if err == nil {
+		what = "path replaced"
+	}
+	if err := r.linkAgain(); err != nil {
+		return err
+	}
+	if now, err := sockfile.Find(r.file.Path()); err == nil && !now.Same(r.file) {
+		return noEffect(what)
+	}
+	r.note(what)
 	return nil
 }
 
-// endpointOf returns the endpoint that a socket's address says.
-func endpointOf(address string) (spec.Endpoint, error) {
-	at, err := netip.ParseAddrPort(address)
-	return spec.Endpoint{AddrPort: at}, err
+func (r *repair) linkAgain() error {
+	path := r.file.Path()
+	lock, err := sockfile.TryLock(path)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if err := sockfile.Clear(path, sockfile.ClearConfig{Type: r.network.Type, SkipHolders: true}); err != nil {
+		return err
+	}
+	backup := r.file.Backup()
+	if !r.file.HasBackup() || backup == nil {
+		return r.beyond("the path of %s was removed")
+	}
+	if err := unix.Linkat(unix.AT_FDCWD, backup.Path(), unix.AT_FDCWD, path, 0); err != nil {
+		return errors.Join(r.beyond("the path of %s was removed"), os.NewSyscallError("linkat", err))
+	}
+	return nil
 }

@@ -42,7 +42,8 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 	r := new(replacement)
 	for _, o := range old {
 		if is := o.Address(); is == s.Address && is[0] == '@' && o.Network() == s.Network {
-			return nil, &spec.Problem{Text: fmt.Sprintf("%s has the address, and an abstract one can only be given to another socket by unbinding first", o.Name()), Err: unix.EADDRINUSE}
+			return nil, spec.Problemf(unix.EADDRINUSE,
+				"%s has the address, and an abstract one can only be given to another socket by unbinding first", o.Name())
 		}
 	}
 	for _, o := range old {
@@ -62,7 +63,6 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 	return r, nil
 }
 
-// moveFile moves the file of an old socket out of the way.
 func (r *replacement) moveFile(o *Socket, path string, id sockfile.FileID) error {
 	o.setReplaced(true)
 	moved, err := sockfile.New(path, id).MoveTo(path + ".replaced")
@@ -101,7 +101,8 @@ func (r *replacement) undo() {
 // samePort reports whether s and a socket of as may have the same port.
 func (s *Socket) samePort(as spec.Spec) bool {
 	is, err := netip.ParseAddrPort(s.Address())
-	return err == nil && spec.NetworkOf(as.Network).In(spec.Inet) && strings.HasSuffix(as.Address, fmt.Sprintf(":%d", is.Port()))
+	return err == nil && spec.NetworkOf(as.Network).In(spec.Inet) &&
+		strings.HasSuffix(as.Address, fmt.Sprintf(":%d", is.Port()))
 }
 
 // setReplaced says that the path is for another socket, and not to be repaired.

@@ -177,6 +177,34 @@ func (s *Socket) figures(queues map[uint64]sockdiag.Queue) (f sockdiag.Figures, 
 // process has.
 func (s *Socket) HeldBy(pid int) bool { return s.inode != 0 && holders.Holds(pid, s.inode) }
 
+// WhoHas returns, in words, which process has the address of s, unless it is the broker. It may take seconds.
+func (s *Socket) WhoHas() string {
+	n := s.network()
+	switch {
+	case n.In(spec.Inet):
+		end, err := endpointOf(s.Address())
+		if err != nil {
+			return err.Error()
+		}
+		return holders.OfInet(s.Spec(), end).String()
+	case n.In(spec.Unix):
+		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).String()
+	}
+	return ""
+}
+
+// WatchPath adds the file of the socket's path to an inotify instance, which reports a path that is removed, replaced
+// or renamed. It returns the watch, or false if the socket has no path of its own or inotify cannot watch it.
+func (s *Socket) WatchPath(inotify int) (watch int, ok bool) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.file == nil {
+		return 0, false
+	}
+	watch, err := s.file.Watch(inotify)
+	return watch, err == nil
+}
+
 // Release closes the broker's descriptor and leaves the path of a Unix socket to those that hold the socket: workers,
 // or the next broker.
 func (s *Socket) Release() error {
