@@ -54,7 +54,7 @@ func Recover(specs []spec.Spec) []Recovered {
 		}
 		return is
 	}
-	seen := holders.Sightings(inodes)
+	seen, _ := holders.Sightings(inodes)
 	for inode, i := range wanted {
 		results[i] = recoverFrom(specs[i], sockets[i].Cookie, seen[inode], isBroker)
 	}

@@ -39,7 +39,6 @@ type InUseError struct {
 	Processes []Process
 }
 
-// Unwrap returns the problem.
 func (e *InUseError) Unwrap() error { return e.Problem }
 
 // Err returns r as the reason why an address that is not bound yet cannot be.
@@ -66,7 +65,6 @@ func OfUnix(address string, file sockdiag.FileID) Report {
 	return of(byName)
 }
 
-// of returns the holders of any of socks.
 func of(socks []sockdiag.Socket) (r Report) {
 	const inUse = "address already in use"
 	if len(socks) == 0 {
@@ -76,7 +74,7 @@ func of(socks []sockdiag.Socket) (r Report) {
 	for i, d := range socks {
 		inodes[i] = d.Inode
 	}
-	sightings, late := search(inodes)
+	sightings, late := Sightings(inodes)
 	var pids []int
 	for _, seen := range sightings {
 		for _, at := range seen {
@@ -95,7 +93,8 @@ func of(socks []sockdiag.Socket) (r Report) {
 	case len(pids) == 0 && late:
 		r.text = fmt.Sprintf("%s by a socket of uid %d (whose process was not found in %v)", inUse, socks[0].UID, searchTime)
 	case len(pids) == 0:
-		r.text = fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, or in another pid namespace)", inUse, socks[0].UID)
+		r.text = fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, "+
+			"or in another pid namespace)", inUse, socks[0].UID)
 	case len(pids) == 1:
 		r.text = inUse + " by pid " + texts[0]
 	case len(pids) > maxNamed:

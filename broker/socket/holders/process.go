@@ -55,7 +55,8 @@ func FromProcess(pid int, address string) (*scmrights.FD, error) {
 	case len(chosen) == 0:
 		return nil, fmt.Errorf("%s does not listen at %s; it does at %s", process, address, strings.Join(there, ", "))
 	}
-	return nil, fmt.Errorf("%s listens at %s: say which of them is meant by its address", process, strings.Join(there, ", "))
+	return nil, fmt.Errorf("%s listens at %s: say which of them is meant by its address",
+		process, strings.Join(there, ", "))
 }
 
 // A matcher reports whether a socket is at an address.
@@ -96,9 +97,9 @@ func listeningOf(pid int) (all []opened, err error) {
 	}
 	seen := make(map[uint32]bool)
 	var denied error
-	eachSocket(pid, time.Now().Add(searchTime), func(number int, inode uint32) {
+	for number, inode := range sockets(pid, time.Now().Add(searchTime)) {
 		if seen[inode] {
-			return
+			continue
 		}
 		seen[inode] = true
 		fd, err := Sighting{pid, number}.Take()
@@ -106,15 +107,15 @@ func listeningOf(pid int) (all []opened, err error) {
 			if !errors.Is(err, unix.EBADF) { // closed since
 				denied = explainTrace(err)
 			}
-			return
+			continue
 		}
 		o := opened{fd: fd}
 		if sockdiag.Control(fd, func(n int) error { o.is, err = receiver(n); return err }) != nil {
 			_ = fd.Close()
-			return
+			continue
 		}
 		all = append(all, o)
-	})
+	}
 	if len(all) == 0 && denied != nil {
 		return nil, denied
 	}
@@ -125,13 +126,10 @@ func listeningOf(pid int) (all []opened, err error) {
 // peer only.
 func receiver(fd int) (sockdiag.Identity, error) {
 	is, err := sockdiag.Identify(fd)
-	if err != nil {
-		return is, err
+	if _, perr := unix.Getpeername(fd); err == nil && perr == nil {
+		err = errors.New("it is connected")
 	}
-	if _, err := unix.Getpeername(fd); err == nil {
-		return is, errors.New("it is connected")
-	}
-	return is, nil
+	return is, err
 }
 
 // explainTrace adds the necessary privilege to an error of looking into another process.
@@ -140,7 +138,8 @@ func explainTrace(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
 		return errors.New("there is no such process")
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%v (its user may do that where Yama lets it, and root)", spec.Denied(nil, "take a descriptor from it"))
+		denied := spec.Denied(err, "take a descriptor from it")
+		return fmt.Errorf("%v (its user may do that where Yama lets it, and root)", denied)
 	}
 	return err
 }

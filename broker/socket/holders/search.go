@@ -2,6 +2,7 @@ package holders
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strconv"
@@ -21,14 +22,8 @@ const searchTime = 3 * time.Second
 type Sighting struct{ PID, FD int }
 
 // Sightings finds the descriptors of the sockets with these inodes in all processes, and returns them by inode. It
-// takes at most three seconds.
-func Sightings(inodes []uint32) map[uint32][]Sighting {
-	found, _ := search(inodes)
-	return found
-}
-
-// search also reports whether it had no time for all processes.
-func search(inodes []uint32) (found map[uint32][]Sighting, late bool) {
+// takes at most three seconds; late says that it had no time for all processes.
+func Sightings(inodes []uint32) (found map[uint32][]Sighting, late bool) {
 	found = make(map[uint32][]Sighting, len(inodes))
 	for _, inode := range inodes {
 		found[inode] = nil
@@ -37,18 +32,22 @@ func search(inodes []uint32) (found map[uint32][]Sighting, late bool) {
 		return found, false
 	}
 	deadline := time.Now().Add(searchTime)
-	eachEntry("/proc", func(name string) bool {
-		pid, err := strconv.Atoi(name)
-		if err == nil {
-			eachSocket(pid, deadline, func(number int, inode uint32) {
-				if seen, wanted := found[inode]; wanted {
-					found[inode] = append(seen, Sighting{pid, number})
-				}
-			})
+	all, _ := os.ReadDir("/proc")
+	for _, entry := range all {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
 		}
-		return !time.Now().After(deadline)
-	})
-	return found, time.Now().After(deadline)
+		for number, inode := range sockets(pid, deadline) {
+			if seen, wanted := found[inode]; wanted {
+				found[inode] = append(seen, Sighting{pid, number})
+			}
+		}
+		if time.Now().After(deadline) {
+			return found, true
+		}
+	}
+	return found, false
 }
 
 // Take returns a duplicate of the descriptor; the caller must close it. It takes the right to trace the process: see
@@ -82,49 +81,47 @@ func Topmost(seen []Sighting) []Process {
 
 // Holds reports whether a process can be seen to have the socket with that inode open. It takes longer the more
 // descriptors the process has.
-func Holds(pid int, inode uint32) (held bool) {
-	eachSocket(pid, time.Now().Add(searchTime), func(_ int, is uint32) { held = held || is == inode })
-	return held
-}
-
-// eachSocket calls use with the number and the inode of each of pid's descriptors that is a socket. Those of processes
-// that this one may not trace cannot be read (proc(5)).
-func eachSocket(pid int, deadline time.Time, use func(number int, inode uint32)) {
-	eachLink(pid, func(number int, link string) bool {
-		inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]"), 10, 32)
-		if err == nil {
-			use(number, uint32(inode))
+func Holds(pid int, inode uint32) bool {
+	for _, is := range sockets(pid, time.Now().Add(searchTime)) {
+		if is == inode {
+			return true
 		}
-		return !time.Now().After(deadline)
-	})
-}
-
-// eachLink calls use with the number and the link of each of pid's descriptors, until it returns false.
-func eachLink(pid int, use func(number int, link string) bool) {
-	path := "/proc/" + strconv.Itoa(pid) + "/fd"
-	eachEntry(path, func(name string) bool {
-		number, nerr := strconv.Atoi(name)
-		link, err := os.Readlink(path + "/" + name)
-		return nerr != nil || err != nil || use(number, link)
-	})
-}
-
-// eachEntry calls use with the names in a directory until it returns false.
-func eachEntry(path string, use func(name string) bool) {
-	dir, err := os.Open(path)
-	if err != nil {
-		return
 	}
-	defer dir.Close()
-	for {
-		names, err := dir.Readdirnames(1024)
-		for _, name := range names {
-			if !use(name) {
+	return false
+}
+
+// sockets yields the number and the inode of each of pid's descriptors that is a socket, until the deadline. Those of
+// processes that this one may not trace cannot be read (proc(5)).
+func sockets(pid int, deadline time.Time) iter.Seq2[int, uint32] {
+	return func(yield func(int, uint32) bool) {
+		for number, link := range links(pid) {
+			inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]"), 10, 32)
+			if err == nil && !yield(number, uint32(inode)) || time.Now().After(deadline) {
 				return
 			}
 		}
-		if err != nil { // the end, io.EOF, or a directory that cannot be read on
+	}
+}
+
+// links yields the number and the link of each of pid's descriptors, of which there may be millions.
+func links(pid int) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		path := fmt.Sprintf("/proc/%d/fd/", pid)
+		dir, err := os.Open(path)
+		if err != nil {
 			return
+		}
+		defer dir.Close()
+		for err == nil { // until the end, io.EOF, or a directory that cannot be read on
+			var names []string
+			names, err = dir.Readdirnames(1024)
+			for _, name := range names {
+				number, nerr := strconv.Atoi(name)
+				link, lerr := os.Readlink(path + name)
+				if nerr == nil && lerr == nil && !yield(number, link) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -155,19 +152,19 @@ func IsBroker(pid int) bool {
 	}
 }
 
-// hasMark reports whether a process has a mark that root or this user has made. With a mark of its own, a holder of
-// another user could keep the next broker from starting.
-func hasMark(pid int) (marked bool) {
-	eachLink(pid, func(number int, link string) bool {
-		marked = strings.HasPrefix(link, "/memfd:"+BrokerMark+" ") && isTrusted(fmt.Sprintf("/proc/%d/fd/%d", pid, number))
-		return !marked
-	})
-	return marked
-}
-
-// isTrusted reports whether the file at path belongs to root or this user. Giving a file to another user takes
-// privilege. The owner of the process would say less: it may have started a program that is set-user-ID.
-func isTrusted(path string) bool {
-	var st unix.Stat_t
-	return unix.Stat(path, &st) == nil && (st.Uid == 0 || st.Uid == uint32(os.Geteuid()))
+// hasMark reports whether a process has a mark that root or this user has made: giving a file to another user takes
+// privilege. With a mark of its own, a holder of another user could keep the next broker from starting. The owner of
+// the process would say less: it may have started a program that is set-user-ID.
+func hasMark(pid int) bool {
+	for number, link := range links(pid) {
+		if !strings.HasPrefix(link, "/memfd:"+BrokerMark+" ") {
+			continue
+		}
+		var st unix.Stat_t
+		err := unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, number), &st)
+		if err == nil && (st.Uid == 0 || st.Uid == uint32(os.Geteuid())) {
+			return true
+		}
+	}
+	return false
 }

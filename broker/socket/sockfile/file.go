@@ -8,8 +8,10 @@ package sockfile
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"golang.org/x/sys/unix"
@@ -86,4 +88,135 @@ func (f *File) MoveTo(path string) (*File, error) {
 		return nil, os.NewSyscallError("renameat2", err)
 	}
 	return New(path, f.id), nil
+}
+
+// A socketDir is the directory of a file. An operation by a name happens in that directory, even if another process
+// exchanges it, or one above it, for another.
+type socketDir int
+
+// byPath stands for whatever directory is at the path, and takes no descriptor.
+const byPath socketDir = unix.AT_FDCWD
+
+// openDir opens the directory of f; the caller must close it. The error is [fs.ErrNotExist] if f is not in that
+// directory, neither at its path nor at its backup.
+func (f *File) openDir() (socketDir, error) {
+	n, err := unix.Open(filepath.Dir(f.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("open", err)
+	}
+	dir := socketDir(n)
+	if !dir.has(f, f.path) && !dir.has(f, backupPath(f.path)) {
+		dir.close()
+		return -1, fs.ErrNotExist
+	}
+	return dir, nil
+}
+
+func (d socketDir) close() { _ = unix.Close(int(d)) } // EBADF for byPath
+
+// name returns what the file at path is called in the directory.
+func (d socketDir) name(path string) string {
+	if d == byPath {
+		return path
+	}
+	return filepath.Base(path)
+}
+
+// find is Find of a path in the directory.
+func (d socketDir) find(path string) (*File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d), d.name(path), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, os.NewSyscallError("fstatat", err)
+	}
+	return fileOf(path, &st), nil
+}
+
+// has reports whether f is at path in the directory.
+func (d socketDir) has(f *File, path string) bool {
+	now, err := d.find(path)
+	return err == nil && now.Same(f)
+}
+
+func (d socketDir) remove(path string) error {
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(int(d), d.name(path), 0))
+}
+
+// Exposure says, in words for the log, why another user can replace the files in dir. It is empty if none can, as far
+// as dir itself shows.
+func Exposure(dir string) string {
+	const help = "use a directory that root or the broker's user owns, and nobody else may write to"
+	var st unix.Stat_t
+	switch err := unix.Stat(dir, &st); {
+	case err != nil:
+		return "" // the files are gone with it
+	case st.Uid != 0 && st.Uid != uint32(os.Geteuid()):
+		return fmt.Sprintf("%s belongs to uid %d, who can replace what is in it: %s", dir, st.Uid, help)
+	case st.Mode&unix.S_IWOTH != 0 && st.Mode&unix.S_ISVTX == 0:
+		return fmt.Sprintf("everybody may write to %s, and can replace what is in it: %s", dir, help)
+	}
+	return ""
+}
+
+// The file of a Unix socket has a second link beside it, ".NAME.fdbroker", by which a removed path can be made again.
+// The kernel makes no link to a file that has none left, not even by a descriptor of it. Some files have no backup
+// link: if the filesystem has no links, or if the file was given to another user and fs.protected_hardlinks is set.
+
+// backupPath returns the path of the backup link of the file at path.
+func backupPath(path string) string {
+	dir, base := filepath.Split(path)
+	return dir + "." + base + ".fdbroker"
+}
+
+// HasBackup reports whether f has a backup link, as far as f knows.
+func (f *File) HasBackup() bool { return f.backup }
+
+// Backup returns the file at the backup link of f if that still leads to f, or nil.
+func (f *File) Backup() *File {
+	b, err := Find(backupPath(f.path))
+	if err != nil || !b.Same(f) {
+		return nil
+	}
+	return b
+}
+
+// KeepBackup makes the backup link, unless it is there. It removes the backup link of another socket, because the path
+// that it stood for is f's now.
+func (f *File) KeepBackup() {
+	f.backup = false
+	dir, err := f.openDir()
+	if err != nil {
+		return
+	}
+	defer dir.close()
+	backup := backupPath(f.path)
+	if f.backup = dir.has(f, backup); f.backup {
+		return
+	}
+	if b, err := dir.find(backup); err == nil && b.kind == unix.S_IFSOCK {
+		_ = dir.remove(backup)
+	}
+	if unix.Linkat(int(dir), dir.name(f.path), int(dir), dir.name(backup), 0) != nil {
+		return
+	}
+	if f.backup = dir.has(f, backup); !f.backup { // another process has replaced the file
+		_ = dir.remove(backup)
+	}
+}
+
+// RemoveBackup removes the backup link.
+func (f *File) RemoveBackup() {
+	if b := f.Backup(); b != nil {
+		_ = b.Remove()
+	}
+}
+
+// Watch adds f to an inotify instance, which then tells if its path is removed, replaced or renamed: all of that
+// changes the number of the file's links, or moves one. Other changes in the directory tell nothing. It returns the
+// watch.
+func (f *File) Watch(inotify int) (watch int, err error) {
+	link := f.path
+	if f.backup {
+		link = backupPath(link) // the same file, also there if the path is gone already
+	}
+	return unix.InotifyAddWatch(inotify, link, unix.IN_ATTRIB|unix.IN_MOVE_SELF|unix.IN_DELETE_SELF|unix.IN_DONT_FOLLOW)
 }
