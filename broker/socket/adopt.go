@@ -54,25 +54,13 @@ func Adopt(s spec.Spec, fd *scmrights.FD, from Origin) (*Socket, error) {
 // adopt returns the socket of s, which borrows fd until it succeeds. If check is given, others may be using fd:
 // O_NONBLOCK stays, and check must say that the socket is the right one before anything of it is changed.
 func adopt(s spec.Spec, fd *scmrights.FD, check func(sockdiag.Identity, int) error) (*Socket, error) {
-	n := spec.NetworkOf(s.Network)
-	if n == nil {
+	if spec.NetworkOf(s.Network) == nil {
 		return nil, fmt.Errorf("there is no network %q", s.Network)
 	}
 	var is sockdiag.Identity
 	backlog := 0
 	err := control(fd, func(num int) (err error) {
-		if is, err = sockdiag.Identify(num); err != nil {
-			return err
-		}
-		if err := suits(is, s); err != nil {
-			return err
-		}
-		if check != nil {
-			if err := check(is, num); err != nil {
-				return err
-			}
-		}
-		if backlog, err = setUp(is, s, num); err != nil || check != nil {
+		if is, backlog, err = applyTo(s, num, check); err != nil || check != nil {
 			return err
 		}
 		return os.NewSyscallError("fcntl", unix.SetNonblock(num, !s.Opts().Blocking))
@@ -81,6 +69,29 @@ func adopt(s spec.Spec, fd *scmrights.FD, check func(sockdiag.Identity, int) err
 		return nil, err
 	}
 	return newSocket(s, is.Address, fd, backlog, nil)
+}
+
+// applyTo applies the options of s to a socket that can be that of s and passes check, which may be nil. It returns the
+// identity of the socket, and the backlog that it then has.
+func applyTo(s spec.Spec, fd int, check func(sockdiag.Identity, int) error) (is sockdiag.Identity, backlog int, err error) {
+	if is, err = sockdiag.Identify(fd); err == nil {
+		err = suits(is, s)
+	}
+	if err == nil && check != nil {
+		err = check(is, fd)
+	}
+	switch {
+	case err != nil:
+		return is, 0, err
+	case is.Network().In(spec.Unix):
+		err = setOwner(is, s, fd)
+	default:
+		err = addressOptions(fd, s, is.Family == unix.AF_INET6, changes(new(spec.Options), s.Opts())...)
+	}
+	if err == nil {
+		backlog, err = listen(s, fd)
+	}
+	return is, backlog, err
 }
 
 // adoptAny returns the descriptor of s, and borrows fd until it succeeds.
@@ -110,19 +121,6 @@ func suits(is sockdiag.Identity, s spec.Spec) error {
 			"BindIPv6Only=ipv6-only is systemd's setting", is)
 	}
 	return nil
-}
-
-// setUp applies the options of s, and returns the backlog that the socket then has.
-func setUp(is sockdiag.Identity, s spec.Spec, fd int) (backlog int, err error) {
-	if is.Network().In(spec.Unix) {
-		err = setOwner(is, s, fd)
-	} else {
-		err = addressOptions(fd, s, is.Family == unix.AF_INET6, changes(new(spec.Options), s.Opts())...)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return listen(s, fd)
 }
 
 // setOwner gives the file of a Unix socket the mode and owners that s says, if any.

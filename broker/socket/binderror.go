@@ -75,7 +75,7 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	case errors.Is(err, unix.EADDRINUSE) && end.Port() == 0:
 		text = "no port is free (net.ipv4.ip_local_port_range says which there are)"
 	case errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders:
-		return holders.OfInet(o.spec, end).Err()
+		return holders.OfInet(o.spec, end)
 	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
 		text = fmt.Sprintf("permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
 	case errors.Is(err, unix.EADDRNOTAVAIL):

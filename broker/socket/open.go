@@ -153,7 +153,7 @@ func (o *opener) openUnix() (*Socket, error) {
 	if err != nil {
 		_ = fd.Close()
 		if abstract && errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders {
-			err = holders.OfUnix(o.spec.Address, sockfile.FileID{}).Err()
+			err = holders.OfUnix(o.spec.Address, sockfile.FileID{})
 		}
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
 )
@@ -53,13 +52,7 @@ func (s *Socket) become(is, to spec.Spec) error {
 	return control(s.fd, func(fd int) error {
 		backlog, err := s.Backlog(), error(nil)
 		if s.adopted {
-			var id sockdiag.Identity
-			if id, err = sockdiag.Identify(fd); err == nil {
-				err = suits(id, to)
-			}
-			if err == nil {
-				backlog, err = setUp(id, to, fd)
-			}
+			_, backlog, err = applyTo(to, fd, nil)
 		}
 		if err == nil && spec.NetworkOf(to.Network).In(spec.Inet) {
 			err = setOptions(fd, changes(is.Opts(), to.Opts()))
@@ -104,15 +97,11 @@ func somaxconn() int {
 
 // sysctl returns a number below /proc/sys, or otherwise if it cannot be read.
 func sysctl(name string, otherwise int) int {
-	text, err := os.ReadFile("/proc/sys/" + name)
-	if err != nil {
-		return otherwise
+	text, _ := os.ReadFile("/proc/sys/" + name)
+	if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+		return n
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return otherwise
-	}
-	return n
+	return otherwise
 }
 
 // A sockopt is a socket option that an option of a spec asks for.

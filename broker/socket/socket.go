@@ -186,9 +186,9 @@ func (s *Socket) WhoHas() string {
 		if err != nil {
 			return err.Error()
 		}
-		return holders.OfInet(s.Spec(), end).String()
+		return holders.OfInet(s.Spec(), end).Who
 	case n.In(spec.Unix):
-		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).String()
+		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).Who
 	}
 	return ""
 }

@@ -103,7 +103,7 @@ func Clear(path string, c ClearConfig) error {
 	case live && c.SkipHolders:
 		return unix.EADDRINUSE
 	case live:
-		return holders.OfUnix(path, file.id).Err()
+		return holders.OfUnix(path, file.id)
 	}
 	if err = file.Remove(); errors.Is(err, fs.ErrPermission) {
 		return spec.Denied(err, "remove %s, a socket at which nobody answers", path)
