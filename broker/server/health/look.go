@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -22,6 +23,7 @@ const (
 	lookShare = 100                    // scheduled looks take one in so many of a processor's time
 	roundMost = 1000                   // so many of them delay a report of the kernel
 	breath    = 2 * time.Millisecond   // after each report of the kernel: a worker may do harm in a loop
+	notesMost = 5                      // so many of a socket's incidents Report receives in a second
 
 	never = time.Duration(math.MaxInt64)
 )
@@ -53,17 +55,16 @@ func (m *Monitor) run() {
 
 // pathsChanged reads from inotify whose paths have changed.
 func (m *Monitor) pathsChanged() {
-	const head = unix.SizeofInotifyEvent
-	b := make([]byte, 64*head) // only files are watched: events have no names
-	n := 0
+	const size = unix.SizeofInotifyEvent // only files are watched: events have no names
+	b, n := make([]byte, 64*size), 0
 	_ = m.inotify.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), b) })
-	for b = b[:max(n, 0)]; len(b) >= head; b = b[min(head+int(binary.NativeEndian.Uint32(b[12:])), len(b)):] {
-		watch := int32(binary.NativeEndian.Uint32(b))
-		m.lookSoon(m.byPath[watch], 0)
-		if watch == -1 { // IN_Q_OVERFLOW: events were lost
-			for _, t := range m.byPath {
-				m.lookSoon(t, 0)
-			}
+	changed := make(map[int]bool)
+	for event := range slices.Chunk(b[:max(n, 0)], size) {
+		changed[int(int32(binary.NativeEndian.Uint32(event)))] = true
+	}
+	for _, t := range m.targets {
+		if t.watch != 0 && (changed[t.watch] || changed[-1]) { // -1: IN_Q_OVERFLOW, events were lost
+			m.lookSoon(t, 0)
 		}
 	}
 }
@@ -106,7 +107,6 @@ func (m *Monitor) arm(due time.Duration) {
 	}
 }
 
-// round looks at all targets that are due.
 func (m *Monitor) round() {
 	runtime.LockOSThread() // for its clock
 	defer runtime.UnlockOSThread()
@@ -182,7 +182,7 @@ func (m *Monitor) watchPath(t *target) {
 	t.newPath = false
 	_ = m.inotify.Control(func(fd uintptr) {
 		if watch, ok := t.socket.WatchPath(int(fd)); ok {
-			m.with(t.socket, func(t *target) { t.watch, m.byPath[int32(watch)] = int32(watch), t })
+			m.with(t.socket, func(t *target) { t.watch = watch })
 		}
 	})
 }
@@ -204,32 +204,6 @@ func (m *Monitor) reportFault(s *socket.Socket, f Fault) {
 			m.report.Faulty(s, f)
 		}
 	})
-}
-
-// notesMost is how many of a socket's incidents Report receives in a second.
-const notesMost = 5
-
-// target is a watched socket. Times count from the monitor's start.
-type target struct {
-	socket   *socket.Socket
-	id       uint64
-	watch    int32 // of its path; 0: none
-	newPath  bool  // its path is to be watched
-	holders  int32
-	blocking bool // how the broker has left O_NONBLOCK
-	modeTold bool // ModeChanged was called
-
-	changed time.Duration // when a grant began or ended last
-	pause   time.Duration // before the next look
-	due     time.Duration // the next look; 0: now, because the kernel has reported something
-
-	repaired int           // how often
-	second   time.Duration // the one in which
-	notes    int           // so many incidents were reported
-	untold   int           // incidents since the last that was
-	fault    string        // the present one, or ""
-	attempts int           // to repair a fault that may pass
-	since    time.Duration // the first of them
 }
 
 // count counts an incident, and adds it to notes unless there were too many.

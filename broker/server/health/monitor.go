@@ -55,11 +55,33 @@ type Monitor struct {
 	mu        sync.Mutex
 	targets   map[*socket.Socket]*target
 	byID      map[uint64]*target // of the epoll instance
-	byPath    map[int32]*target  // by inotify's watch
 	lastID    uint64
 	notBefore time.Duration // no scheduled look
 	wakeAt    time.Duration // when timer fires
 	origin    time.Duration // looks are at multiples of their pause after it
+}
+
+// target is a watched socket. Times count from the monitor's start.
+type target struct {
+	socket   *socket.Socket
+	id       uint64
+	watch    int  // of its path; 0: none
+	newPath  bool // its path is to be watched
+	holders  int32
+	blocking bool // how the broker has left O_NONBLOCK
+	modeTold bool // ModeChanged was called
+
+	changed time.Duration // when a grant began or ended last
+	pause   time.Duration // before the next look
+	due     time.Duration // the next look; 0: now, because the kernel has reported something
+
+	repaired int           // how often
+	second   time.Duration // the one in which
+	notes    int           // so many incidents were reported
+	untold   int           // incidents since the last that was
+	fault    string        // the present one, or ""
+	attempts int           // to repair a fault that may pass
+	since    time.Duration // the first of them
 }
 
 // The ids that poller has for the timer and for inotify. Those of targets are greater.
@@ -75,7 +97,6 @@ func Start(r Report) (*Monitor, error) {
 	return m, nil
 }
 
-// newMonitor returns a monitor that does not run yet.
 func newMonitor(r Report) (*Monitor, error) {
 	poller, err := epoll.New("listeners")
 	if err != nil {
@@ -90,7 +111,7 @@ func newMonitor(r Report) (*Monitor, error) {
 	m := &Monitor{
 		report: r, poller: poller, timer: scmrights.NewFD(n), now: func() time.Duration { return time.Since(began) },
 		wakeAt: never, lastID: inotifyID,
-		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target), byPath: make(map[int32]*target),
+		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target),
 	}
 	_ = poller.Add(m.timer, unix.EPOLLIN|unix.EPOLLET, timerID)
 	if n, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil {
@@ -137,17 +158,14 @@ func (m *Monitor) Unwatch(s *socket.Socket) {
 		_ = m.poller.Del(s.FD())
 		if t.watch != 0 {
 			_ = m.inotify.Control(func(fd uintptr) { _, _ = unix.InotifyRmWatch(int(fd), uint32(t.watch)) })
-			delete(m.byPath, t.watch)
 		}
 		delete(m.byID, t.id)
 		delete(m.targets, s)
 	})
 }
 
-// Held says that a grant of s began.
-func (m *Monitor) Held(s *socket.Socket) { m.change(s, 1) }
-
-// Freed says that a grant of s ended.
+// Held says that a grant of s began, Freed that one ended.
+func (m *Monitor) Held(s *socket.Socket)  { m.change(s, 1) }
 func (m *Monitor) Freed(s *socket.Socket) { m.change(s, -1) }
 
 func (m *Monitor) change(s *socket.Socket, by int32) {
@@ -188,9 +206,9 @@ func (m *Monitor) with(s *socket.Socket, f func(t *target)) (watched bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.targets[s]
-	if t != nil {
+	t, watched := m.targets[s]
+	if watched {
 		f(t)
 	}
-	return t != nil
+	return watched
 }
