@@ -96,17 +96,12 @@ func applyTo(s spec.Spec, fd int, check func(sockdiag.Identity, int) error) (is 
 
 // adoptAny returns the descriptor of s, and borrows fd until it succeeds.
 func adoptAny(s spec.Spec, fd *scmrights.FD) (*Socket, error) {
-	sock := &Socket{address: s.Address, fd: fd}
-	sock.setSpec(s)
-	err := control(fd, func(n int) (err error) {
-		if sock.cookie, err = cookieOf(n); errors.Is(err, unix.ENOTSOCK) {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
+	cookie, err := sockdiag.Ask(fd, cookieOf)
+	if err != nil && !errors.Is(err, unix.ENOTSOCK) {
 		return nil, err
 	}
+	sock := &Socket{address: s.Address, fd: fd, cookie: cookie}
+	sock.setSpec(s)
 	return sock, nil
 }
 
@@ -144,14 +139,10 @@ func reclaim(s spec.Spec, fd *scmrights.FD, cookie uint64) (*Socket, error) {
 	var file *sockfile.File
 	sock, err := adopt(s, fd, func(is sockdiag.Identity, num int) error {
 		has, err := cookieOf(num)
-		if err != nil {
-			return err
-		}
-		ours, err := isMarked(num)
 		switch {
 		case err != nil:
 			return err
-		case !ours:
+		case !isMarked(num):
 			return fmt.Errorf("the socket %s: %w", is, errForeign)
 		case cookie != 0 && has != cookie:
 			return errors.New("it is another socket by now")
@@ -199,15 +190,8 @@ func fileAt(is sockdiag.Identity, s spec.Spec, fd int) (*sockfile.File, error) {
 // compared: a host's name cannot.
 func IsAt(s spec.Spec, fd *scmrights.FD) bool {
 	n := spec.NetworkOf(s.Network)
-	at := false
-	_ = control(fd, func(num int) error {
-		is, err := sockdiag.Identify(num)
-		if err == nil && n != nil && is.In(n) {
-			at = sameAddress(s.Address, is.Address)
-		}
-		return err
-	})
-	return at
+	is, err := sockdiag.Ask(fd, sockdiag.Identify)
+	return err == nil && n != nil && is.In(n) && sameAddress(s.Address, is.Address)
 }
 
 // sameAddress compares the address of a spec with one that was bound. An address without a host means all addresses of
@@ -231,10 +215,7 @@ const markMode = unix.S_ISVTX | 0o600
 func mark(fd int) { _ = unix.Fchmod(fd, markMode) }
 
 // isMarked reports whether a broker of this user has opened the socket.
-func isMarked(fd int) (bool, error) {
+func isMarked(fd int) bool {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return false, os.NewSyscallError("fstat", err)
-	}
-	return st.Mode&^unix.S_IFMT == markMode && st.Uid == uint32(os.Geteuid()), nil
+	return unix.Fstat(fd, &st) == nil && st.Mode&^unix.S_IFMT == markMode && st.Uid == uint32(os.Geteuid())
 }

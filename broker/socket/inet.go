@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"os"
@@ -15,22 +16,15 @@ import (
 // portTries limits the attempts to bind a port that was free a moment ago.
 const portTries = 16
 
-func (o *opener) openInet() (*Socket, error) {
+func (o *opener) openInet() (sock *Socket, err error) {
 	ends, err := o.spec.Endpoints()
-	if err != nil {
-		return nil, err
-	}
-	for i, end := range ends {
-		sock, err := o.openEndpoint(end)
-		if err == nil {
-			return sock, nil
-		}
-		lacksIPv6 := errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
-		if i == len(ends)-1 || !lacksIPv6 {
-			return nil, err
+	for _, end := range ends {
+		sock, err = o.openEndpoint(end)
+		if lacksIPv6 := errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL); !lacksIPv6 {
+			break
 		}
 	}
-	return nil, unix.EADDRNOTAVAIL // there is always an endpoint
+	return sock, err
 }
 
 // openEndpoint binds end. Port 0 is bound twice, once to learn a number and then by that number, because a socket that
@@ -61,22 +55,14 @@ func (o *opener) freePort(end spec.Endpoint) (port uint16, err error) {
 		return 0, err
 	}
 	defer fd.Close()
-	err = control(fd, func(fd int) error {
-		if err := bindOptions(fd, o.spec, end); err != nil {
-			return err
-		}
-		if err := bindEndpoint(fd, end); err != nil {
-			return err
+	return sockdiag.Ask(fd, func(fd int) (uint16, error) {
+		if err := bindWith(fd, o.spec, end); err != nil {
+			return 0, err
 		}
 		address, err := sockdiag.BoundTo(fd)
-		if err != nil {
-			return err
-		}
-		bound, err := netip.ParseAddrPort(address)
-		port = bound.Port()
-		return err
+		bound, perr := endpointOf(address)
+		return bound.Port(), cmp.Or(err, perr)
 	})
-	return port, err
 }
 
 // bindInet opens a socket at end, whose port is not 0.
@@ -102,20 +88,29 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 	if o.sharePort {
 		opts = append(opts, share)
 	}
-	err = control(fd, func(fd int) error {
-		if err := bindOptions(fd, o.spec, end, opts...); err != nil {
-			return err
+	return sockdiag.Ask(fd, func(fd int) (int, error) {
+		if err := bindWith(fd, o.spec, end, opts...); err != nil {
+			return 0, err
 		}
-		if err := bindEndpoint(fd, end); err != nil {
-			return err
+		backlog, err := listen(o.spec, fd)
+		if err == nil && o.sharePort {
+			share.value = 0
+			err = share.set(fd)
 		}
-		if backlog, err = listen(o.spec, fd); err != nil || !o.sharePort {
-			return err
-		}
-		share.value = 0
-		return share.set(fd)
+		return backlog, err
 	})
-	return backlog, err
+}
+
+// bindWith sets more, and the options that must be set before bind, and binds: they decide which conflicts bind allows,
+// and IPV6_V6ONLY cannot change later (docs/kernel.md, Options).
+func bindWith(fd int, s spec.Spec, end spec.Endpoint, more ...sockopt) error {
+	if end.Addr().Is6() { // always set, because otherwise net.ipv6.bindv6only decides
+		more = append(more, sockopt{"v6only", unix.SOL_IPV6, unix.IPV6_V6ONLY, toInt(end.V6Only)})
+	}
+	if err := addressOptions(fd, s, end.Addr().Is6(), more...); err != nil {
+		return err
+	}
+	return bindEndpoint(fd, end)
 }
 
 func bindEndpoint(fd int, end spec.Endpoint) error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -101,14 +102,9 @@ func newSocket(s spec.Spec, address string, fd *scmrights.FD, backlog int, file 
 	sock.backlog.Store(int32(backlog))
 	var st unix.Stat_t
 	err := control(fd, func(n int) (err error) {
-		if sock.cookie, err = cookieOf(n); err != nil {
-			return err
-		}
 		mark(n)
-		if err := sock.noteHealth(n); err != nil {
-			return err
-		}
-		return os.NewSyscallError("fstat", unix.Fstat(n, &st))
+		sock.cookie, err = cookieOf(n)
+		return cmp.Or(err, sock.noteHealth(n), os.NewSyscallError("fstat", unix.Fstat(n, &st)))
 	})
 	if err != nil {
 		return nil, errors.Join(err, sock.Close())
@@ -172,7 +168,7 @@ func (o *opener) setUpUnix(fd *scmrights.FD, abstract bool) (file *sockfile.File
 		file, err = sockfile.Bind(fd, o.spec.Address, owner, c)
 	}
 	if err == nil {
-		err = control(fd, func(n int) (err error) { backlog, err = listen(o.spec, n); return err })
+		backlog, err = sockdiag.Ask(fd, func(n int) (int, error) { return listen(o.spec, n) })
 	}
 	switch {
 	case file == nil:

@@ -117,16 +117,7 @@ func (o sockopt) set(fd int) error {
 	return nil
 }
 
-// bindOptions sets more, and the options that must be set before bind: they decide which conflicts bind allows, and
-// IPV6_V6ONLY cannot change later (docs/kernel.md, Options).
-func bindOptions(fd int, s spec.Spec, end spec.Endpoint, more ...sockopt) error {
-	if end.Addr().Is6() { // always set, because otherwise net.ipv6.bindv6only decides
-		more = append(more, sockopt{"v6only", unix.SOL_IPV6, unix.IPV6_V6ONLY, toInt(end.V6Only)})
-	}
-	return addressOptions(fd, s, end.Addr().Is6(), more...)
-}
-
-// addressOptions sets more, and those of bindOptions that a bound socket takes as well.
+// addressOptions sets more, and those options of s that decide which addresses a socket can have.
 func addressOptions(fd int, s spec.Spec, is6 bool, more ...sockopt) error {
 	o := s.Opts()
 	level, freebind, transparent := unix.SOL_IP, unix.IP_FREEBIND, unix.IP_TRANSPARENT

@@ -32,13 +32,11 @@ func (s *Socket) Repair() (done []string, err error) {
 	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	err = control(s.fd, func(fd int) error {
+	return sockdiag.Ask(s.fd, func(fd int) ([]string, error) {
 		r := repair{s, n, fd, nil}
 		err := r.all()
-		done = r.done
-		return err
+		return r.done, err
 	})
-	return done, err
 }
 
 // repair is one call of [Socket.Repair].

@@ -69,7 +69,6 @@ func (s *Socket) setSpec(to spec.Spec) {
 	s.spec.Store(&to)
 }
 
-// network returns the network of the spec.
 func (s *Socket) network() *spec.Network {
 	if s.Any() {
 		return spec.AnyNetwork()
@@ -119,14 +118,7 @@ func (s *Socket) Backlog() int { return int(s.backlog.Load()) }
 
 // Blocking reports whether the socket is without O_NONBLOCK now. All holders share the bit, and any of them may have
 // changed it.
-func (s *Socket) Blocking() (bool, error) {
-	blocking := false
-	err := control(s.fd, func(n int) (err error) {
-		blocking, err = isBlocking(n)
-		return err
-	})
-	return blocking, err
-}
+func (s *Socket) Blocking() (bool, error) { return sockdiag.Ask(s.fd, isBlocking) }
 
 func isBlocking(fd int) (bool, error) {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
@@ -165,12 +157,10 @@ func FiguresOf(sockets []*Socket) ([]sockdiag.Figures, []error) {
 	return figures, errs
 }
 
-func (s *Socket) figures(queues map[uint64]sockdiag.Queue) (f sockdiag.Figures, err error) {
-	err = control(s.fd, func(fd int) error {
-		f, err = sockdiag.FiguresOf(s.network(), fd, s.inode, s.cookie, queues)
-		return err
+func (s *Socket) figures(queues map[uint64]sockdiag.Queue) (sockdiag.Figures, error) {
+	return sockdiag.Ask(s.fd, func(fd int) (sockdiag.Figures, error) {
+		return sockdiag.FiguresOf(s.network(), fd, s.inode, s.cookie, queues)
 	})
-	return f, err
 }
 
 // HeldBy reports whether a process can be seen to have the socket open. It takes longer the more descriptors the
@@ -193,8 +183,8 @@ func (s *Socket) WhoHas() string {
 	return ""
 }
 
-// WatchPath adds the file of the socket's path to an inotify instance, which reports a path that is removed, replaced
-// or renamed. It returns the watch, or false if the socket has no path of its own or inotify cannot watch it.
+// WatchPath adds the file of the socket's path to an inotify instance: see [sockfile.File.Watch]. It returns the watch,
+// or false if the socket has no path of its own or inotify cannot watch it.
 func (s *Socket) WatchPath(inotify int) (watch int, ok bool) {
 	s.changing.Lock()
 	defer s.changing.Unlock()

@@ -109,12 +109,12 @@ func listeningOf(pid int) (all []opened, err error) {
 			}
 			continue
 		}
-		o := opened{fd: fd}
-		if sockdiag.Control(fd, func(n int) error { o.is, err = receiver(n); return err }) != nil {
+		is, err := sockdiag.Ask(fd, receiver)
+		if err != nil {
 			_ = fd.Close()
 			continue
 		}
-		all = append(all, o)
+		all = append(all, opened{fd, is})
 	}
 	if len(all) == 0 && denied != nil {
 		return nil, denied

@@ -6,6 +6,7 @@
 package sockdiag
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -30,12 +31,15 @@ const attrTypeMask = 0x3fff
 var errDiag = errors.New("sock_diag: malformed reply")
 
 // Control calls use with the number of fd, which it borrows, and returns its error.
-func Control(fd *scmrights.FD, use func(n int) error) error {
-	var uerr error
-	if err := fd.Control(func(n uintptr) { uerr = use(int(n)) }); err != nil {
-		return err
-	}
-	return uerr
+func Control(fd *scmrights.FD, use func(n int) error) (err error) {
+	cerr := fd.Control(func(n uintptr) { err = use(int(n)) })
+	return cmp.Or(cerr, err)
+}
+
+// Ask is Control for a use that has a result.
+func Ask[T any](fd *scmrights.FD, use func(n int) (T, error)) (result T, err error) {
+	cerr := fd.Control(func(n uintptr) { result, err = use(int(n)) })
+	return result, cmp.Or(cerr, err)
 }
 
 // diag sends one request to the kernel and calls each with the body of every answer, which it may read until it
