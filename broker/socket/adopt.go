@@ -73,7 +73,8 @@ func adopt(s spec.Spec, fd *scmrights.FD, check func(sockdiag.Identity, int) err
 
 // applyTo applies the options of s to a socket that can be that of s and passes check, which may be nil. It returns the
 // identity of the socket, and the backlog that it then has.
-func applyTo(s spec.Spec, fd int, check func(sockdiag.Identity, int) error) (is sockdiag.Identity, backlog int, err error) {
+func applyTo(s spec.Spec, fd int, check func(sockdiag.Identity, int) error) (
+	is sockdiag.Identity, backlog int, err error) {
 	if is, err = sockdiag.Identify(fd); err == nil {
 		err = suits(is, s)
 	}

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strconv"
@@ -50,38 +51,37 @@ func (d Donation) checkText() error {
 // With Any, the network is [spec.Any] and the address is the kind of fd: "pipe", "memfd", "socket", "file" and the
 // like; whether it blocks is always as fd has it.
 func (d Donation) Spec(fd *scmrights.FD) (spec.Spec, error) {
-	s := spec.Spec{Name: d.Name}
-	if err := d.checkText(); err != nil {
-		return s, err
+	err := d.checkText()
+	if err != nil {
+		return spec.Spec{}, err
 	}
-	err := control(fd, func(num int) (err error) {
-		if d.Any {
-			return d.describeAny(&s, num)
-		}
-		is, err := sockdiag.Identify(num)
-		if err != nil {
-			return err
-		}
-		s.Network, s.Address = is.Network().Name, is.Address
-		s.Options, err = d.options(is, num)
-		return err
-	})
-	if err == nil && !d.Any {
+	if d.Any {
+		return sockdiag.Ask(fd, d.describeAny)
+	}
+	s, err := sockdiag.Ask(fd, d.describe)
+	if err == nil {
 		err = checkWritable(s)
 	}
 	return s, err
 }
 
-func (d Donation) describeAny(s *spec.Spec, fd int) (err error) {
-	if s.Options, err = d.parse(spec.AnyNetwork()); err != nil {
-		return err
+func (d Donation) describe(fd int) (s spec.Spec, err error) {
+	is, err := sockdiag.Identify(fd)
+	if err != nil {
+		return s, err
 	}
-	if s.Options.Blocking, err = isBlocking(fd); err != nil {
-		return err
+	o, err := d.options(is, fd)
+	return spec.Spec{Name: d.Name, Network: is.Network().Name, Address: is.Address, Options: o}, err
+}
+
+func (d Donation) describeAny(fd int) (s spec.Spec, err error) {
+	o, err := d.parse(spec.AnyNetwork())
+	if err != nil {
+		return s, err
 	}
-	s.Network = spec.Any
-	s.Address, err = kindOf(fd)
-	return err
+	kind, kerr := kindOf(fd)
+	o.Blocking, err = isBlocking(fd)
+	return spec.Spec{Name: d.Name, Network: spec.Any, Address: kind, Options: o}, cmp.Or(kerr, err)
 }
 
 // options returns the options of d, and adds those that the socket has.
@@ -123,15 +123,12 @@ func kindOf(fd int) (string, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return "", os.NewSyscallError("fstat", err)
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFSOCK:
-		return "socket", nil
-	case unix.S_IFIFO:
-		return "pipe", nil
-	case unix.S_IFDIR:
-		return "directory", nil
-	case unix.S_IFCHR, unix.S_IFBLK:
-		return "device", nil
+	kinds := map[uint32]string{
+		unix.S_IFSOCK: "socket", unix.S_IFIFO: "pipe", unix.S_IFDIR: "directory",
+		unix.S_IFCHR: "device", unix.S_IFBLK: "device",
+	}
+	if kind, known := kinds[st.Mode&unix.S_IFMT]; known {
+		return kind, nil
 	}
 	// "anon_inode:[eventfd]", or "/memfd:NAME (deleted)" (proc_pid_fd(5)).
 	link, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))

@@ -1,9 +1,9 @@
 package socket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
@@ -68,20 +68,16 @@ func Restore(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 func identifySaved(s spec.Spec, fd *scmrights.FD, saved Saved) (is sockdiag.Identity, file *sockfile.File, err error) {
 	n := spec.NetworkOf(s.Network)
 	err = control(fd, func(num int) (err error) {
-		if err := listenAgain(s, num); err != nil {
-			return err
-		}
-		if is, err = sockdiag.Identify(num); err != nil {
-			return err
-		}
-		if !is.In(n) {
-			return fmt.Errorf("it is %s", is)
-		}
-		cookie, err := cookieOf(num)
-		if err == nil && saved.Cookie != 0 && cookie != saved.Cookie {
-			return errors.New("it is another socket")
-		}
-		if err == nil && !saved.Adopted && n.In(spec.Unix) && is.Address[0] != '@' {
+		lerr := listenAgain(s, num)
+		is, err = sockdiag.Identify(num)
+		cookie, cerr := cookieOf(num)
+		switch err = cmp.Or(lerr, err, cerr); {
+		case err != nil:
+		case !is.In(n):
+			err = fmt.Errorf("it is %s", is)
+		case saved.Cookie != 0 && cookie != saved.Cookie:
+			err = errors.New("it is another socket")
+		case !saved.Adopted && n.In(spec.Unix) && is.Address[0] != '@':
 			file, err = savedFile(is.Address, saved.File)
 		}
 		return err
@@ -91,13 +87,11 @@ func identifySaved(s spec.Spec, fd *scmrights.FD, saved Saved) (is sockdiag.Iden
 
 // listenAgain makes a TCP socket listen that has stopped: a worker may have shut it down while no broker ran.
 func listenAgain(s spec.Spec, fd int) error {
-	if !spec.NetworkOf(s.Network).In(spec.TCP) {
-		return nil
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || on != 0 || !spec.NetworkOf(s.Network).In(spec.TCP) {
+		return nil // Identify says what is wrong
 	}
-	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 0 {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	_, err := listen(s, fd)
+	_, err = listen(s, fd)
 	return err
 }
 

@@ -97,6 +97,8 @@ func checkPath(path string) error {
 	return nil
 }
 
+const advice = "stop it, or name another path with --socket"
+
 // lockPath locks the path, with the pid of this process in the lock file.
 func lockPath(path string) (*sockfile.Lock, error) {
 	l, err := sockfile.TryLock(path)
@@ -105,7 +107,7 @@ func lockPath(path string) (*sockfile.Lock, error) {
 		if locked.PID != 0 {
 			pid = fmt.Sprintf(", pid %d,", locked.PID)
 		}
-		return nil, fmt.Errorf("another broker%s has the control socket %s; stop it, or name another path with --socket", pid, path)
+		return nil, fmt.Errorf("another broker%s has the control socket %s; %s", pid, path, advice)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the control socket %s: %w (--socket names another path)", path, err)
@@ -121,7 +123,7 @@ func clearPath(path string) error {
 	case errors.Is(err, sockfile.ErrNotSocket):
 		return fmt.Errorf("%s exists and is no socket; remove it, or name another path with --socket", path)
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("somebody answers at %s already; stop it, or name another path with --socket", path)
+		return fmt.Errorf("somebody answers at %s already; %s", path, advice)
 	case err != nil:
 		return fmt.Errorf("cannot tell whether %s is in use: %w", path, err)
 	}

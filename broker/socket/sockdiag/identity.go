@@ -25,18 +25,17 @@ type Identity struct {
 // Identify returns the identity of a socket. It is an error if the socket cannot be a listener's: it must be bound and,
 // if its network has connections, listen.
 func Identify(fd int) (is Identity, err error) {
-	listens := 0
-	for _, option := range []struct {
-		number int
-		value  *int
-	}{{unix.SO_DOMAIN, &is.Family}, {unix.SO_TYPE, &is.Type}, {unix.SO_PROTOCOL, &is.Protocol}, {unix.SO_ACCEPTCONN, &listens}} {
-		if *option.value, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option.number); err != nil {
-			if err == unix.ENOTSOCK {
-				return is, spec.Problemf(err, "the descriptor that was passed is no socket")
-			}
+	var value [4]int
+	for i, number := range []int{unix.SO_DOMAIN, unix.SO_TYPE, unix.SO_PROTOCOL, unix.SO_ACCEPTCONN} {
+		value[i], err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, number)
+		if err == unix.ENOTSOCK {
+			return is, spec.Problemf(err, "the descriptor that was passed is no socket")
+		}
+		if err != nil {
 			return is, os.NewSyscallError("getsockopt", err)
 		}
 	}
+	is.Family, is.Type, is.Protocol = value[0], value[1], value[2]
 	if is.Network() == nil {
 		return is, fmt.Errorf("a socket of family %d, type %d and protocol %d was passed, which cannot be a listener's: "+
 			"there are %s", is.Family, is.Type, is.Protocol, spec.NetworkNames(spec.All))
@@ -51,7 +50,7 @@ func Identify(fd int) (is Identity, err error) {
 		}
 		is.V6Only = only != 0
 	}
-	if is.Network().In(spec.Listening) && listens == 0 {
+	if is.Network().In(spec.Listening) && value[3] == 0 {
 		return is, fmt.Errorf("the socket %s that was passed does not listen", is)
 	}
 	return is, nil

@@ -1,6 +1,7 @@
 package sockfile
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -137,13 +138,6 @@ func (f *File) isLive(c ClearConfig) (bool, error) {
 }
 
 func (f *File) kindName() string {
-	switch f.kind {
-	case unix.S_IFDIR:
-		return "a directory"
-	case unix.S_IFLNK:
-		return "a symbolic link"
-	case unix.S_IFREG:
-		return "a regular file"
-	}
-	return "a special file"
+	kinds := map[uint32]string{unix.S_IFDIR: "directory", unix.S_IFLNK: "symbolic link", unix.S_IFREG: "regular file"}
+	return "a " + cmp.Or(kinds[f.kind], "special file")
 }

@@ -2,7 +2,6 @@ package sockfile
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -77,30 +76,23 @@ func TryLock(path string) (*Lock, error) {
 // take locks the file. It sets l.file only if the file is still at its name: a process that unlocks removes the file,
 // and a lock on a removed file excludes no other process.
 func (l *Lock) take(name string) (locked bool, err error) {
-	err = sockdiag.Control(l.fd, func(n int) error {
+	return sockdiag.Ask(l.fd, func(n int) (bool, error) {
 		switch err := unix.Flock(n, unix.LOCK_EX|unix.LOCK_NB); err {
 		case nil:
-			locked = true
 		case unix.EWOULDBLOCK, unix.EINTR:
-			return nil
+			return false, nil
 		default:
-			return os.NewSyscallError("flock", err)
+			return false, os.NewSyscallError("flock", err)
 		}
 		var st unix.Stat_t
 		if err := unix.Fstat(n, &st); err != nil {
-			return os.NewSyscallError("fstat", err)
+			return true, os.NewSyscallError("fstat", err)
 		}
-		mine := fileOf(name, &st)
-		now, err := Find(name)
-		if err == nil && now.Same(mine) {
+		if mine := fileOf(name, &st); byPath.has(mine, name) {
 			l.file = mine
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+		return true, nil
 	})
-	return locked, err
 }
 
 func explainLock(path, name string, err error) error {
@@ -135,13 +127,10 @@ func (l *Lock) WritePID() {
 	})
 }
 
-func (l *Lock) pid() (pid int) {
-	_ = sockdiag.Control(l.fd, func(n int) error {
-		b := make([]byte, 16)
-		size, err := unix.Pread(n, b, 0)
-		pid, _ = strconv.Atoi(strings.TrimSpace(string(b[:max(size, 0)])))
-		return err
-	})
+func (l *Lock) pid() int {
+	b := make([]byte, 16)
+	size, _ := sockdiag.Ask(l.fd, func(n int) (int, error) { return unix.Pread(n, b, 0) })
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:max(size, 0)])))
 	return pid
 }
 

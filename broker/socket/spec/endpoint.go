@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -24,11 +25,8 @@ type Endpoint struct {
 func (s Spec) Endpoints() ([]Endpoint, error) {
 	n := NetworkOf(s.Network)
 	host, portText, err := net.SplitHostPort(s.Address)
-	if err != nil {
-		return nil, err
-	}
-	number, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
+	number, perr := strconv.ParseUint(portText, 10, 16)
+	if err = cmp.Or(err, perr); err != nil {
 		return nil, err
 	}
 	port := uint16(number)
