@@ -2,7 +2,7 @@ package socket
 
 import (
 	"errors"
-	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
@@ -51,17 +51,12 @@ func hintOf(err error) string {
 	case errors.Is(err, unix.ENODEV):
 		return "there is no interface of that name"
 	}
-	oe, ok := errors.AsType[*spec.OptionError](err)
-	if !ok || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
-		return ""
+	needs := map[string]string{
+		"mark": "needs CAP_NET_ADMIN", "transparent": "needs CAP_NET_ADMIN", "device": "needs CAP_NET_RAW",
+		"user": "needs CAP_CHOWN", "group": "needs CAP_CHOWN",
 	}
-	switch oe.Option {
-	case "mark", "transparent":
-		return "needs CAP_NET_ADMIN"
-	case "device":
-		return "needs CAP_NET_RAW"
-	case "user", "group":
-		return "needs CAP_CHOWN"
+	if oe, ok := errors.AsType[*spec.OptionError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return needs[oe.Option]
 	}
 	return ""
 }
@@ -70,26 +65,24 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	if _, ok := errors.AsType[*spec.OptionError](err); ok {
 		return err
 	}
-	text := ""
 	switch ip := end.Addr(); {
 	case errors.Is(err, unix.EADDRINUSE) && end.Port() == 0:
-		text = "no port is free (net.ipv4.ip_local_port_range says which there are)"
+		return spec.Problemf(err, "no port is free (net.ipv4.ip_local_port_range says which there are)")
 	case errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders:
 		return holders.OfInet(o.spec, end)
 	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
-		text = fmt.Sprintf("permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
+		return spec.Problemf(err, "permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		text = fmt.Sprintf("no interface of this machine has the address %s (the option freebind binds it all the same)", ip)
+		const advice = "the option freebind binds it all the same"
+		return spec.Problemf(err, "no interface of this machine has the address %s (%s)", ip, advice)
 	case errors.Is(err, unix.EAFNOSUPPORT) && ip.Is6():
-		text = "IPv6 is not to be had here (the kernel has none, or this process may not use it)"
+		return spec.Problemf(err, "IPv6 is not to be had here (the kernel has none, or this process may not use it)")
 	case errors.Is(err, unix.EINVAL) && ip.Is6() && ip.IsLinkLocalUnicast() && ip.Zone() == "":
-		text = fmt.Sprintf("a link-local address needs its interface: [%s%%INTERFACE]:%d", ip, end.Port())
+		return spec.Problemf(err, "a link-local address needs its interface: [%s%%INTERFACE]:%d", ip, end.Port())
 	case errors.Is(err, unix.ENODEV) && ip.Zone() != "":
-		text = fmt.Sprintf("there is no interface %q", ip.Zone())
-	default:
-		return err
+		return spec.Problemf(err, "there is no interface %q", ip.Zone())
 	}
-	return &spec.Problem{Text: text, Err: err}
+	return err
 }
 
 // firstFreePort returns the lowest port that needs no privilege (ip(7)).

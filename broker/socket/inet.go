@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"cmp"
 	"errors"
 	"net/netip"
 	"os"
@@ -60,8 +59,7 @@ func (o *opener) freePort(end spec.Endpoint) (port uint16, err error) {
 			return 0, err
 		}
 		address, err := sockdiag.BoundTo(fd)
-		bound, perr := endpointOf(address)
-		return bound.Port(), cmp.Or(err, perr)
+		return endpointOf(address).Port(), err
 	})
 }
 
@@ -131,7 +129,8 @@ func disconnect(fd int) error {
 	return nil
 }
 
-func endpointOf(address string) (spec.Endpoint, error) {
-	at, err := netip.ParseAddrPort(address)
-	return spec.Endpoint{AddrPort: at}, err
+// endpointOf returns the endpoint of a socket that is bound to address.
+func endpointOf(address string) spec.Endpoint {
+	at, _ := netip.ParseAddrPort(address)
+	return spec.Endpoint{AddrPort: at}
 }

@@ -208,11 +208,8 @@ func (r *repair) isShut() bool {
 // bindAgain binds a socket that was bound to port 0, and has lost its port. Any other socket still has its port, which
 // is EINVAL.
 func (r *repair) bindAgain() error {
-	end, err := endpointOf(r.Address())
-	if err != nil {
-		return err
-	}
-	if err = bindEndpoint(r.fd, end); err == nil || errors.Is(err, unix.EINVAL) {
+	err := bindEndpoint(r.fd, endpointOf(r.Address()))
+	if errors.Is(err, unix.EINVAL) {
 		return nil
 	}
 	return r.explain(err)

@@ -48,7 +48,7 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 	}
 	for _, o := range old {
 		if id := o.File(); id != (sockfile.FileID{}) && o.Address() == s.Address {
-			if err := r.moveFile(o, s.Address, id); err != nil {
+			if err := r.moveFile(o, id); err != nil {
 				return nil, err
 			}
 			break
@@ -63,18 +63,16 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 	return r, nil
 }
 
-func (r *replacement) moveFile(o *Socket, path string, id sockfile.FileID) error {
+func (r *replacement) moveFile(o *Socket, id sockfile.FileID) error {
 	o.setReplaced(true)
-	moved, err := sockfile.New(path, id).MoveTo(path + ".replaced")
+	moved, err := sockfile.New(o.Address(), id).MoveTo(o.Address() + ".replaced")
 	if moved == nil {
 		o.setReplaced(false)
 	}
 	if err != nil {
-		return fmt.Errorf("move the old socket to %s.replaced: %w", path, err)
+		return fmt.Errorf("move the old socket to %s.replaced: %w", o.Address(), err)
 	}
-	if moved != nil {
-		r.owner, r.path, r.moved = o, path, moved
-	}
+	r.owner, r.moved = o, moved
 	return nil
 }
 
@@ -91,7 +89,7 @@ func (r *replacement) undo() {
 	if r.moved == nil {
 		return
 	}
-	if _, err := r.moved.MoveTo(r.path); errors.Is(err, unix.EEXIST) {
+	if _, err := r.moved.MoveTo(r.owner.Address()); errors.Is(err, unix.EEXIST) {
 		_ = r.moved.Remove() // another process has the path now
 		return
 	}

@@ -10,6 +10,7 @@ package socket
 import (
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -57,7 +58,6 @@ type repairState struct {
 type replacement struct {
 	sharing []*Socket      // which have SO_REUSEPORT now
 	owner   *Socket        // of the file that was moved out of the way; nil: none was
-	path    string         // from which it was moved
 	moved   *sockfile.File // where it is now
 }
 
@@ -141,15 +141,10 @@ func (s *Socket) Figures() (sockdiag.Figures, error) { return s.figures(nil) }
 // unixpacket, because the kernel looks through all of those to find one.
 func FiguresOf(sockets []*Socket) ([]sockdiag.Figures, []error) {
 	figures, errs := make([]sockdiag.Figures, len(sockets)), make([]error, len(sockets))
-	n := 0
-	for _, s := range sockets {
-		if s.network().In(spec.Listening &^ spec.TCP) {
-			n++
-		}
-	}
+	queued := func(s *Socket) bool { return s.network().In(spec.Listening &^ spec.TCP) }
 	var queues map[uint64]sockdiag.Queue
-	if n > 1 {
-		queues = sockdiag.UnixQueues(n)
+	if len(sockets) > 1 && slices.ContainsFunc(sockets, queued) {
+		queues = sockdiag.UnixQueues()
 	}
 	for i, s := range sockets {
 		figures[i], errs[i] = s.figures(queues)
@@ -169,14 +164,9 @@ func (s *Socket) HeldBy(pid int) bool { return s.inode != 0 && holders.Holds(pid
 
 // WhoHas returns, in words, which process has the address of s, unless it is the broker. It may take seconds.
 func (s *Socket) WhoHas() string {
-	n := s.network()
-	switch {
+	switch n := s.network(); {
 	case n.In(spec.Inet):
-		end, err := endpointOf(s.Address())
-		if err != nil {
-			return err.Error()
-		}
-		return holders.OfInet(s.Spec(), end).Who
+		return holders.OfInet(s.Spec(), endpointOf(s.Address())).Who
 	case n.In(spec.Unix):
 		return holders.OfUnix(s.Address(), sockfile.IDOf(s.Address())).Who
 	}
@@ -222,5 +212,4 @@ func (s *Socket) Close() error {
 	return errors.Join(err, s.fd.Close())
 }
 
-// control is [sockdiag.Control].
 func control(fd *scmrights.FD, use func(n int) error) error { return sockdiag.Control(fd, use) }

@@ -130,7 +130,6 @@ func clearPath(path string) error {
 	return nil
 }
 
-// listen returns a new listening socket at the path, and its file.
 func (c Config) listen() (*scmrights.FD, *sockfile.File, error) {
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -171,11 +170,7 @@ func (r *Restored) close() {
 // use returns the socket as that of c, and its file, if the clients of c reach it; the caller must close the socket. It
 // listens again, because SO_PEERCRED shows clients the process that did so last.
 func (r *Restored) use(c Config) (fd *scmrights.FD, file *sockfile.File) {
-	if r == nil || r.FD == nil {
-		return nil, nil
-	}
-	at, err := sockfile.Find(c.Path)
-	if err != nil || r.Path != "" && (r.Path != c.Path || r.File != at.ID()) {
+	if r == nil || r.FD == nil || r.Path != "" && (r.Path != c.Path || r.File != sockfile.IDOf(c.Path)) {
 		return nil, nil
 	}
 	_ = r.FD.Control(func(n uintptr) {

@@ -179,7 +179,6 @@ func (j *Journal) word(at int) *uint64 { return (*uint64)(unsafe.Pointer(&j.data
 func (j *Journal) load(at int) uint64     { return atomic.LoadUint64(j.word(at)) }
 func (j *Journal) store(at int, v uint64) { atomic.StoreUint64(j.word(at), v) }
 
-// set stores a word of the header.
 func (j *Journal) set(at int, v uint64) {
 	if j.data != nil {
 		j.store(at, v)

@@ -20,7 +20,6 @@ const (
 	oldFree     = 1 // kind of a record that is not in use
 )
 
-// replayOld is replay for the old layout.
 func (j *Journal) replayOld(c *Contents) error {
 	serials := make(map[key]uint64)
 	at := headerSize

@@ -94,23 +94,20 @@ func processOf(n, pid int) (Process, error) {
 
 // WithPID returns the process with that pid, and its credentials; the caller must close
 // its FD. The error is [ErrExited] if there is no such process.
-func WithPID(pid int) (Process, Credentials, error) {
+func WithPID(pid int) (p Process, cred Credentials, err error) {
 	n, err := openPidfd(pid)
 	if err != nil {
-		return Process{}, Credentials{}, err
+		return p, cred, err
 	}
 	path := fmt.Sprintf("/proc/%d", pid)
 	var st unix.Stat_t
 	serr := unix.Stat(path, &st)
-	p, err := processOf(n, pid) // after Stat, so that both are of the same process
+	p, err = processOf(n, pid) // after Stat, so that both are of the same process
 	if err == nil && serr != nil {
 		_ = p.FD.Close()
-		err = &os.PathError{Op: "stat", Path: path, Err: serr}
+		p, err = Process{}, &os.PathError{Op: "stat", Path: path, Err: serr}
 	}
-	if err != nil {
-		return Process{}, Credentials{}, err
-	}
-	return p, Credentials{pid, st.Uid, st.Gid}, nil
+	return p, Credentials{pid, st.Uid, st.Gid}, err
 }
 
 // Exited reports whether the process of a pidfd, which it borrows, has ended: then the

@@ -132,7 +132,6 @@ func receiver(fd int) (sockdiag.Identity, error) {
 	return is, err
 }
 
-// explainTrace adds the necessary privilege to an error of looking into another process.
 func explainTrace(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):

@@ -99,14 +99,11 @@ func (is Identity) String() string { return is.Network().Name + "://" + is.Addre
 
 // Backlog returns how many connections may wait at fd, a socket of that identity, or 0 if the kernel does not tell.
 func (is Identity) Backlog(fd int) int {
-	n := is.Network()
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	cookie, _ := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	var st unix.Stat_t
-	if err != nil || unix.Fstat(fd, &st) != nil || !n.In(spec.Listening) {
-		return 0
-	}
-	f, err := FiguresOf(n, fd, uint32(st.Ino), cookie, nil)
-	if err != nil {
+	_ = unix.Fstat(fd, &st)
+	f, err := FiguresOf(is.Network(), fd, uint32(st.Ino), cookie, nil)
+	if err != nil || f.Bytes {
 		return 0
 	}
 	return int(f.Limit)

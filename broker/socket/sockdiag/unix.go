@@ -67,10 +67,10 @@ func unixQueue(inode uint32, cookie uint64) (q Queue, err error) {
 	return q, err
 }
 
-// UnixQueues returns the queues of all listening Unix sockets, by cookie; n says how many are expected. On an error
-// some are missing: [FiguresOf] asks for each.
-func UnixQueues(n int) map[uint64]Queue {
-	all := make(map[uint64]Queue, n)
+// UnixQueues returns the queues of all listening Unix sockets, by cookie. On an error some are missing: [FiguresOf]
+// asks for each.
+func UnixQueues() map[uint64]Queue {
+	all := make(map[uint64]Queue)
 	_ = eachUnix(0, anyCookie, 1<<Listen, unixShowQueue, func(msg, attrs []byte) {
 		if q, ok := queueOf(attrs); ok {
 			all[cookieOf(msg[8:])] = q

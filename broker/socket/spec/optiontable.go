@@ -209,14 +209,21 @@ func ParseOptions(n *Network, text string) (*Options, error) {
 			return nil, fmt.Errorf("option %s is given twice", name)
 		}
 		seen[opt] = true
-		if err := opt.set(o, value, hasValue); err != nil {
+		switch {
+		case !hasValue && opt.value != "":
+			err = fmt.Errorf("it needs a value: %s=%s", name, opt.value)
+		case !hasValue:
+			err = opt.parse(o, "yes")
+		default:
+			err = opt.parse(o, value)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("option %s: %w", name, err)
 		}
 	}
 	return o, nil
 }
 
-// findOption returns the option of n with that name.
 func findOption(n *Network, name string) (*option, error) {
 	if name == "" {
 		return nil, fmt.Errorf("there is nothing between two commas or after the last; %s", optionsOf(n))
@@ -229,16 +236,6 @@ func findOption(n *Network, name string) (*option, error) {
 		return nil, fmt.Errorf("option %s is for %s; %s", name, NetworkNames(optionTable[i].on), optionsOf(n))
 	}
 	return &optionTable[i], nil
-}
-
-func (opt *option) set(o *Options, value string, hasValue bool) error {
-	switch {
-	case hasValue:
-		return opt.parse(o, value)
-	case opt.value == "":
-		return opt.parse(o, "yes")
-	}
-	return fmt.Errorf("it needs a value: %s=%s", opt.name, opt.value)
 }
 
 // optionsOf says which options n has, for error messages.

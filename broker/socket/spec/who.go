@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"os/user"
 	"slices"
@@ -36,23 +37,21 @@ func (w Who) Matches(uid uint32, gids []uint32) bool {
 	return false
 }
 
-func parseWho(text string) (Who, error) {
+func parseWho(text string) (w Who, err error) {
 	kind, value, _ := strings.Cut(text, ":")
 	var id uint32
-	var err error
-	switch kind {
-	case "any":
-		if text != "any" {
-			return Who{}, fmt.Errorf("%q: \"any\" takes no value", text)
-		}
+	switch {
+	case text == "any":
 		return Who{text: text, kind: kind}, nil
-	case "user", "group":
+	case kind == "any":
+		return w, fmt.Errorf("%q: \"any\" takes no value", text)
+	case kind == "user" || kind == "group":
 		id, err = lookup(kind, value)
-	case "uid", "gid":
+	case kind == "uid" || kind == "gid":
 		id, err = parseID(value)
-		value = strconv.FormatUint(uint64(id), 10)
+		value = fmt.Sprint(id)
 	default:
-		return Who{}, fmt.Errorf("%q: allowed are user:NAME, uid:N, group:NAME, gid:N and any", text)
+		return w, fmt.Errorf("%q: allowed are user:NAME, uid:N, group:NAME, gid:N and any", text)
 	}
 	switch {
 	case err != nil:
@@ -69,23 +68,16 @@ func lookup(kind, name string) (uint32, error) {
 	if name == "" {
 		return 0, fmt.Errorf("the %s's name is empty", kind)
 	}
-	var id string
-	var err error
+	u, g, err := new(user.User), new(user.Group), error(nil)
 	if kind == "user" {
-		var u *user.User
-		if u, err = user.Lookup(name); err == nil {
-			id = u.Uid
-		}
+		u, err = user.Lookup(name)
 	} else {
-		var g *user.Group
-		if g, err = user.LookupGroup(name); err == nil {
-			id = g.Gid
-		}
+		g, err = user.LookupGroup(name)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("no %s is called %q: %w", kind, name, err)
 	}
-	return parseID(id)
+	return parseID(cmp.Or(u.Uid, g.Gid))
 }
 
 // parseID parses a uid or gid; the highest number is the kernel's "none".
