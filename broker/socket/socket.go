@@ -207,7 +207,6 @@ func (s *Socket) Close() error {
 	if s.file != nil {
 		// Before the socket is closed: while it is open the inode's number cannot be given to another file.
 		err = s.file.Remove()
-		s.file.RemoveBackup()
 	}
 	return errors.Join(err, s.fd.Close())
 }

@@ -58,20 +58,20 @@ func (f *File) Path() string { return f.path }
 // Same reports whether f and g are one file, at whatever paths.
 func (f *File) Same(g *File) bool { return f.id == g.id }
 
-// Remove removes the file if it still is at its path. Between the check and the removal, a process that may write to
-// the directory could put another file there, which it could remove as well. The kernel offers no way to close that
-// gap.
+// Remove removes the file if it still is at its path, and its backup link. Between the check and the removal, a process
+// that may write to the directory could put another file there, which it could remove as well. The kernel offers no way
+// to close that gap.
 func (f *File) Remove() error {
 	dir, err := f.openDir()
 	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		dir, err = byPath, nil
 	}
-	if err == nil {
-		defer dir.close()
+	for _, path := range []string{f.path, backupPath(f.path)} {
+		if err == nil && dir.has(f, path) {
+			err = dir.remove(path)
+		}
 	}
-	if err == nil && dir.has(f, f.path) {
-		err = dir.remove(f.path)
-	}
+	dir.close()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -112,7 +112,7 @@ func (f *File) openDir() (socketDir, error) {
 	return dir, nil
 }
 
-func (d socketDir) close() { _ = unix.Close(int(d)) } // EBADF for byPath
+func (d socketDir) close() { _ = unix.Close(int(d)) } // EBADF for byPath, and if there is none
 
 // name returns what the file at path is called in the directory.
 func (d socketDir) name(path string) string {
@@ -122,7 +122,6 @@ func (d socketDir) name(path string) string {
 	return filepath.Base(path)
 }
 
-// find is Find of a path in the directory.
 func (d socketDir) find(path string) (*File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(d), d.name(path), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -200,13 +199,6 @@ func (f *File) KeepBackup() {
 	}
 	if f.backup = dir.has(f, backup); !f.backup { // another process has replaced the file
 		_ = dir.remove(backup)
-	}
-}
-
-// RemoveBackup removes the backup link.
-func (f *File) RemoveBackup() {
-	if b := f.Backup(); b != nil {
-		_ = b.Remove()
 	}
 }
 

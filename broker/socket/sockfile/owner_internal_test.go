@@ -179,7 +179,6 @@ func TestExchangedDirectoryIsLeftAlone(t *testing.T) {
 	if file.HasBackup() {
 		t.Error("there is a backup link")
 	}
-	file.RemoveBackup()
 	if err := file.Remove(); err != nil {
 		t.Error(err)
 	}
