@@ -28,8 +28,7 @@ type Config struct {
 	// MaxClients is how many connections the control socket serves at a time, one in
 	// sixteen of which are only for root and the broker's user. Default 4096.
 	MaxClients int
-	// MaxClientsPerUID is the same for any one user who is neither root nor the
-	// broker's own. Default 256.
+	// MaxClientsPerUID is the same for any one user who is neither root nor the broker's own. Default 256.
 	MaxClientsPerUID int
 	// MaxGrantsPerUID is how many processes of any one such user may hold listeners;
 	// the broker has a descriptor open for each. Default 1024.
@@ -41,10 +40,9 @@ type Config struct {
 	MaxNamesInCall int
 	// MaxMessage is how many bytes one call may have. Default 64 KiB.
 	MaxMessage int
-	// CallTimeout is how long a client may take from connecting to the end of its
-	// first call, from the first byte to the last of any later one, to take a reply
-	// that does not fit into the socket's buffer, and to read descriptors that another
-	// call stands behind. The events of a Watch may be read at any time. Default 10 s.
+	// CallTimeout is how long a client may take from connecting to the end of its first call, from the first byte to
+	// the last of any later one, to take a reply that does not fit into the socket's buffer, and to read descriptors
+	// that another call stands behind. The events of a Watch may be read at any time. Default 10 s.
 	CallTimeout time.Duration
 	// NoRecover makes an address that is in use an error at the start as at any other
 	// time, also where an earlier broker's socket could be taken back.
@@ -63,11 +61,9 @@ type Config struct {
 	Counted func(listeners int)
 	// Store keeps what the next broker is to go on with. Nil means that nothing does.
 	Store Store
-	// Outlived says that the Store outlives a normal stop too: Close leaves the files
-	// of Unix sockets where they are.
+	// Outlived says that the Store outlives a normal stop too: Close leaves the files of Unix sockets where they are.
 	Outlived bool
-	// Logger gets an event for what happens to listeners and grants, and for each
-	// refusal. The zero Logger is silent.
+	// Logger gets an event for what happens to listeners and grants, and for each refusal. The zero Logger is silent.
 	Logger zerolog.Logger
 }
 

@@ -1,6 +1,5 @@
-// Package server is the engine of fdbroker: it owns the listeners, hands duplicates of their sockets to
-// processes that may have them, and knows which process holds what. It accepts on none of them, and reads
-// from none.
+// Package server is the engine of fdbroker: it owns the listeners, hands duplicates of their sockets to processes that
+// may have them, and knows which process holds what. It accepts on none of them, and reads from none.
 //
 // The package wires the rooms below it: conn serves the control connections, registry keeps the books, bind
 // changes what is bound, health repairs sockets, and journal outlives the broker. A method of the protocol is

@@ -1,5 +1,3 @@
-//go:build linux
-
 package server
 
 import (
@@ -10,9 +8,8 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// watch answers Watch until the peer goes, or is too slow to be sent everything. A peer that does not read is
-// waited for without limit: what happens meanwhile is bounded by the queue, and the last event says that
-// events are missing.
+// watch answers Watch until the peer goes, or is too slow to be sent everything. A peer that does not read is waited
+// for without limit: what happens meanwhile is bounded by the queue, and the last event says that events are missing.
 func (k *call) watch() error {
 	switch {
 	case !k.conn.Caller.Privileged:

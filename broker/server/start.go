@@ -1,5 +1,3 @@
-//go:build linux
-
 package server
 
 import (
@@ -92,10 +90,9 @@ func (s *Server) closeSocket(sock *socket.Socket) error {
 	return nil
 }
 
-// Serve takes ln and answers calls on it until ctx is done. Calls under way may finish within a second; when
-// it returns, no goroutine of it is left except those that the kernel keeps from closing what clients have
-// sent: they change nothing any more. The error is never nil; after a normal stop it is [ErrClosed]. It may be
-// called once.
+// Serve takes ln and answers calls on it until ctx is done. Calls under way may finish within a second; when it
+// returns, no goroutine of it is left except those that the kernel keeps from closing what clients have sent: they
+// change nothing any more. The error is never nil; after a normal stop it is [ErrClosed]. It may be called once.
 func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	defer ln.Close()
 	stop := sync.OnceFunc(func() {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package server_test
 
 import (
@@ -51,7 +49,7 @@ func TestWindowEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	fdtest.Eventually(t, "the window has ended", func() bool { return !takesDescriptors(t) })
-	c.turnedAway()
+	c.cannotSend()
 	r, _ := pipe(t)
 	if _, err := c.put(protocol.PutParameters{Name: "x", Any: true}, r); err != nil {
 		t.Errorf("another one: %v", err)

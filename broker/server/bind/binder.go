@@ -1,5 +1,3 @@
-//go:build linux
-
 package bind
 
 import (
@@ -160,8 +158,7 @@ func (b *Binder) Freeze() {
 	b.cfg.Registry.Freeze()
 }
 
-// Close closes what the binder holds besides the listeners, and returns their sockets, which the caller
-// must close.
+// Close closes what the binder holds besides the listeners, and returns their sockets, which the caller must close.
 func (b *Binder) Close() (sockets []*socket.Socket) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,5 +1,3 @@
-//go:build linux
-
 package bind
 
 import (
@@ -64,11 +62,10 @@ func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
 	return nil
 }
 
-// Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is
-// not touched. What is new is bound, what is gone is unbound. What has changed keeps its socket if that can
-// become what the spec says; otherwise a new one is bound before the old one is closed. A listener that was
-// bound by [Binder.Bind] is left alone: one of its name and spec makes it part of the configuration, another
-// spec is an error, as that of Bind.
+// Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
+// What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
+// says; otherwise a new one is bound before the old one is closed. A listener that was bound by [Binder.Bind] is left
+// alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind.
 func (b *Binder) Reload(specs []spec.Spec) (Changes, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

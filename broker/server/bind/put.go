@@ -1,5 +1,3 @@
-//go:build linux
-
 package bind
 
 import (
@@ -18,21 +16,18 @@ import (
 type Donation struct {
 	Name    string
 	Options string // as they stand in a spec behind the address
-	// Any takes any descriptor; without it, it must be a socket that is bound and, if it takes
-	// connections, listens.
+	// Any takes any descriptor; without it, it must be a socket that is bound and, if it takes connections, listens.
 	Any bool
-	// PID is a process that is to be known as its holder, if it can be seen to have the socket open;
-	// 0: none.
+	// PID is a process that is to be known as its holder, if it can be seen to have the socket open; 0: none.
 	PID int
 	// DrainSignal asks that process to leave; 0: nothing does.
 	DrainSignal unix.Signal
 	FD          *scmrights.FD
 }
 
-// Put takes d.FD and makes it the socket of a listener that is not of the configuration. If the very same
-// socket has the name already, with the same options, nothing changes. The error is a
-// [*protocol.BindFailedError], a [*protocol.NameInUseError], a [*protocol.LimitError] or
-// [registry.ErrClosed].
+// Put takes d.FD and makes it the socket of a listener that is not of the configuration. If the very same socket has
+// the name already, with the same options, nothing changes. The error is a [*protocol.BindFailedError], a
+// [*protocol.NameInUseError], a [*protocol.LimitError] or [registry.ErrClosed].
 func (b *Binder) Put(d Donation) error {
 	sock, err := d.adopt()
 	if err != nil {

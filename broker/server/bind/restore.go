@@ -1,5 +1,3 @@
-//go:build linux
-
 package bind
 
 import (
@@ -242,8 +240,7 @@ func (b *Binder) Ready() {
 	b.expired = nil
 }
 
-// NotUpgraded makes the next broker say that the upgrade for which this one has ended has failed: this
-// program goes on.
+// NotUpgraded makes the next broker say that the upgrade for which this one has ended has failed: this program goes on.
 func (b *Binder) NotUpgraded() {
 	b.cfg.Registry.Journal(func(j *journal.Journal) { j.SetEnding(journal.Upgrading, 0) })
 }

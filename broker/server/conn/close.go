@@ -1,5 +1,3 @@
-//go:build linux
-
 package conn
 
 import (
@@ -10,10 +8,9 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// Closing a descriptor that a client sent may block for as long as the client likes, for instance a socket
-// with SO_LINGER (docs/kernel.md, SCM_RIGHTS). The loop never closes one, nor a connection in which one
-// may wait unread: a goroutine does, one per connection, and the connection counts as a client until it
-// is done. That bounds them.
+// Closing a descriptor that a client sent may block for as long as the client likes, for instance a socket with
+// SO_LINGER (docs/kernel.md, SCM_RIGHTS). The loop never closes one, nor a connection in which one may wait unread: a
+// goroutine does, one per connection, and the connection counts as a client until it is done. That bounds them.
 
 const (
 	stopTime  = time.Second            // for calls under way when the broker stops, and again once they were cut off
@@ -76,9 +73,8 @@ func (c *Conn) closeGarbage() {
 	})
 }
 
-// finish ends all connections once the loop stops. Those whose request was granted hear of it first,
-// since the next broker goes by that. It returns how many it left behind: what they run, or what they close,
-// does not end.
+// finish ends all connections once the loop stops. Those whose request was granted hear of it first, since the next
+// broker goes by that. It returns how many it left behind: what they run, or what they close, does not end.
 func (l *Loop) finish() (left int) {
 	l.stopping, l.paused = true, time.Time{}
 	_ = l.watch(l.listener, unix.EPOLL_CTL_DEL, 0)
@@ -114,9 +110,8 @@ func (l *Loop) serveFor(limit time.Duration) {
 	}
 }
 
-// cutOff closes the socket while a goroutine may be blocked in a system call on it. An eventfd takes its
-// number, so that executing another program in this process does not close the connection, and with it
-// what waits in it.
+// cutOff closes the socket while a goroutine may be blocked in a system call on it. An eventfd takes its number, so
+// that executing another program in this process does not close the connection, and with it what waits in it.
 func (c *Conn) cutOff() {
 	_ = c.raw.Control(func(fd uintptr) {
 		_ = c.loop.queue.eventfd.Control(func(n uintptr) { _ = unix.Dup3(int(n), int(fd), unix.O_CLOEXEC) })

@@ -1,5 +1,3 @@
-//go:build linux
-
 package conn
 
 import (
@@ -27,8 +25,7 @@ type sendError struct{ err error }
 func (e *sendError) Error() string { return "reply: " + e.err.Error() }
 func (e *sendError) Unwrap() error { return e.err }
 
-// errUnread is a reply that the peer has left unread. The kernel says so when the broker next reads or
-// writes.
+// errUnread is a reply that the peer has left unread. The kernel says so when the broker next reads or writes.
 var errUnread = &sendError{fmt.Errorf("the client has gone before it had read it: %w", unix.ECONNRESET)}
 
 // isGone reports whether err only says that the peer has closed the connection.
@@ -57,8 +54,7 @@ func (c *Conn) blame(err error) error {
 	return err
 }
 
-// end ends the connection because of err. What the peer has done wrong is logged, and told to it if there
-// is a way.
+// end ends the connection because of err. What the peer has done wrong is logged, and told to it if there is a way.
 func (c *Conn) end(err error) {
 	if errors.Is(err, errStopping) || c.loop.stopping {
 		c.close()

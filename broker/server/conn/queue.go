@@ -1,5 +1,3 @@
-//go:build linux
-
 package conn
 
 import (
@@ -72,8 +70,7 @@ func (q *queue) begin() {
 	q.awake = true
 }
 
-// end ends a turn. What is in the queue by now is for the next one, so that new connections have
-// their turn.
+// end ends a turn. What is in the queue by now is for the next one, so that new connections have their turn.
 func (q *queue) end() {
 	q.mu.Lock()
 	q.awake = false

@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -23,8 +21,7 @@ type Caller struct {
 	own    *Grant   // lasts as long as the connection, and has no events
 }
 
-// NewCaller returns the caller behind a connection, which must stay open as long as it is used.
-// UID is the broker's.
+// NewCaller returns the caller behind a connection, which must stay open as long as it is used. UID is the broker's.
 func (r *Registry) NewCaller(rc syscall.RawConn, p peer.Credentials, uid uint32) Caller {
 	c := Caller{Peer: p, rc: rc, Privileged: p.UID == 0 || p.UID == uid && p.UID != peer.OverflowID}
 	r.mu.Lock()

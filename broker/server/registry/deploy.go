@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -110,8 +108,7 @@ func (r *Registry) drainedWorkerOf(d *Deploy) *Grant {
 	return nil
 }
 
-// usedByOthers reports whether a deploy or a grant of another user has that generation, and no grant of
-// c's user.
+// usedByOthers reports whether a deploy or a grant of another user has that generation, and no grant of c's user.
 func (r *Registry) usedByOthers(c *Caller, generation int64) (others bool) {
 	for d := range r.deploys {
 		if d.generation == generation && !belongsTo(c.Peer, d.caller.Peer) {
@@ -130,8 +127,7 @@ func (r *Registry) usedByOthers(c *Caller, generation int64) (others bool) {
 	return others
 }
 
-// revokeClaims gives grants of other users that claimed the generation of d, while d was not known,
-// their own.
+// revokeClaims gives grants of other users that claimed the generation of d, while d was not known, their own.
 func (r *Registry) revokeClaims(d *Deploy) {
 	for _, g := range r.grants {
 		if g.generation == d.generation && !belongsTo(g.peer, d.caller.Peer) {

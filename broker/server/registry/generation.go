@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -71,8 +69,7 @@ func (r *Registry) excludes(l *listener, q *Request) bool {
 	return l.fence.excludes(q.Caller.Peer.UID, q.age())
 }
 
-// checkGeneration clears the generation that q claims if that is another user's deploy: generations
-// are guessable.
+// checkGeneration clears the generation that q claims if that is another user's deploy: generations are guessable.
 func (r *Registry) checkGeneration(q *Request) {
 	if q.Generation == 0 {
 		return

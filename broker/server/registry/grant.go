@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -205,8 +203,7 @@ func (r *Registry) discoveredGrantOf(q *Request) *Grant {
 	return g
 }
 
-// replaceDiscovered takes listeners, which q has been granted, from the grant that q's process was
-// discovered by.
+// replaceDiscovered takes listeners, which q has been granted, from the grant that q's process was discovered by.
 func (r *Registry) replaceDiscovered(q *Request, listeners []*listener) {
 	g := r.discoveredGrantOf(q)
 	if g == nil {

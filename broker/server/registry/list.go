@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -91,8 +89,7 @@ func (r *Registry) stateOf(q *Request) string {
 	return protocol.StateStandby
 }
 
-// Visible returns those of holders that c sees in a list, with the names that it sees. It takes their
-// names.
+// Visible returns those of holders that c sees in a list, with the names that it sees. It takes their names.
 func (r *Registry) Visible(c *Caller, holders []protocol.Holder) []protocol.Holder {
 	if c.Privileged {
 		return holders

@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -33,9 +31,8 @@ func (r *Registry) Phase() Phase {
 	return r.phase
 }
 
-// Stop enters Stopping: from one moment to the next nothing is granted any more, and the journal says
-// how the broker ends. What calls under way make of the listeners is still written. Then is called at
-// that moment, with the lock held.
+// Stop enters Stopping: from one moment to the next nothing is granted any more, and the journal says how the broker
+// ends. What calls under way make of the listeners is still written. Then is called at that moment, with the lock held.
 func (r *Registry) Stop(e journal.Ending, pid int, then func()) {
 	r.do(func() {
 		if r.phase < Stopping {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -67,13 +65,11 @@ type Observer interface {
 	Unwatch(s *socket.Socket)              // comes before the socket's close
 	Held(s *socket.Socket)                 // a grant of it began
 	Freed(s *socket.Socket)                // a grant of it ended
-	// SetMode sets or clears O_NONBLOCK. Changed says that a holder had changed it, which was not
-	// reported yet.
+	// SetMode sets or clears O_NONBLOCK. Changed says that a holder had changed it, which was not reported yet.
 	SetMode(s *socket.Socket, blocking bool) (changed bool, err error)
 }
 
-// Link is a connection that an event may concern. Its methods are called with the registry's lock
-// held.
+// Link is a connection that an event may concern. Its methods are called with the registry's lock held.
 type Link interface {
 	// Wake makes the connection look again at what it waits for, which has changed before.
 	Wake()

@@ -1,5 +1,3 @@
-//go:build linux
-
 package registry
 
 import (
@@ -223,9 +221,8 @@ func (r *Registry) grantOf(q *Request) *Grant {
 	return own
 }
 
-// crowded reports whether q would take more processes of its user than there may be. Processes whose
-// end the broker has not been told of count: looking for them each time would let a user at the limit
-// keep the registry busy.
+// crowded reports whether q would take more processes of its user than there may be. Processes whose end the broker has
+// not been told of count: looking for them each time would let a user at the limit keep the registry busy.
 func (r *Registry) crowded(q *Request) bool {
 	return q.process.ID != peer.ID{} && r.processes[q.process.ID] == nil && !q.Caller.Privileged &&
 		r.users[q.Caller.Peer.UID] >= r.cfg.MaxGrantsPerUID
