@@ -46,22 +46,11 @@ func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
 	return &Conn{c: *sc, max: limit, maxFDs: limitFDs}, nil
 }
 
-// Preload makes b, which it copies, the first bytes received. It must come before Fill.
-func (c *Conn) Preload(b []byte) {
-	c.buf = append(make([]byte, 0, max(len(b), min(smallBuffer, c.max))), b...)
-}
-
 // Admit sets how many descriptors a message may have, from the next Fill on.
 func (c *Conn) Admit(limit int) { c.maxFDs = limit }
 
 // Send sends a message that ends with NUL, and descriptors, which it borrows.
 func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
-
-// Unread reports whether the peer has not read yet all that was sent.
-func (c *Conn) Unread() (bool, error) { return c.c.Unread() }
-
-// WaitRead waits until the peer has read all that was sent, or has gone; see [scmrights.Conn.WaitRead].
-func (c *Conn) WaitRead() error { return c.c.WaitRead() }
 
 // Next returns the next whole message that Fill has received.
 func (c *Conn) Next() (m Message, ok bool) {
@@ -100,10 +89,6 @@ func (c *Conn) Receive() (Message, error) {
 		}
 	}
 }
-
-// Partial reports whether a message has been received in part. Whole messages that Next has
-// not returned may stand in front of it.
-func (c *Conn) Partial() bool { return c.start < len(c.buf) && c.buf[len(c.buf)-1] != 0 }
 
 // Fill waits for more bytes. At the end of the stream the error is [io.EOF], even in the middle of a message. A message
 // that is too long gives a *[LimitError], too many descriptors a *[MalformedError], and more than this process may open

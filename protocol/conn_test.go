@@ -121,9 +121,6 @@ func TestFillReassembles(t *testing.T) {
 	if err := to.Fill(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v, want EOF", err)
 	}
-	if to.Partial() {
-		t.Error("Partial with nothing received")
-	}
 }
 
 func TestMessageLimit(t *testing.T) {
@@ -180,30 +177,7 @@ func TestDiscardClosesWhatWasNotTaken(t *testing.T) {
 	if err := to.Fill(); err != nil {
 		t.Fatal(err)
 	}
-	if !to.Partial() {
-		t.Error("half a message is not Partial")
-	}
 	to.Discard()
-}
-
-// Partial is true if the last message has no end yet, even behind whole messages.
-func TestPartial(t *testing.T) {
-	a, b := pair(t)
-	to := newConn(t, b, 1024, 0)
-	for _, c := range []struct {
-		text string
-		want bool
-	}{{"one\x00two\x00", false}, {"half", true}, {"\x00", false}, {" ", true}} {
-		if _, err := a.Write([]byte(c.text)); err != nil {
-			t.Fatal(err)
-		}
-		if err := to.Fill(); err != nil {
-			t.Fatal(err)
-		}
-		if to.Partial() != c.want {
-			t.Errorf("behind %q: %v", c.text, !c.want)
-		}
-	}
 }
 
 func FuzzConn(f *testing.F) {

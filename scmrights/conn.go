@@ -18,13 +18,8 @@ const MaxFDs = 253
 // process may open; then the error is EMFILE as well. All descriptors of that message have been closed.
 var ErrTooMany = errors.New("scmrights: more descriptors than expected")
 
-// noRoomError says that a message came with more descriptors than this process may open.
-type noRoomError struct{}
-
-func (noRoomError) Error() string { return unix.EMFILE.Error() + " (" + ErrTooMany.Error() + ")" }
-
-// Unwrap returns both errors that it is.
-func (noRoomError) Unwrap() []error { return []error{unix.EMFILE, ErrTooMany} }
+// errNoRoom says that a message came with more descriptors than this process may open.
+var errNoRoom = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany)
 
 // Conn sends and receives descriptors over a Unix stream socket that it does not own: a [net.UnixConn], or a [Stream].
 // One Send and one Recv may run at the same time, but not two of a kind.
@@ -99,24 +94,4 @@ func (c *Conn) recv(b []byte, limit int) (n int, fds []*FD, err error) {
 		return 0, nil, rerr
 	}
 	return n, fds, err
-}
-
-// Unread reports whether the peer has not read yet all that was sent to it.
-func (c *Conn) Unread() (bool, error) {
-	unread := false
-	var ierr error
-	err := c.rc.Control(func(fd uintptr) { unread, ierr = outq(fd) })
-	return unread, errors.Join(err, ierr)
-}
-
-// WaitRead blocks until the peer has read all that was sent to it, or has gone. It needs a socket in the runtime's
-// poller and honours its write deadline. The kernel wakes it; it does not poll.
-func (c *Conn) WaitRead() error {
-	var ierr error
-	err := c.rc.Write(func(fd uintptr) bool {
-		unread := false
-		unread, ierr = outq(fd)
-		return ierr != nil || !unread
-	})
-	return errors.Join(err, ierr)
 }

@@ -166,12 +166,6 @@ func TestClosedConn(t *testing.T) {
 	if _, _, err := a.Recv(make([]byte, 1), 1); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Recv: %v", err)
 	}
-	if _, err := a.Unread(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Unread: %v", err)
-	}
-	if err := a.WaitRead(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("WaitRead: %v", err)
-	}
 	if _, err := scmrights.NewConn(x); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, unix.EINVAL) {
 		t.Errorf("NewConn: %v", err)
 	}
@@ -269,98 +263,6 @@ func TestPassingLeavesNonblockAlone(t *testing.T) {
 			}
 		}
 		scmrights.CloseAll(fds)
-	}
-}
-
-func TestUnread(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	a, b := connPair(t)
-	check := func(when string, want bool) {
-		t.Helper()
-		if got, err := a.Unread(); err != nil || got != want {
-			t.Errorf("%s: got %t, %v; want %t", when, got, err, want)
-		}
-	}
-	check("nothing sent", false)
-	if err := a.Send([]byte("x"), pipes(t, 1)...); err != nil {
-		t.Fatal(err)
-	}
-	check("one byte sent", true)
-	_, fds, err := b.Recv(make([]byte, 1), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	scmrights.CloseAll(fds)
-	check("read", false)
-}
-
-// WaitRead returns when the peer has read all, and not before.
-func TestWaitRead(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	a, b := connPair(t)
-	for range 50 {
-		if err := a.Send([]byte("two"), pipes(t, 1)...); err != nil {
-			t.Fatal(err)
-		}
-		read := make(chan struct{})
-		done := make(chan error, 1)
-		go func() {
-			err := a.WaitRead()
-			select {
-			case <-read:
-			default:
-				err = errors.Join(err, errors.New("it returned before the last byte was read"))
-			}
-			done <- err
-		}()
-		buf := make([]byte, 2)
-		_, fds, err := b.Recv(buf, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		scmrights.CloseAll(fds)
-		close(read) // the second Recv takes the last byte
-		if _, _, err := b.Recv(buf, 1); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestWaitReadEndsWithThePeer(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	x, y := pair(t)
-	a := newConn(t, x)
-	if err := a.Send([]byte("x"), pipes(t, 1)...); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- a.WaitRead() }()
-	_ = y.Close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestWaitReadHonoursDeadlineAndClose(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	x, _ := pair(t)
-	a := newConn(t, x)
-	if err := a.Send([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	_ = x.SetWriteDeadline(time.Now().Add(time.Millisecond))
-	if err := a.WaitRead(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("deadline: %v", err)
-	}
-	_ = x.SetWriteDeadline(time.Time{})
-	done := make(chan error, 1)
-	go func() { done <- a.WaitRead() }()
-	_ = x.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Close: %v", err)
 	}
 }
 

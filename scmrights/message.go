@@ -67,7 +67,7 @@ func receive(fd int, b []byte, limit int) (n int, fds []*FD, err error) {
 	switch {
 	case err != nil:
 	case flags&unix.MSG_CTRUNC != 0 && len(fds) < limit:
-		err = noRoomError{}
+		err = errNoRoom
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // alignment makes room for one more than an odd limit
 		err = ErrTooMany
 	case n == 0 && len(b) > 0:
@@ -170,12 +170,4 @@ func release(fds []*FD) {
 	for _, f := range fds {
 		f.release()
 	}
-}
-
-// outq reports whether bytes that were sent on fd wait in the peer's queue. The kernel counts
-// the memory that they occupy (SIOCOUTQ, unix(7)), at least 512 a message. While it wakes a
-// waiter it may still count the last byte of a message that was just read, hence the margin.
-func outq(fd uintptr) (bool, error) {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-	return n > 256, os.NewSyscallError("ioctl", err)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,17 +15,10 @@ import (
 var ErrWouldBlock = errors.New("scmrights: would block")
 
 // Nonblocking is a non-blocking Unix stream socket. Its owner has a poller of its own, calls when the socket is ready,
-// and closes FD. It implements [syscall.Conn] and [syscall.RawConn].
-type Nonblocking struct {
-	FD *FD
-}
+// and closes it.
+type Nonblocking struct{ *FD }
 
-var (
-	_ syscall.Conn    = Nonblocking{}
-	_ syscall.RawConn = Nonblocking{}
-)
-
-// Accept accepts a connection to ln, a non-blocking listener that it borrows. It returns the connection, whose FD the
+// Accept accepts a connection to ln, a non-blocking listener that it borrows. It returns the connection, which the
 // caller must close, and the descriptor's number, by which an owner may know it. The error is the bare errno.
 func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	fd, ok := ln.acquire()
@@ -39,7 +31,7 @@ func Accept(ln *FD) (c Nonblocking, number int, err error) {
 	if errno != 0 {
 		return c, -1, errno
 	}
-	return Nonblocking{FD: NewFD(int(n))}, int(n), nil
+	return Nonblocking{NewFD(int(n))}, int(n), nil
 }
 
 // Send is [Conn.Send] without waiting: it sends the first n bytes of b. If n is less than len(b) the error says why; it
@@ -48,11 +40,11 @@ func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nothingToSend(fds)
 	}
-	fd, ok := c.FD.acquire()
+	fd, ok := c.acquire()
 	if !ok {
 		return 0, fmt.Errorf("send: %w", os.ErrClosed)
 	}
-	defer c.FD.release()
+	defer c.release()
 	if n, err = send(fd, b, fds); err == nil && n < len(b) {
 		err = ErrWouldBlock
 	}
@@ -63,11 +55,11 @@ func (c Nonblocking) Send(b []byte, fds ...*FD) (n int, err error) {
 // it copied bytes of carries descriptors (earlier ones carry none); if b is full, that may also be any message behind
 // it. If it reports false, a Recv of just n bytes drops no descriptor. Its errors are Recv's.
 func (c Nonblocking) Peek(b []byte) (n int, descriptors bool, err error) {
-	fd, ok := c.FD.acquire()
+	fd, ok := c.acquire()
 	if !ok {
 		return 0, false, os.ErrClosed
 	}
-	defer c.FD.release()
+	defer c.release()
 	n, _, flags, errno := recvmsg(fd, b, nil, unix.MSG_PEEK)
 	switch {
 	case errno == unix.EAGAIN:
@@ -80,54 +72,32 @@ func (c Nonblocking) Peek(b []byte) (n int, descriptors bool, err error) {
 	return n, flags&unix.MSG_CTRUNC != 0, nil
 }
 
-// Recv is [Conn.Recv] without descriptors. If nothing has arrived it returns
-// [ErrWouldBlock]. If descriptors come along the kernel closes them, which may block.
-func (c Nonblocking) Recv(b []byte) (int, error) {
-	n, _, err := c.RecvFDs(b, 0)
-	return n, err
-}
-
-// RecvFDs is [Conn.Recv], but if nothing has arrived it returns [ErrWouldBlock]. It may block
-// if more than limit descriptors come along, because it closes them.
-func (c Nonblocking) RecvFDs(b []byte, limit int) (n int, fds []*FD, err error) {
-	fd, ok := c.FD.acquire()
+// Recv is [Conn.Recv], but if nothing has arrived it returns [ErrWouldBlock]. It may block if more than limit
+// descriptors come along, because they are closed.
+func (c Nonblocking) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
+	fd, ok := c.acquire()
 	if !ok {
 		return 0, nil, os.ErrClosed
 	}
-	defer c.FD.release()
+	defer c.release()
 	return receive(fd, b, limit)
 }
 
 // ShutdownRead makes the peer's sends fail from now on. What has arrived before can still
 // be read; after it comes [io.EOF].
 func (c Nonblocking) ShutdownRead() (err error) {
-	cerr := c.FD.Control(func(fd uintptr) { err = os.NewSyscallError("shutdown", unix.Shutdown(int(fd), unix.SHUT_RD)) })
+	cerr := c.Control(func(fd uintptr) { err = os.NewSyscallError("shutdown", unix.Shutdown(int(fd), unix.SHUT_RD)) })
 	return errors.Join(cerr, err)
 }
 
-// Unread is [Conn.Unread].
+// Unread reports whether the peer has not read yet all that was sent to it. The kernel counts the memory that this
+// occupies (SIOCOUTQ, unix(7)), at least 512 bytes a message. While it wakes a waiter it may still count the last byte
+// of a message that was just read, hence the margin.
 func (c Nonblocking) Unread() (unread bool, err error) {
-	cerr := c.FD.Control(func(fd uintptr) { unread, err = outq(fd) })
+	cerr := c.Control(func(fd uintptr) {
+		var n int
+		n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		unread, err = n > 256, os.NewSyscallError("ioctl", err)
+	})
 	return unread, errors.Join(cerr, err)
 }
-
-// SyscallConn returns c itself.
-func (c Nonblocking) SyscallConn() (syscall.RawConn, error) { return c, nil }
-
-// Control implements [syscall.RawConn].
-func (c Nonblocking) Control(f func(fd uintptr)) error { return c.FD.Control(f) }
-
-// Read implements [syscall.RawConn]. It calls f once.
-func (c Nonblocking) Read(f func(fd uintptr) (done bool)) error {
-	done := false
-	if err := c.FD.Control(func(fd uintptr) { done = f(fd) }); err != nil {
-		return err
-	}
-	if !done {
-		return ErrWouldBlock
-	}
-	return nil
-}
-
-// Write implements [syscall.RawConn]. It calls f once.
-func (c Nonblocking) Write(f func(fd uintptr) (done bool)) error { return c.Read(f) }

@@ -36,10 +36,6 @@ func TestNonblocking(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	for n := range 20 { // more than send has room for without memory of its own
 		a, b := nonblockingPair(t)
-		conn, err := scmrights.NewConn(b)
-		if err != nil {
-			t.Fatal(err)
-		}
 		fds := pipes(t, n)
 		if n, err := a.Send([]byte("hello"), fds...); n != 5 || err != nil {
 			t.Fatal(n, err)
@@ -47,7 +43,7 @@ func TestNonblocking(t *testing.T) {
 		if unread, err := a.Unread(); !unread || err != nil {
 			t.Errorf("unread: %v %v", unread, err)
 		}
-		_, got, err := conn.Recv(make([]byte, 16), n)
+		_, got, err := b.Recv(make([]byte, 16), n)
 		if err != nil || len(got) != n {
 			t.Fatalf("got %d of %d descriptors: %v", len(got), n, err)
 		}
@@ -58,11 +54,11 @@ func TestNonblocking(t *testing.T) {
 		}
 		scmrights.CloseAll(got)
 		scmrights.CloseAll(fds)
-		if _, err := a.Recv(make([]byte, 16)); !errors.Is(err, scmrights.ErrWouldBlock) {
+		if _, _, err := a.Recv(make([]byte, 16), 0); !errors.Is(err, scmrights.ErrWouldBlock) {
 			t.Errorf("nothing is there: %v", err)
 		}
 		_ = b.FD.Close()
-		if _, err := a.Recv(make([]byte, 16)); err != io.EOF {
+		if _, _, err := a.Recv(make([]byte, 16), 0); err != io.EOF {
 			t.Errorf("the peer has gone: %v", err)
 		}
 	}
@@ -125,14 +121,14 @@ func TestNonblockingSendPart(t *testing.T) {
 	}
 	var got []byte
 	buf := make([]byte, 1<<16)
-	n, fds, err := b.RecvFDs(buf, 1)
+	n, fds, err := b.Recv(buf, 1)
 	if err != nil || len(fds) != 1 {
 		t.Fatalf("%d descriptors came with the first byte: %v", len(fds), err)
 	}
 	scmrights.CloseAll(fds)
 	for err == nil {
 		got = append(got, buf[:n]...)
-		n, fds, err = b.RecvFDs(buf, 1)
+		n, fds, err = b.Recv(buf, 1)
 		if len(fds) > 0 {
 			t.Errorf("%d descriptors more", len(fds))
 			scmrights.CloseAll(fds)
@@ -157,7 +153,7 @@ func TestNonblockingPeek(t *testing.T) {
 	}
 	recv := func(want string) {
 		t.Helper()
-		n, err := b.Recv(buf[:len(want)])
+		n, _, err := b.Recv(buf[:len(want)], 0)
 		if err != nil || string(buf[:n]) != want {
 			t.Errorf("received %q: %v; want %q", buf[:n], err, want)
 		}
@@ -184,17 +180,17 @@ func TestNonblockingPeek(t *testing.T) {
 	recv("abcd")
 	peek("ef", true, 16)
 	peek("ef", true, 16)
-	n, fds, err := b.RecvFDs(buf, 1)
+	n, fds, err := b.Recv(buf, 1)
 	if err != nil || string(buf[:n]) != "ef" || len(fds) != 1 || inode(t, fds[0]) != inode(t, f) {
 		t.Fatalf("received %q and %d descriptors: %v", buf[:n], len(fds), err)
 	}
 	scmrights.CloseAll(fds)
 	peek("gh", false, 16)
-	if _, fds, err := b.RecvFDs(buf, 1); err != nil || len(fds) > 0 {
+	if _, fds, err := b.Recv(buf, 1); err != nil || len(fds) > 0 {
 		t.Errorf("%d descriptors: %v", len(fds), err)
 	}
 	send("x", f)
-	if _, err := b.Recv(buf); !errors.Is(err, scmrights.ErrTooMany) {
+	if _, _, err := b.Recv(buf, 0); !errors.Is(err, scmrights.ErrTooMany) {
 		t.Errorf("descriptors without Peek: %v", err)
 	}
 	_ = a.FD.Close()
@@ -223,14 +219,36 @@ func TestNonblockingShutdownRead(t *testing.T) {
 	if n, descriptors, err := b.Peek(buf); n != 1 || !descriptors || err != nil {
 		t.Errorf("what came before: %d bytes, descriptors: %v, %v", n, descriptors, err)
 	}
-	if _, err := b.Recv(buf); !errors.Is(err, scmrights.ErrTooMany) {
+	if _, _, err := b.Recv(buf, 0); !errors.Is(err, scmrights.ErrTooMany) {
 		t.Errorf("what came before: %v", err)
 	}
-	if _, err := b.Recv(buf); err != io.EOF {
+	if _, _, err := b.Recv(buf, 0); err != io.EOF {
 		t.Errorf("after it: %v", err)
 	}
 	_ = b.FD.Close()
 	if err := b.ShutdownRead(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
+}
+
+func TestUnread(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	a, b := nonblockingPair(t)
+	check := func(when string, want bool) {
+		t.Helper()
+		if got, err := a.Unread(); err != nil || got != want {
+			t.Errorf("%s: got %t, %v; want %t", when, got, err, want)
+		}
+	}
+	check("nothing sent", false)
+	if _, err := a.Send([]byte("x"), pipes(t, 1)...); err != nil {
+		t.Fatal(err)
+	}
+	check("one byte sent", true)
+	_, fds, err := b.Recv(make([]byte, 1), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scmrights.CloseAll(fds)
+	check("read", false)
 }

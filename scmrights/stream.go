@@ -19,11 +19,6 @@ type Stream struct {
 	fd *FD
 }
 
-var (
-	_ syscall.Conn    = (*Stream)(nil)
-	_ syscall.RawConn = (*Stream)(nil)
-)
-
 // connectTurn is how long one system call waits for a place in the listener's queue; then
 // connect looks at its context again.
 const connectTurn = 100 * time.Millisecond

@@ -245,7 +245,7 @@ func (c *Conn) read() error {
 		}
 		b = b[:n]
 	}
-	n, err := c.raw.Recv(b)
+	n, _, err := c.raw.Recv(b, 0)
 	if err != nil {
 		return c.readError(err)
 	}

@@ -34,7 +34,7 @@ func (c *Conn) passRights(on int) {
 func (c *Conn) readDescriptors() {
 	c.Run(func() func() error {
 		b := make([]byte, readSize)
-		n, fds, err := c.raw.RecvFDs(b, 1)
+		n, fds, err := c.raw.Recv(b, 1)
 		if !c.Caller.Privileged {
 			clearLinger(fds)
 		}

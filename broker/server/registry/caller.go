@@ -1,11 +1,8 @@
 package registry
 
 import (
-	"syscall"
-
-	"github.com/fdbroker/fdbroker/broker/socket/spec"
-
 	"github.com/fdbroker/fdbroker/broker/server/peer"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 )
 
 // Caller is the peer of a control connection, with what it may do.
@@ -15,15 +12,16 @@ type Caller struct {
 	// but never uid 65534, which can stand for anybody.
 	Privileged bool
 
-	rc     syscall.RawConn
+	conn   peer.Conn
 	groups []uint32 // once they were needed
 	known  *Grant   // of the process with the peer's pid when the connection was accepted
 	own    *Grant   // lasts as long as the connection, and has no events
 }
 
-// NewCaller returns the caller behind a connection, which must stay open as long as it is used. UID is the broker's.
-func (r *Registry) NewCaller(rc syscall.RawConn, p peer.Credentials, uid uint32) Caller {
-	c := Caller{Peer: p, rc: rc, Privileged: p.UID == 0 || p.UID == uid && p.UID != peer.OverflowID}
+// NewCaller returns the caller behind a connection, which must stay open as long as it is used.
+// UID is the broker's.
+func (r *Registry) NewCaller(conn peer.Conn, p peer.Credentials, uid uint32) Caller {
+	c := Caller{Peer: p, conn: conn, Privileged: p.UID == 0 || p.UID == uid && p.UID != peer.OverflowID}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if g := r.pids[p.PID]; g != nil && !g.discovered {
@@ -39,7 +37,7 @@ func (c *Caller) May(o *spec.Options) bool {
 	}
 	for _, who := range o.Allow {
 		if c.groups == nil {
-			c.groups = peer.Groups(c.rc, c.Peer.GID)
+			c.groups = peer.Groups(c.conn, c.Peer.GID)
 		}
 		if who.Matches(c.Peer.UID, c.groups) {
 			return true

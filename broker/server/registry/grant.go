@@ -66,7 +66,7 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 	case q.process.ID != peer.ID{}:
 		if q.process.FD == nil { // the grant by which the process was known has ended since
 			var err error
-			if q.process, err = peer.OfConn(q.Caller.rc, q.Caller.Peer); err != nil {
+			if q.process, err = peer.OfConn(q.Caller.conn, q.Caller.Peer); err != nil {
 				return nil, err
 			}
 		}
@@ -192,7 +192,7 @@ func (r *Registry) discoveredGrantOf(q *Request) *Grant {
 	if g == nil || !g.discovered {
 		return nil
 	}
-	p, err := peer.OfConn(q.Caller.rc, q.Caller.Peer)
+	p, err := peer.OfConn(q.Caller.conn, q.Caller.Peer)
 	if err != nil {
 		return nil
 	}

@@ -186,7 +186,7 @@ func self(t testing.TB) *Caller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Caller{Peer: p, rc: raw, Privileged: true}
+	return &Caller{Peer: p, conn: raw, Privileged: true}
 }
 
 // get asks for listeners by a connection, with events, and returns the grant.

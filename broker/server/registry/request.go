@@ -42,7 +42,7 @@ func (r *Registry) identify(q *Request) (err error) {
 		q.process.ID = c.known.process
 		return nil
 	}
-	q.process, err = peer.OfConn(c.rc, c.Peer)
+	q.process, err = peer.OfConn(c.conn, c.Peer)
 	if err == nil && peer.Exited(q.process.FD) {
 		// Another process has the connection from it. Its grant would end at once.
 		_ = q.process.FD.Close()
