@@ -121,24 +121,8 @@ func (x *exchange) call(ctx context.Context, method string, parameters, reply an
 		return err
 	}
 	scmrights.CloseAll(m.FDs)
-	if err = decode(m, reply); err == nil && len(m.FDs) > 0 {
+	if err = protocol.ParseReply(m.Bytes, reply); err == nil && len(m.FDs) > 0 {
 		err = malformedf("reply: %d descriptors that nobody asked for", len(m.FDs))
-	}
-	return err
-}
-
-// decode decodes the parameters of a reply into v, unless that is nil, or returns the error that the reply is.
-func decode(m protocol.Message, v any) error {
-	r, err := protocol.DecodeReply(m.Bytes)
-	if err == nil {
-		err = r.Err
-	}
-	if err != nil || v == nil {
-		return err
-	}
-	err = protocol.DecodeParameters(r.Parameters, v)
-	if invalid, ok := errors.AsType[*protocol.InvalidParameterError](err); ok {
-		return malformedf("reply: %s is of another type", invalid.Parameter)
 	}
 	return err
 }

@@ -44,7 +44,7 @@ func stream[Reply any](ctx context.Context, c *Client, method string, parameters
 	for err == nil {
 		scmrights.CloseAll(m.FDs) // there should be none
 		reply, more := new(Reply), false
-		if err = decode(m, reply); err == nil {
+		if err = protocol.ParseReply(m.Bytes, reply); err == nil {
 			more, err = each(reply)
 		}
 		if !more || err != nil {

@@ -47,13 +47,9 @@ const GenerationEnv = "FDBROKER_GENERATION"
 
 // GenerationOf returns the generation that the environment has, or 0.
 func GenerationOf(getenv func(string) string) int64 {
-	text := getenv(GenerationEnv)
-	if text == "" {
+	n, err := strconv.ParseInt(getenv(GenerationEnv), 10, 64)
+	if err != nil {
 		return 0
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
+	return max(n, 0)
 }

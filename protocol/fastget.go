@@ -27,8 +27,7 @@ func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
 		dst = strconv.AppendBool(dst, *p.Blocking)
 	}
 	if p.DrainSignal != "" {
-		dst = append(dst, `,"drainSignal":`...)
-		dst = appendString(dst, p.DrainSignal)
+		dst = appendText(dst, `,"drainSignal":`, p.DrainSignal)
 	}
 	dst = appendID(dst, `,"generation":`, p.Generation)
 	dst = appendID(dst, `,"resume":`, p.Resume)
@@ -38,6 +37,9 @@ func AppendGetCall(dst []byte, p GetParameters, more bool) []byte {
 	}
 	return append(dst, '}', 0)
 }
+
+// appendText appends key and text.
+func appendText(dst []byte, key, text string) []byte { return appendString(append(dst, key...), text) }
 
 // appendID appends key and id, unless that is 0.
 func appendID(dst []byte, key string, id int64) []byte {
@@ -51,27 +53,23 @@ func appendID(dst []byte, key string, id int64) []byte {
 func AppendGetReply(dst []byte, r GetReply, continues bool) []byte {
 	dst = append(dst, `{"parameters":{"grant":`...)
 	dst = strconv.AppendInt(dst, r.Grant, 10)
-	if len(r.Sockets) > 0 {
-		dst = append(dst, `,"sockets":[`...)
-		for i, s := range r.Sockets {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = append(dst, `{"name":`...)
-			dst = appendString(dst, s.Name)
-			dst = append(dst, `,"network":`...)
-			dst = appendString(dst, s.Network)
-			dst = append(dst, `,"address":`...)
-			dst = appendString(dst, s.Address)
-			dst = append(dst, `,"fileDescriptor":`...)
-			dst = strconv.AppendInt(dst, int64(s.FileDescriptor), 10)
-			dst = append(dst, '}')
+	for i, s := range r.Sockets {
+		key := `,{"name":`
+		if i == 0 {
+			key = `,"sockets":[{"name":`
 		}
+		dst = appendText(dst, key, s.Name)
+		dst = appendText(dst, `,"network":`, s.Network)
+		dst = appendText(dst, `,"address":`, s.Address)
+		dst = append(dst, `,"fileDescriptor":`...)
+		dst = strconv.AppendInt(dst, int64(s.FileDescriptor), 10)
+		dst = append(dst, '}')
+	}
+	if len(r.Sockets) > 0 {
 		dst = append(dst, ']')
 	}
 	if r.Event != "" {
-		dst = append(dst, `,"event":`...)
-		dst = appendString(dst, r.Event)
+		dst = appendText(dst, `,"event":`, r.Event)
 	}
 	dst = append(dst, '}')
 	if continues {
@@ -101,43 +99,40 @@ func plain(c byte) bool { return c >= ' ' && c < 0x7f && c != '"' && c != '\\' }
 func DecodeGetCall(b []byte) (p GetParameters, more, ok bool) {
 	s := scanner{b: b}
 	isGet := false
-	s.object(func(key []byte) bool {
+	s.object(func(key []byte) {
 		switch string(key) {
 		case "method":
 			isGet = string(s.text()) == MethodGet
-			return isGet
+			s.failed = s.failed || !isGet
 		case "parameters":
-			return s.object(func(key []byte) bool { return s.getParameter(string(key), &p) })
+			s.object(func(key []byte) { s.getParameter(string(key), &p) })
 		case "more":
-			return s.bool(&more)
+			more = s.bool()
+		default:
+			s.failed = true
 		}
-		return false
 	})
 	return p, more, s.done() && isGet
 }
 
-func (s *scanner) getParameter(key string, p *GetParameters) bool {
+func (s *scanner) getParameter(key string, p *GetParameters) {
 	switch key {
 	case "names":
 		p.Names = []string{}
-		return s.array(func() bool {
-			p.Names = append(p.Names, string(s.text()))
-			return true
-		})
+		s.array(func() { p.Names = append(p.Names, string(s.text())) })
 	case "wait":
-		return s.bool(&p.Wait)
+		p.Wait = s.bool()
 	case "blocking":
-		p.Blocking = new(bool)
-		return s.bool(p.Blocking)
+		p.Blocking = new(s.bool())
 	case "drainSignal":
 		p.DrainSignal = string(s.text())
-		return true
 	case "generation":
-		return s.int(&p.Generation)
+		p.Generation = s.int()
 	case "resume":
-		return s.int(&p.Resume)
+		p.Resume = s.int()
+	default:
+		s.failed = true
 	}
-	return false
 }
 
 // DecodeGetReply decodes a reply to Get that is written plainly, without its NUL. It returns
@@ -145,39 +140,39 @@ func (s *scanner) getParameter(key string, p *GetParameters) bool {
 func DecodeGetReply(b []byte) (r GetReply, continues, ok bool) {
 	s := scanner{b: b}
 	found := false
-	s.object(func(key []byte) bool {
+	s.object(func(key []byte) {
 		switch string(key) {
 		case "parameters":
 			found = true
-			return s.object(func(key []byte) bool { return s.getReply(string(key), &r) })
+			s.object(func(key []byte) { s.getReply(string(key), &r) })
 		case "continues":
-			return s.bool(&continues)
+			continues = s.bool()
+		default:
+			s.failed = true
 		}
-		return false
 	})
 	return r, continues, s.done() && found
 }
 
-func (s *scanner) getReply(key string, r *GetReply) bool {
+func (s *scanner) getReply(key string, r *GetReply) {
 	switch key {
 	case "grant":
-		return s.int(&r.Grant)
+		r.Grant = s.int()
 	case "event":
 		r.Event = string(s.text())
-		return true
 	case "sockets":
 		r.Sockets = []Socket{}
-		return s.array(func() bool {
+		s.array(func() {
 			var sock Socket
-			ok := s.object(func(key []byte) bool { return s.socketField(string(key), &sock) })
+			s.object(func(key []byte) { s.socketField(string(key), &sock) })
 			r.Sockets = append(r.Sockets, sock)
-			return ok
 		})
+	default:
+		s.failed = true
 	}
-	return false
 }
 
-func (s *scanner) socketField(key string, sock *Socket) bool {
+func (s *scanner) socketField(key string, sock *Socket) {
 	switch key {
 	case "name":
 		sock.Name = string(s.text())
@@ -186,14 +181,10 @@ func (s *scanner) socketField(key string, sock *Socket) bool {
 	case "address":
 		sock.Address = string(s.text())
 	case "fileDescriptor":
-		var n int64
-		ok := s.int(&n)
-		sock.FileDescriptor = int(n)
-		return ok
+		sock.FileDescriptor = int(s.int())
 	default:
-		return false
+		s.failed = true
 	}
-	return true
 }
 
 // scanner reads plain JSON. It fails for good at the first thing that it does not know.
@@ -201,11 +192,6 @@ type scanner struct {
 	b      []byte
 	at     int // where the next token is
 	failed bool
-}
-
-func (s *scanner) fail() bool {
-	s.failed = true
-	return false
 }
 
 // done reports whether all of b was read without a failure.
@@ -222,69 +208,65 @@ func (s *scanner) space() {
 
 // next takes c, and white space before it, if that is next, and reports whether it was.
 func (s *scanner) next(c byte) bool {
-	if s.at < len(s.b) && s.b[s.at] == c { // usually there is no white space
-		s.at++
-		return true
-	}
-	s.space()
-	if s.at == len(s.b) || s.b[s.at] != c {
-		return false
+	if s.at == len(s.b) || s.b[s.at] != c { // usually there is no white space
+		s.space()
+		if s.at == len(s.b) || s.b[s.at] != c {
+			return false
+		}
 	}
 	s.at++
 	return true
 }
 
-// object takes an object, and calls field with each key, which has to take the value. It
-// fails if a key comes twice, or there are more than six.
-func (s *scanner) object(field func(key []byte) bool) bool {
-	var seen [6]struct{ from, to int32 } // keys, in b; small, because objects in objects need as much stack each
-	for i := 0; ; i++ {
-		if open := i == 0 && s.next('{'); !open && (i == 0 || !s.next(',')) {
-			return i > 0 && s.next('}') || s.fail()
-		} else if open && s.next('}') {
-			return true
-		}
-		key := s.text()
-		end := s.at - 1
-		for _, k := range seen[:min(i, len(seen))] {
-			if string(s.b[k.from:k.to]) == string(key) {
-				return s.fail()
-			}
-		}
-		if i == len(seen) || !s.next(':') || !field(key) || s.failed {
-			return s.fail()
-		}
-		seen[i].from, seen[i].to = int32(end-len(key)), int32(end)
+// expect takes c, and white space before it.
+func (s *scanner) expect(c byte) {
+	if !s.next(c) {
+		s.failed = true
 	}
 }
 
+// object takes an object, and calls field with each key, which has to take the value. It
+// fails if a key comes twice, or there are more than six.
+func (s *scanner) object(field func(key []byte)) {
+	s.expect('{')
+	if s.next('}') {
+		return
+	}
+	var seen [6]struct{ from, to int32 } // keys, in b; small, because objects in objects need as much stack each
+	for i := range seen {
+		key := s.text()
+		end := s.at - 1
+		for _, k := range seen[:i] {
+			if string(s.b[k.from:k.to]) == string(key) {
+				s.failed = true
+			}
+		}
+		seen[i].from, seen[i].to = int32(end-len(key)), int32(end)
+		s.expect(':')
+		field(key)
+		if s.failed || !s.next(',') {
+			s.expect('}')
+			return
+		}
+	}
+	s.failed = true
+}
+
 // array takes an array, and calls element to take each element.
-func (s *scanner) array(element func() bool) bool {
-	if !s.next('[') {
-		return s.fail()
-	}
+func (s *scanner) array(element func()) {
+	s.expect('[')
 	if s.next(']') {
-		return true
+		return
 	}
-	for {
-		if !element() || s.failed {
-			return s.fail()
-		}
-		if s.next(']') {
-			return true
-		}
-		if !s.next(',') {
-			return s.fail()
-		}
+	for element(); !s.failed && s.next(','); {
+		element()
 	}
+	s.expect(']')
 }
 
 // text takes a string without escapes.
 func (s *scanner) text() []byte {
-	if !s.next('"') {
-		s.fail()
-		return nil
-	}
+	s.expect('"')
 	rest := s.b[s.at:]
 	for i, c := range rest {
 		if c == '"' {
@@ -295,37 +277,34 @@ func (s *scanner) text() []byte {
 			break
 		}
 	}
-	s.fail()
+	s.failed = true
 	return nil
 }
 
-func (s *scanner) bool(v *bool) bool {
+func (s *scanner) bool() bool {
 	s.space()
 	for _, word := range []string{"true", "false"} {
 		if rest := s.b[s.at:]; len(rest) >= len(word) && string(rest[:len(word)]) == word {
 			s.at += len(word)
-			*v = word == "true"
-			return true
+			return word == "true"
 		}
 	}
-	return s.fail()
+	s.failed = true
+	return false
 }
 
 // int takes a whole number that is not negative, of at most 18 digits.
-func (s *scanner) int(v *int64) bool {
+func (s *scanner) int() (v int64) {
 	s.space()
 	digits := s.b[s.at:]
 	n := 0
 	for n < len(digits) && digits[n] >= '0' && digits[n] <= '9' {
+		v = v*10 + int64(digits[n]-'0') // may overflow, and fails then
 		n++
 	}
 	if n == 0 || n > 18 || n > 1 && digits[0] == '0' {
-		return s.fail()
-	}
-	*v = 0
-	for _, c := range digits[:n] {
-		*v = *v*10 + int64(c-'0')
+		s.failed = true
 	}
 	s.at += n
-	return true
+	return v
 }

@@ -3,7 +3,6 @@
 package protocol
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -22,33 +21,14 @@ func (m Message) Handed(names []string) (reply GetReply, fds []*scmrights.FD, er
 	return reply, fds, nil
 }
 
-// ParseGetReply decodes a reply to Get, without its NUL. The error may be the broker's,
-// and is a *[MalformedError] otherwise.
+// ParseGetReply is [ParseReply] for a reply to Get.
 func ParseGetReply(b []byte) (GetReply, error) {
 	if reply, _, ok := DecodeGetReply(b); ok {
 		return reply, nil
 	}
-	return parseGetReply(b)
-}
-
-// parseGetReply is ParseGetReply for replies that DecodeGetReply does not decode. It is apart
-// because it needs much more of the stack.
-func parseGetReply(b []byte) (GetReply, error) {
-	r, err := DecodeReply(b)
-	if err == nil {
-		err = r.Err
-	}
 	var reply GetReply
-	if err == nil {
-		err = DecodeParameters(r.Parameters, &reply)
-	}
-	if invalid, ok := errors.AsType[*InvalidParameterError](err); ok && r.Err == nil {
-		err = &MalformedError{Reason: fmt.Sprintf("reply: %s is of another type", invalid.Parameter)}
-	}
-	if err != nil {
-		return GetReply{}, err
-	}
-	return reply, nil
+	err := ParseReply(b, &reply)
+	return reply, err
 }
 
 // pair returns fds in the order of names. If got and fds are not exactly their sockets, in

@@ -137,3 +137,20 @@ func DecodeReply(b []byte) (Reply, error) {
 	}
 	return Reply{Parameters: m.Parameters, Continues: m.Continues}, nil
 }
+
+// ParseReply decodes a reply without its NUL, and its parameters into v, unless that is nil. The error may be the
+// broker's, and is a *[MalformedError] otherwise.
+func ParseReply(b []byte, v any) error {
+	r, err := DecodeReply(b)
+	if err == nil {
+		err = r.Err
+	}
+	if err != nil || v == nil {
+		return err
+	}
+	err = DecodeParameters(r.Parameters, v)
+	if invalid, ok := errors.AsType[*InvalidParameterError](err); ok {
+		return &MalformedError{Reason: fmt.Sprintf("reply: %s is of another type", invalid.Parameter)}
+	}
+	return err
+}
