@@ -67,7 +67,7 @@ func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (socket
 	}
 	err = retry(ctx, o.Wait, func() error {
 		return c.do(ctx, func(ctx context.Context, x *exchange) (err error) {
-			_, sockets, err = x.get(ctx, false, p)
+			sockets, err = x.get(ctx, false, p)
 			return err
 		})
 	})
@@ -146,6 +146,30 @@ func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrigh
 		}
 		l = *reply.Listener
 		return nil
+	})
+}
+
+// Attach hands a socket back that an earlier broker has handed out. It first asks whether
+// the broker wants it: for some seconds after its start, a broker that finds the address in
+// use does. Only then Attach calls find with network and address as the listener's spec has
+// them, and closes the descriptor that find returns. It returns an error of find as it is.
+//
+// Errors: [ErrNameInUse] if the listener is bound already, [ErrUnknownName] if there is none
+// of that name, [ErrBindFailed] if it is another socket, and [ErrDenied].
+func (c *Client) Attach(ctx context.Context, name string, find func(network, address string) (*scmrights.FD, error)) error {
+	return c.do(ctx, func(ctx context.Context, x *exchange) error {
+		p := protocol.AttachParameters{Name: name}
+		var reply protocol.AttachReply
+		if err := x.call(ctx, protocol.MethodAttach, p, &reply); err != nil {
+			return err
+		}
+		fd, err := find(reply.Network, reply.Address)
+		if err != nil {
+			return err
+		}
+		defer fd.Close()
+		p.FileDescriptor = new(0)
+		return x.call(ctx, protocol.MethodAttach, p, nil, fd)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -49,7 +50,12 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
 // DialAll returns the listeners of those names, in that order, or an error and none. It asks the broker once. The
 // caller must close each of them. They share one grant, which lasts until the last is closed.
 func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
-	return dial(ctx, d, names, newListener)
+	handles, err := d.dial(ctx, names, false)
+	var all []*Listener
+	for _, h := range handles {
+		all = append(all, &Listener{handle: h})
+	}
+	return all, err
 }
 
 // DialPacket is like Dial, for datagram sockets.
@@ -63,63 +69,48 @@ func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, erro
 
 // DialPackets is like DialAll, for datagram sockets.
 func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketConn, error) {
-	return dial(ctx, d, names, newPacketConn)
+	handles, err := d.dial(ctx, names, true)
+	var all []*PacketConn
+	for _, h := range handles {
+		all = append(all, &PacketConn{h})
+	}
+	return all, err
 }
 
-// dial gets the sockets of names in one grant, and calls make for each, which takes it. On an error it closes all.
-func dial[T interface{ Close() error }](ctx context.Context, d *Dialer, names []string, make func(*link, Socket) (T, error)) (all []T, err error) {
-	var l *link
+// dial gets the sockets of names in one grant.
+func (d *Dialer) dial(ctx context.Context, names []string, packet bool) ([]*handle, error) {
+	if len(names) == 0 {
+		return nil, errors.New("no name to dial")
+	}
+	l := &link{path: d.Socket}
 	var sockets []Socket
-	if err := retry(ctx, d.Wait, func() (err error) {
-		l, sockets, err = d.get(ctx, names)
+	err := retry(ctx, d.Wait, func() (err error) {
+		l.exchange, sockets, err = l.get(ctx, protocol.GetParameters{
+			Names: names, Wait: d.Wait, Generation: protocol.GenerationOf(os.Getenv),
+		})
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return nil, err
 	}
+	l.first = l.exchange.grant
+	l.grant.Store(l.first)
 	for i, s := range sockets {
-		v, err := make(l, s)
+		socket, err := openSocket(s, packet)
 		if err != nil {
 			for _, s := range sockets[i+1:] {
 				_ = s.FD.Close()
 			}
-			for range sockets[i:] {
-				l.release()
+			for _, h := range l.handles {
+				h.shut()
 			}
-			for _, v := range all {
-				_ = v.Close()
-			}
+			l.close()
 			return nil, fmt.Errorf("%s (%s %s): %w", s.Name, s.Network, s.Address, err)
 		}
-		all = append(all, v)
+		l.handles = append(l.handles, &handle{name: s.Name, packet: packet, link: l, socket: socket})
 	}
-	return all, nil
+	return slices.Clone(l.handles), nil
 }
-
-// get returns the sockets of names, and the link that their grant lasts as long as.
-func (d *Dialer) get(ctx context.Context, names []string) (*link, []Socket, error) {
-	if len(names) == 0 {
-		return nil, nil, errors.New("no name to dial")
-	}
-	x, err := newExchange(ctx, d.Socket)
-	if err != nil {
-		return nil, nil, err
-	}
-	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
-		Names: names, Wait: d.Wait, Blocking: new(false), Generation: protocol.GenerationOf(os.Getenv),
-	})
-	if err != nil {
-		_ = x.close()
-		return nil, nil, err
-	}
-	l := &link{path: d.Socket, first: grant, exchange: x, users: len(sockets)}
-	l.grant.Store(grant)
-	return l, sockets, nil
-}
-
-var (
-	errStream = errors.New("it accepts connections: use Dial")
-	errPacket = errors.New("it receives datagrams: use DialPacket")
-)
 
 var (
 	_ net.Listener   = (*Listener)(nil)

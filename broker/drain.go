@@ -118,7 +118,7 @@ func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) e
 // were asked, now or earlier, and have not left. Processes of the same deploy, or of a newer one, stay.
 //
 // Errors: [ErrNoBroker], [ErrLost], [ErrUnknownName], [ErrDenied].
-func (h *handle[C]) Replace(ctx context.Context) (drained int, err error) {
+func (h *handle) Replace(ctx context.Context) (drained int, err error) {
 	c := Client{Socket: h.link.path}
 	defer c.Close()
 	return c.Drain(ctx, DrainOptions{Before: h.link.generation()}, h.name)

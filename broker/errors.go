@@ -12,26 +12,16 @@ import (
 // Errors to test for with [errors.Is]. Those with data are types of the package protocol
 // too, such as *protocol.ConflictError.
 var (
-	// ErrUnknownName says that no listener has that name.
-	ErrUnknownName = protocol.ErrUnknownName
-	// ErrDenied says that this user may not have the listener, or call the method.
-	ErrDenied = protocol.ErrDenied
-	// ErrConflict says that others hold the socket with the opposite O_NONBLOCK.
-	ErrConflict = protocol.ErrConflict
-	// ErrFull says that the listener has as many holders as it may have.
-	ErrFull = protocol.ErrFull
-	// ErrNameInUse says that the name is bound already, with another spec.
-	ErrNameInUse = protocol.ErrNameInUse
-	// ErrBindFailed says that an address cannot be bound.
-	ErrBindFailed = protocol.ErrBindFailed
-	// ErrReloadFailed says that the configuration has errors, or that there is none.
-	ErrReloadFailed = protocol.ErrReloadFailed
-	// ErrReplaced says that a newer deploy has replaced this process's.
-	ErrReplaced = protocol.ErrReplaced
-	// ErrUpgradeFailed says that the new program does not accept the broker's arguments, or that there is none.
-	ErrUpgradeFailed = protocol.ErrUpgradeFailed
-	// ErrLimitReached says that one of the broker's limits is reached.
-	ErrLimitReached = protocol.ErrLimitReached
+	ErrUnknownName   = protocol.ErrUnknownName   // no listener has that name
+	ErrDenied        = protocol.ErrDenied        // this user may not have the listener, or call the method
+	ErrConflict      = protocol.ErrConflict      // others hold the socket with the opposite O_NONBLOCK
+	ErrFull          = protocol.ErrFull          // the listener has as many holders as it may have
+	ErrNameInUse     = protocol.ErrNameInUse     // the name is bound already, with another spec
+	ErrBindFailed    = protocol.ErrBindFailed    // an address cannot be bound
+	ErrReloadFailed  = protocol.ErrReloadFailed  // the configuration has errors, or there is none
+	ErrReplaced      = protocol.ErrReplaced      // a newer deploy has replaced this process's
+	ErrUpgradeFailed = protocol.ErrUpgradeFailed // the new program does not accept the broker's arguments, or there is none
+	ErrLimitReached  = protocol.ErrLimitReached  // one of the broker's limits is reached
 
 	// ErrNoBroker says that no broker answers at the control socket. The error is a
 	// *[NoBrokerError]; if the context ended first it is the context's error too.

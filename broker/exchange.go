@@ -88,6 +88,7 @@ func retry(ctx context.Context, waits bool, f func() error) error {
 type exchange struct {
 	stream *scmrights.Stream
 	conn   *protocol.Conn
+	grant  int64 // of the last get
 }
 
 func newExchange(ctx context.Context, path string) (*exchange, error) {
@@ -100,7 +101,7 @@ func newExchange(ctx context.Context, path string) (*exchange, error) {
 		_ = stream.Close()
 		return nil, err
 	}
-	return &exchange{stream, conn}, nil
+	return &exchange{stream: stream, conn: conn}, nil
 }
 
 // close ends the connection, and with it a grant that lasts as long.
@@ -166,21 +167,22 @@ func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error
 }
 
 // get calls Get. The caller must close the sockets.
-func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters) (grant int64, sockets []Socket, err error) {
+func (x *exchange) get(ctx context.Context, more bool, p protocol.GetParameters) ([]Socket, error) {
 	x.conn.Admit(max(len(p.Names), protocol.MaxNamesInCall))
 	m, err := x.ask(ctx, protocol.AppendGetCall(make([]byte, 0, 128), p, more))
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	reply, fds, err := m.Handed(p.Names)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	sockets = make([]Socket, len(fds))
+	x.grant = reply.Grant
+	sockets := make([]Socket, len(fds))
 	for i, g := range reply.Sockets {
 		sockets[i] = Socket{Name: g.Name, Network: g.Network, Address: g.Address, FD: fds[i]}
 	}
-	return reply.Grant, sockets, nil
+	return sockets, nil
 }
 
 func malformedf(format string, args ...any) error {

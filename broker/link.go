@@ -5,14 +5,14 @@ package broker
 import (
 	"context"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// link is the connection that a grant lasts as long as. The last of the sockets that use it
+// link is the connection that a grant lasts as long as. The last of the handles that use it
 // closes it. From the first Accept on a goroutine maintains it: it reads the broker's
 // events, and if the broker is lost it reclaims the grant from the next one.
 type link struct {
@@ -27,45 +27,38 @@ type link struct {
 	exchange *exchange          // until the link is maintained
 	file     *os.File           // the same connection, from then on
 	cancel   context.CancelFunc // of maintain
-	users    int
-	members  []member
+	handles  []*handle          // that use the link
 	closed   bool
 }
 
-// member is a socket that uses a link: a [handle].
-type member interface {
-	// dialed returns the name, and false once the socket is closed.
-	dialed() (name string, open bool)
-	// drain closes the socket because the broker asks for it.
-	drain()
-	// renew takes the socket that the broker hands out by the name now.
-	renew(s Socket)
-	// dup returns a duplicate of the socket, which the caller must close.
-	dup() (*scmrights.FD, error)
+// get gets sockets in a grant that lasts as long as the connection that it returns.
+func (l *link) get(ctx context.Context, p protocol.GetParameters) (*exchange, []Socket, error) {
+	x, err := newExchange(ctx, l.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Blocking = new(false)
+	sockets, err := x.get(ctx, true, p)
+	if err != nil {
+		_ = x.close()
+		return nil, nil, err
+	}
+	return x, sockets, nil
 }
 
-func (l *link) join(m member) {
+// open returns the handles that are not closed.
+func (l *link) open() []*handle {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.members = append(l.members, m)
+	return slices.DeleteFunc(slices.Clone(l.handles), func(h *handle) bool { return h.closed.Load() })
 }
 
-// each calls f with each member, without the lock.
-func (l *link) each(f func(member)) {
+// release ends the use of the link by h. The last one ends the grant, and waits for the goroutine that maintains the
+// link.
+func (l *link) release(h *handle) {
 	l.mu.Lock()
-	members := l.members
-	l.mu.Unlock()
-	for _, m := range members {
-		f(m)
-	}
-}
-
-// release is called once by each user of the link. The last call ends the grant, and waits
-// for the goroutine that maintains the link.
-func (l *link) release() {
-	l.mu.Lock()
-	l.users--
-	last := l.users == 0
+	l.handles = slices.DeleteFunc(l.handles, func(is *handle) bool { return is == h })
+	last := len(l.handles) == 0
 	l.mu.Unlock()
 	if last {
 		l.close()

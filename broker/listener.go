@@ -5,11 +5,8 @@ package broker
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
-	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/backoff"
@@ -21,41 +18,8 @@ import (
 //
 // Losing the broker does not disturb it: it goes on accepting, and reclaims its grant from the next broker.
 type Listener struct {
-	handle[netListener]
+	*handle
 	accepted atomic.Bool // any connection
-}
-
-// netListener is a *[net.TCPListener] or a *[net.UnixListener].
-type netListener interface {
-	net.Listener
-	syscall.Conn
-	SetDeadline(time.Time) error
-}
-
-// newListener takes s and returns a Listener on it that uses l.
-func newListener(l *link, s Socket) (*Listener, error) {
-	ln, err := openListener(s)
-	if err != nil {
-		return nil, err
-	}
-	listener := &Listener{handle: handle[netListener]{
-		name: s.Name, link: l, socket: ln, open: openListener, deadline: netListener.SetDeadline,
-	}}
-	l.join(&listener.handle)
-	return listener, nil
-}
-
-// openListener takes s and returns it as a listener.
-func openListener(s Socket) (ln netListener, err error) {
-	if isPacket(s.Network) {
-		_ = s.FD.Close()
-		return nil, errPacket
-	}
-	ln, err = openSocket[netListener](s, func(f *os.File) (io.Closer, error) { return net.FileListener(f) })
-	if u, ok := ln.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the path is the broker's
-	}
-	return ln, err
 }
 
 // Accept waits for the next connection and returns it. After Close the error is [net.ErrClosed], in the sense of
@@ -75,7 +39,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	l.link.maintain()
 	for {
 		ln, old := l.next()
-		c, err := ln.Accept()
+		c, err := ln.(net.Listener).Accept()
 		switch {
 		case err == nil:
 			if !l.accepted.Load() {
@@ -121,7 +85,7 @@ const repairTime = 5 * time.Second
 
 // repaired waits until ln, which was shut down, listens again or is replaced. It has to look
 // again and again, because no event tells a holder.
-func (l *Listener) repaired(ln netListener) bool {
+func (l *Listener) repaired(ln netSocket) bool {
 	retry := backoff.Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}
 	for deadline := time.Now().Add(repairTime); time.Now().Before(deadline); _ = retry.Wait(context.Background()) {
 		listens := 0
@@ -137,4 +101,4 @@ func (l *Listener) repaired(ln netListener) bool {
 }
 
 // Addr returns the address that the socket is bound to.
-func (l *Listener) Addr() net.Addr { return l.current().Addr() }
+func (l *Listener) Addr() net.Addr { return l.current().(net.Listener).Addr() }

@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/backoff"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // The longest delays between attempts to reclaim a grant.
@@ -59,7 +61,9 @@ func (l *link) run(ctx context.Context, x *exchange) {
 
 // drained closes the link after its sockets, so that the holder that gets the place never finds two.
 func (l *link) drained() {
-	l.each(member.drain)
+	for _, h := range l.open() {
+		h.drain()
+	}
 	l.close()
 }
 
@@ -142,8 +146,7 @@ func (r *reclaim) refused(ctx context.Context, err error) time.Duration {
 		return r.delay(absentMax)
 	case errors.Is(err, ErrUnknownName) && !r.handedBack:
 		r.handBack(ctx)
-		_, names := r.open()
-		r.handedBack, r.waits = true, len(names) == 1
+		r.handedBack, r.waits = true, len(r.wanted()) == 1
 		return 0
 	case isUnknown && !r.waits && r.dropName(unknown.Name):
 		return 0
@@ -156,7 +159,7 @@ func (r *reclaim) refused(ctx context.Context, err error) time.Duration {
 
 // dropName makes r go on without a name, if it has others.
 func (r *reclaim) dropName(name string) bool {
-	if _, names := r.open(); len(names) < 2 {
+	if len(r.wanted()) < 2 {
 		return false
 	}
 	if r.without == nil {
@@ -166,37 +169,40 @@ func (r *reclaim) dropName(name string) bool {
 	return true
 }
 
-// open returns the sockets to reclaim, and their names.
-func (r *reclaim) open() (members []member, names []string) {
-	r.each(func(m member) {
-		if name, isOpen := m.dialed(); isOpen && !r.without[name] {
-			members = append(members, m)
-			names = append(names, name)
-		}
-	})
-	return members, names
+// wanted returns the handles whose sockets r reclaims.
+func (r *reclaim) wanted() []*handle {
+	return slices.DeleteFunc(r.open(), func(h *handle) bool { return r.without[h.name] })
 }
 
 // try asks the broker once for the sockets of the link.
 func (r *reclaim) try(ctx context.Context) (*exchange, error) {
-	members, names := r.open()
-	if len(names) == 0 {
+	handles := r.wanted()
+	if len(handles) == 0 {
 		return nil, os.ErrClosed
 	}
-	x, err := newExchange(ctx, r.path)
-	if err != nil {
-		return nil, err
+	names := make([]string, len(handles))
+	for i, h := range handles {
+		names[i] = h.name
 	}
-	grant, sockets, err := x.get(ctx, true, protocol.GetParameters{
-		Names: names, Wait: r.waits, Blocking: new(false), Generation: r.generation(), Resume: r.grant.Load(),
+	x, sockets, err := r.get(ctx, protocol.GetParameters{
+		Names: names, Wait: r.waits, Generation: r.generation(), Resume: r.grant.Load(),
 	})
 	if err != nil {
-		_ = x.close()
 		return nil, err
 	}
 	for i, s := range sockets {
-		members[i].renew(s)
+		handles[i].renew(s)
 	}
-	r.grant.Store(grant)
+	r.grant.Store(x.grant)
 	return x, nil
+}
+
+// handBack offers the link's sockets to a broker that has started with nothing. If it does
+// not want them, there is nothing else to do.
+func (l *link) handBack(ctx context.Context) {
+	c := Client{Socket: l.path}
+	defer c.Close()
+	for _, h := range l.open() {
+		_ = c.Attach(ctx, h.name, func(string, string) (*scmrights.FD, error) { return h.dup() })
+	}
 }

@@ -4,10 +4,7 @@ package broker
 
 import (
 	"errors"
-	"io"
 	"net"
-	"os"
-	"syscall"
 	"time"
 )
 
@@ -15,41 +12,7 @@ import (
 // datagram reaches one of them. Its methods may be called concurrently.
 //
 // Losing the broker does not disturb it; see [Listener].
-type PacketConn struct {
-	handle[netPacketConn]
-	read, write time.Time // deadlines, for the next socket; the handle's lock guards them
-}
-
-// netPacketConn is a *[net.UDPConn] or a *[net.UnixConn].
-type netPacketConn interface {
-	net.PacketConn
-	syscall.Conn
-}
-
-// newPacketConn takes s and returns a PacketConn on it that uses l.
-func newPacketConn(l *link, s Socket) (*PacketConn, error) {
-	pc, err := openPacketConn(s)
-	if err != nil {
-		return nil, err
-	}
-	c := &PacketConn{handle: handle[netPacketConn]{
-		name: s.Name, link: l, socket: pc, open: openPacketConn, deadline: netPacketConn.SetReadDeadline,
-	}}
-	c.replaced = func(next netPacketConn) {
-		_, _ = next.SetReadDeadline(c.read), next.SetWriteDeadline(c.write)
-	}
-	l.join(&c.handle)
-	return c, nil
-}
-
-// openPacketConn takes s and returns it as a net.PacketConn.
-func openPacketConn(s Socket) (netPacketConn, error) {
-	if !isPacket(s.Network) {
-		_ = s.FD.Close()
-		return nil, errStream
-	}
-	return openSocket[netPacketConn](s, func(f *os.File) (io.Closer, error) { return net.FilePacketConn(f) })
-}
+type PacketConn struct{ *handle }
 
 // ReadFrom waits for the next datagram. After Close the error is [net.ErrClosed], in the sense of [errors.Is]. Once the
 // broker has asked this process to leave, it is [ErrDrained] as well, and the socket is closed. If the broker binds
@@ -61,7 +24,7 @@ func (c *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	c.link.maintain()
 	for {
 		pc, old := c.next()
-		n, from, err := pc.ReadFrom(b)
+		n, from, err := pc.(net.PacketConn).ReadFrom(b)
 		switch {
 		case err == nil:
 			return n, from, nil
@@ -91,7 +54,7 @@ func (c *PacketConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.read = t
-	return c.socket.SetReadDeadline(t)
+	return c.socket.(net.PacketConn).SetReadDeadline(t)
 }
 
 // SetWriteDeadline implements [net.PacketConn].
@@ -99,9 +62,9 @@ func (c *PacketConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.write = t
-	return c.socket.SetWriteDeadline(t)
+	return c.socket.(net.PacketConn).SetWriteDeadline(t)
 }
 
 // NetConn returns the connection that c wraps at the time, a *[net.UDPConn] or a
 // *[net.UnixConn], for their other methods. Close c, not it.
-func (c *PacketConn) NetConn() net.PacketConn { return c.current() }
+func (c *PacketConn) NetConn() net.PacketConn { return c.current().(net.PacketConn) }

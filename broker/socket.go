@@ -5,6 +5,7 @@ package broker
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -16,89 +17,110 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netSocket is a socket of the net package.
+// netSocket is a socket of the net package: a [net.Listener], or a [net.PacketConn].
 type netSocket interface {
-	comparable
 	io.Closer
 	syscall.Conn
+	SetDeadline(time.Time) error
 }
 
 // handle is the common part of a Listener and a PacketConn: the socket that the broker handed
 // out by a name and, until their queues are empty, those that it handed out before.
-type handle[C netSocket] struct {
-	name     string
-	link     *link
-	open     func(Socket) (C, error)  // takes the Socket
-	deadline func(C, time.Time) error // of accepting, or reading
-	replaced func(next C)             // called with the lock held; nil: nothing to do
-	leaving  sync.Once
-	closing  sync.Once
-	closeErr error
-	closed   atomic.Bool
-	drained  atomic.Bool
+type handle struct {
+	name    string
+	packet  bool // it receives datagrams
+	link    *link
+	closed  atomic.Bool
+	drained atomic.Bool
 
-	mu        sync.Mutex
-	socket    C
-	old       []C
-	drainedAt time.Time
+	mu          sync.Mutex
+	socket      netSocket
+	old         []netSocket
+	drainedAt   time.Time
+	closeErr    error
+	read, write time.Time // deadlines of a PacketConn, for the next socket
 }
 
-// isPacket reports whether a network has datagram sockets.
-func isPacket(network string) bool {
-	return slices.Contains([]string{"udp", "udp4", "udp6", "unixgram"}, network)
-}
+var (
+	errStream = errors.New("it accepts connections: use Dial")
+	errPacket = errors.New("it receives datagrams: use DialPacket")
+)
 
-// openSocket takes s and returns it as the socket that from makes of a file. The net package
-// duplicates the descriptor, and does not touch O_NONBLOCK if that is set.
-func openSocket[C netSocket](s Socket, from func(*os.File) (io.Closer, error)) (c C, err error) {
+// openSocket takes s and returns it as a socket of the net package. That duplicates the descriptor, and does not touch
+// O_NONBLOCK if that is set.
+func openSocket(s Socket, packet bool) (netSocket, error) {
+	switch isPacket := slices.Contains([]string{"udp", "udp4", "udp6", "unixgram"}, s.Network); {
+	case isPacket && !packet:
+		_ = s.FD.Close()
+		return nil, errPacket
+	case packet && !isPacket:
+		_ = s.FD.Close()
+		return nil, errStream
+	}
 	f, err := s.FD.File(s.Name)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	made, err := from(f)
-	if err = errors.Join(err, f.Close()); err == nil {
-		return made.(C), nil
+	defer f.Close()
+	var c io.Closer
+	if packet {
+		c, err = net.FilePacketConn(f)
+	} else {
+		c, err = net.FileListener(f)
 	}
-	if made != nil {
-		_ = made.Close()
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	if u, ok := c.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the path is the broker's
+	}
+	return c.(netSocket), nil
+}
+
+// setDeadline sets the deadline of accepting, or reading.
+func setDeadline(s netSocket, t time.Time) {
+	if pc, ok := s.(net.PacketConn); ok {
+		_ = pc.SetReadDeadline(t)
+	} else {
+		_ = s.SetDeadline(t)
+	}
 }
 
 // next returns the socket to receive from: an old one first, and that only for a moment.
-func (h *handle[C]) next() (socket C, old bool) {
+func (h *handle) next() (socket netSocket, old bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.old) == 0 {
 		return h.socket, false
 	}
 	// Some time, because with none the net package does not look at all.
-	_ = h.deadline(h.old[0], time.Now().Add(5*time.Millisecond))
+	setDeadline(h.old[0], time.Now().Add(5*time.Millisecond))
 	return h.old[0], true
 }
 
-func (h *handle[C]) current() C {
+func (h *handle) current() netSocket {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.socket
 }
 
 // forget closes an old socket.
-func (h *handle[C]) forget(old C) {
+func (h *handle) forget(old netSocket) {
 	_ = old.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.old = slices.DeleteFunc(h.old, func(c C) bool { return c == old })
+	h.old = slices.DeleteFunc(h.old, func(c netSocket) bool { return c == old })
 }
 
-// renew implements member: if s is another socket than h has, h goes on with s once the queue of its own is empty.
-func (h *handle[C]) renew(s Socket) {
+// renew takes the socket that the broker hands out by the name now. If that is another one than h has, h goes on with it
+// once the queue of its own is empty.
+func (h *handle) renew(s Socket) {
 	socket := h.current()
 	if same(socket, s.FD) {
 		_ = s.FD.Close()
 		return
 	}
-	next, err := h.open(s)
+	next, err := openSocket(s, h.packet)
 	if err != nil {
 		return // it goes on with what it has
 	}
@@ -108,49 +130,47 @@ func (h *handle[C]) renew(s Socket) {
 		_ = next.Close()
 		return
 	}
-	if h.replaced != nil {
-		h.replaced(next)
+	if pc, ok := next.(net.PacketConn); ok {
+		_, _ = pc.SetReadDeadline(h.read), pc.SetWriteDeadline(h.write)
 	}
 	h.socket, h.old = next, append(h.old, socket)
-	_ = h.deadline(socket, time.Unix(1, 0)) // makes a blocked call return
+	setDeadline(socket, time.Unix(1, 0)) // makes a blocked call return
 }
 
 // Name returns the name that was dialed.
-func (h *handle[C]) Name() string { return h.name }
+func (h *handle) Name() string { return h.name }
 
 // Grant returns the id of the grant, as "fdclient list" shows it. Sockets that were dialed
 // together have the same grant.
-func (h *handle[C]) Grant() int64 { return h.link.grant.Load() }
+func (h *handle) Grant() int64 { return h.link.grant.Load() }
 
 // SyscallConn returns the raw socket, to look at. A change is one for all holders:
 // O_NONBLOCK, the backlog, every socket option.
-func (h *handle[C]) SyscallConn() (syscall.RawConn, error) { return h.current().SyscallConn() }
+func (h *handle) SyscallConn() (syscall.RawConn, error) { return h.current().SyscallConn() }
 
 // Close makes Accept or ReadFrom return, closes this process's descriptors and ends the
 // grant. Neither the other holders nor queued connections notice. The path of a Unix socket
 // stays. Closing again returns what the first Close did.
-func (h *handle[C]) Close() error {
-	h.leaving.Do(func() { // the sockets first, so the holder that gets the place never finds two
-		h.shut()
-		h.link.release()
-	})
+func (h *handle) Close() error {
+	h.shut() // the socket first, so the holder that gets the place never finds two
+	h.link.release(h)
 	return h.closeErr
 }
 
-func (h *handle[C]) shut() {
-	h.closing.Do(func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.closed.Store(true)
-		for _, old := range h.old {
-			_ = old.Close()
-		}
-		h.closeErr = h.socket.Close()
-	})
+func (h *handle) shut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed.Swap(true) {
+		return
+	}
+	for _, old := range h.old {
+		_ = old.Close()
+	}
+	h.closeErr = h.socket.Close()
 }
 
-// drain implements member.
-func (h *handle[C]) drain() {
+// drain closes the socket because the broker asks for it.
+func (h *handle) drain() {
 	h.mu.Lock()
 	h.drainedAt = time.Now()
 	h.mu.Unlock()
@@ -158,11 +178,8 @@ func (h *handle[C]) drain() {
 	h.shut()
 }
 
-// dialed implements member.
-func (h *handle[C]) dialed() (string, bool) { return h.name, !h.closed.Load() }
-
-// dup implements member.
-func (h *handle[C]) dup() (d *scmrights.FD, err error) {
+// dup returns a duplicate of the socket, which the caller must close.
+func (h *handle) dup() (d *scmrights.FD, err error) {
 	err = control(h.current(), func(fd int) error {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		d = scmrights.NewFD(n)
