@@ -1,16 +1,16 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"syscall"
 	"time"
 )
 
@@ -19,7 +19,7 @@ const module = "github.com/fdbroker/fdbroker"
 // setupLimit bounds one row, which takes well under a second.
 const setupLimit = 60 * time.Second
 
-// A bench is the programs that all rows need, built from this module.
+// A bench has what all rows need: the programs, built from this module.
 type bench struct {
 	dir      string // this directory, for the scripts
 	bin      string // the built programs and a link to the Python interpreter
@@ -42,8 +42,7 @@ func newBench(ctx context.Context) (b *bench, err error) {
 			b.close()
 		}
 	}()
-	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/fdbroker", module+"/cmd/fdclient",
-		module+"/examples/square/worker", module+"/examples/square/client")
+	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/examples/square/worker")
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +74,7 @@ func (b *bench) available(s setup) error {
 	return nil
 }
 
-// measure runs one row: it starts the processes, runs the client, and ends all again.
+// measure runs one row: it starts the processes, asks the questions, and ends all again.
 func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (results, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupLimit)
 	defer cancel()
@@ -105,11 +104,13 @@ func (b *bench) measure(ctx context.Context, s setup, pause time.Duration) (resu
 			return nil, err
 		}
 	}
-	words := []string{"-pause", pause.String()}
+	q := questions{count: 20, round: 20, pause: pause}
 	if s.long {
-		words = []string{"-pause", "1ms", "-requests", "2000", "-round", "400", "-halfway", fmt.Sprintf("kill -HUP %d", workers[0].pid)}
+		hangup := func() { _ = syscall.Kill(workers[0].pid, syscall.SIGHUP) }
+		q = questions{count: 2000, round: 400, pause: time.Millisecond, halfway: hangup}
 	}
-	rs, err := b.ask(ctx, address, words...)
+	var rs results
+	err = q.ask(ctx, address, func(r result) { rs = append(rs, r) })
 	if err != nil || !s.broker {
 		return rs, err
 	}
@@ -142,26 +143,9 @@ func (b *bench) address(ctx context.Context, s setup, env []string) (address str
 	return address, p.stop, err
 }
 
-// ask runs the client.
-func (b *bench) ask(ctx context.Context, address string, words ...string) (results, error) {
-	words = append(append([]string{"-json"}, words...), address)
-	out, err := run(ctx, b.dir, nil, filepath.Join(b.bin, "client"), words...)
-	if err != nil {
-		return nil, err
-	}
-	var rs results
-	for line := range strings.Lines(out) {
-		var r result
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			return nil, fmt.Errorf("the client's answer: %w", err)
-		}
-		rs = append(rs, r)
-	}
-	return rs, nil
-}
-
-// freeAddress finds a port for a server that binds its own. It is below the ports that the kernel chooses, so that no
-// other socket gets it while the server is down. On loopback the client's own connection could, and would reach itself.
+// freeAddress finds a port for a server that binds its own. It is below the ports that the
+// kernel chooses, so that no other socket gets it while the server is down. On loopback the
+// client's own connection could, and would reach itself.
 func freeAddress() (string, error) {
 	for range 100 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))

@@ -1,13 +1,19 @@
-// Command square runs an experiment and prints a table: the outcome of twenty requests if the server crashes on the
-// sixth. The server squares numbers. It runs in several ways, in Python and in Go: alone, in a loop that starts it
-// again, in such a loop behind a broker, as two workers behind a broker, and kept alive by "fdclient run". In the last
-// row two thousand requests crash five workers, and all workers are replaced in the middle.
+//go:build linux
+
+// Command square runs an experiment and prints a table: what happens to twenty requests if the
+// server crashes on the sixth. The server squares numbers. It runs in several ways, in Python
+// and in Go: alone, in a loop that starts it again, in such a loop behind a broker, as two
+// workers behind a broker, and kept alive by "fdclient run". In the last row two thousand
+// requests crash five workers, and all workers are replaced in the middle.
 //
 //	go run ./examples/square
 //	go run ./examples/square -v           also shows each request
 //	go run ./examples/square -pause 0     asks without a pause between requests
+//	go run ./examples/square 127.0.0.1:9000
+//	                                      only asks a server that runs there
 //
-// The experiment is Rickard Lindberg's, from "How to write reliable socket servers that survive crashes and restarts?",
+// The experiment is Rickard Lindberg's, from "How to write reliable socket
+// servers that survive crashes and restarts?",
 // https://rickardlindberg.me/writing/reliable-socket-servers/
 package main
 
@@ -33,7 +39,13 @@ func main() {
 	flag.Parse()
 	// An interrupt must end all processes that the experiment has started.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := experiment(ctx, os.Stdout, *pause, *verbose)
+	var err error
+	if server := flag.Arg(0); server != "" {
+		q := questions{count: 20, round: 20, pause: *pause}
+		err = q.ask(ctx, server, func(r result) { fmt.Println(r) })
+	} else {
+		err = experiment(ctx, os.Stdout, *pause, *verbose)
+	}
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
@@ -77,11 +89,7 @@ func experiment(ctx context.Context, w io.Writer, pause time.Duration, verbose b
 func printRequests(w io.Writer, s setup, rs results) {
 	fmt.Fprintf(w, "%s, %s: %d x %s\n", s.name, s.language, s.times, s.command)
 	for _, r := range rs {
-		by := ""
-		if r.answered() {
-			by = fmt.Sprintf("by %d", r.PID)
-		}
-		fmt.Fprintf(w, "  %2d  %-4s  %-8s %7.1f ms  %s\n", r.Request, r.Sent, r.Outcome, r.TookMS, by)
+		fmt.Fprintln(w, r)
 	}
 	fmt.Fprintln(w)
 }

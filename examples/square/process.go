@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -13,8 +15,9 @@ import (
 	"time"
 )
 
-// A process is a running shell command with all its descendants. They share a process group, so that one signal ends a
-// loop and its worker together: otherwise the loop would start another worker before it ends.
+// A process is a running shell command with all its descendants. They share a process group,
+// so that one signal ends a loop and its worker together: otherwise the loop would start
+// another worker before it ends.
 type process struct {
 	command string
 	pid     int
@@ -68,7 +71,7 @@ func (p *process) stop() {
 	<-p.ended
 }
 
-// run waits for a command and returns its standard output.
+// run waits for a command and returns what it printed on its standard output.
 func run(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
@@ -84,7 +87,7 @@ func run(ctx context.Context, dir string, env []string, name string, args ...str
 	return strings.TrimSpace(string(out)), nil
 }
 
-// An output is the output of a command so far.
+// An output is what a command has printed so far.
 type output struct {
 	mu      sync.Mutex
 	buf     bytes.Buffer

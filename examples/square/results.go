@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -7,13 +9,21 @@ import (
 	"strings"
 )
 
-// A result is a line of the client about one request.
+// A result is how one request ended.
 type result struct {
-	Request int     `json:"request"`
-	Sent    string  `json:"sent"`
-	Outcome string  `json:"outcome"`
-	PID     int     `json:"pid"`
-	TookMS  float64 `json:"took_ms"`
+	Request int
+	Sent    string
+	Outcome string // ok, refused, reset, empty, timeout, wrong, or another error's text
+	PID     int    // of the worker that has answered
+	TookMS  float64
+}
+
+func (r result) String() string {
+	by := ""
+	if r.answered() {
+		by = fmt.Sprintf("by %d", r.PID)
+	}
+	return fmt.Sprintf("  %2d  %-4s  %-8s %7.1f ms  %s", r.Request, r.Sent, r.Outcome, r.TookMS, by)
 }
 
 // answered reports whether the request was answered.
@@ -36,19 +46,19 @@ func (r result) kind() string {
 // results are those of one row, in the order of the requests.
 type results []result
 
-// kinds counts the requests of each kind.
-func (rs results) kinds() map[string]int {
-	n := make(map[string]int)
-	for _, r := range rs {
-		n[r.kind()]++
-	}
-	return n
-}
-
 // count returns how many requests were answered, were refused, and got no answer.
 func (rs results) count() (answered, refused, unanswered int) {
-	n := rs.kinds()
-	return n["answered"], n["refused"], len(rs) - n["answered"] - n["refused"]
+	for _, r := range rs {
+		switch {
+		case r.answered():
+			answered++
+		case r.Outcome == "refused":
+			refused++
+		default:
+			unanswered++
+		}
+	}
+	return answered, refused, unanswered
 }
 
 // slowest returns the milliseconds of the slowest answered request.
@@ -62,10 +72,14 @@ func (rs results) slowest() float64 {
 	return ms
 }
 
-// story lists the outcomes, in order: "5 answered, the crash, 14 refused". After several crashes it only counts.
+// story says what happened, in order: "5 answered, the crash, 14 refused". After several
+// crashes it only counts.
 func (rs results) story() string {
 	var parts []string
-	counts := rs.kinds()
+	counts := map[string]int{}
+	for _, r := range rs {
+		counts[r.kind()]++
+	}
 	if n := counts["the crash"]; n > 1 {
 		delete(counts, "the crash")
 		for _, kind := range slices.Sorted(maps.Keys(counts)) {

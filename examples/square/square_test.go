@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -14,7 +16,7 @@ import (
 )
 
 // Made once for all tests: the programs, and a context that ends when the tests
-// are interrupted, so that their processes end with them.
+// are interrupted, so that what they started ends with them.
 var (
 	testBench   *bench
 	testContext context.Context
@@ -35,13 +37,13 @@ func testMain(m *testing.M) int {
 	return m.Run()
 }
 
-// brokerStory must happen behind a broker.
+// brokerStory is what must happen behind a broker.
 const brokerStory = "5 answered, the crash, 14 answered"
 
 // TestExperiment is the project's promise over real processes: behind a broker
 // the one request without an answer is the one that crashes the server.
 func TestExperiment(t *testing.T) {
-	plain := map[string]int{} // by language: the answers of the plain server
+	plain := map[string]int{} // by language: what the plain server answered
 	for _, s := range setups {
 		t.Run(s.name+"/"+s.language, func(t *testing.T) {
 			rs := measure(t, s, defaultPause)
@@ -74,7 +76,7 @@ func TestExperiment(t *testing.T) {
 
 // TestAnotherWorkerTakesOver: behind a broker the answers after the crash come
 // from another process than those before it. Nor does it help to ask without a
-// pause, while no worker accepts.
+// pause, while nobody accepts.
 func TestAnotherWorkerTakesOver(t *testing.T) {
 	for _, s := range setups {
 		if !s.broker || s.serving != 1 || s.long {

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command worker is the square server in Go: a line with a number is answered
 // by its square and the worker's pid. Anything else crashes it.
 //
