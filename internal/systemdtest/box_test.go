@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	boxEnv  = "FDBROKER_SYSTEMD_BOX" // see internal/fdtest
-	treeEnv = "FDTEST_TREE"          // set in the namespaces of the test: the tree to start
+	treeEnv = "FDTEST_TREE" // set in the namespaces of the test: the tree to start
 	module  = "github.com/fdbroker/fdbroker"
 )
 
@@ -61,7 +60,7 @@ func isolated(t *testing.T, tree func() string) (inside bool) {
 // newTree returns a copy of a tree with systemd, with what the units need.
 func newTree(t *testing.T) string {
 	t.Helper()
-	from := fdtest.SystemdBox(t, "trixie").Dir
+	from := systemdTree(t, "trixie").dir
 	dir := filepath.Join(fdtest.SocketDir(t), "box")
 	if out, err := exec.Command("cp", "-a", "--reflink=auto", from, dir).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v\n%s", err, out)

@@ -1,4 +1,4 @@
-package varlinktest_test
+package systemdtest
 
 import (
 	"go/ast"
@@ -12,15 +12,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fdbroker/fdbroker/internal/varlinktest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // source is what the Go code of package protocol has for the interfaces.
 type source struct {
-	structs   map[string]varlinktest.Type // those with JSON names, as the interface would have them
-	errors    map[string]string           // the name on the wire of each error type
-	constants map[string]bool             // the values of all string constants
+	structs   map[string]Type   // those with JSON names, as the interface would have them
+	errors    map[string]string // the name on the wire of each error type
+	constants map[string]bool   // the values of all string constants
 }
 
 // TestInterface: io.fdbroker's text and the Go types say the same. By convention the
@@ -65,9 +64,9 @@ func TestServiceInterface(t *testing.T) {
 	src.checkErrors(t, i)
 }
 
-func parse(t *testing.T, text, name string) varlinktest.Interface {
+func parse(t *testing.T, text, name string) Interface {
 	t.Helper()
-	i, err := varlinktest.Parse(text)
+	i, err := Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +77,7 @@ func parse(t *testing.T, text, name string) varlinktest.Interface {
 }
 
 // check compares the fields of a struct.
-func (src source) check(t *testing.T, i varlinktest.Interface, name, goName string, want varlinktest.Type) {
+func (src source) check(t *testing.T, i Interface, name, goName string, want Type) {
 	t.Helper()
 	got, ok := src.structs[goName]
 	if !ok && len(want.Fields) > 0 {
@@ -96,7 +95,7 @@ func (src source) check(t *testing.T, i varlinktest.Interface, name, goName stri
 }
 
 // checkErrors compares the errors, in both directions.
-func (src source) checkErrors(t *testing.T, i varlinktest.Interface) {
+func (src source) checkErrors(t *testing.T, i Interface) {
 	t.Helper()
 	names := make(map[string]bool)
 	for goName, wire := range src.errors {
@@ -125,7 +124,7 @@ func readSource(t *testing.T) source {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no source: %v", err)
 	}
-	src := source{make(map[string]varlinktest.Type), make(map[string]string), make(map[string]bool)}
+	src := source{make(map[string]Type), make(map[string]string), make(map[string]bool)}
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
@@ -143,7 +142,7 @@ func (src source) visit(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.TypeSpec:
 		if s, ok := n.Type.(*ast.StructType); ok {
-			src.structs[n.Name.Name] = varlinktest.Type{Fields: fields(s)}
+			src.structs[n.Name.Name] = Type{Fields: fields(s)}
 		}
 	case *ast.ValueSpec:
 		for _, v := range n.Values {
@@ -183,8 +182,8 @@ func constant(e ast.Expr) string {
 }
 
 // fields returns those with JSON names, as the interface has to have them.
-func fields(s *ast.StructType) []varlinktest.Field {
-	var all []varlinktest.Field
+func fields(s *ast.StructType) []Field {
+	var all []Field
 	for _, f := range s.Fields.List {
 		if f.Tag == nil {
 			continue
@@ -193,12 +192,12 @@ func fields(s *ast.StructType) []varlinktest.Field {
 		name, options, _ := strings.Cut(reflect.StructTag(text).Get("json"), ",")
 		typ := typeOf(f.Type)
 		typ.Nullable = typ.Nullable || options == "omitempty"
-		all = append(all, varlinktest.Field{Name: name, Type: typ})
+		all = append(all, Field{Name: name, Type: typ})
 	}
 	return all
 }
 
-func typeOf(e ast.Expr) varlinktest.Type {
+func typeOf(e ast.Expr) Type {
 	switch e := e.(type) {
 	case *ast.StarExpr:
 		t := typeOf(e.X)
@@ -206,14 +205,14 @@ func typeOf(e ast.Expr) varlinktest.Type {
 		return t
 	case *ast.ArrayType:
 		t := typeOf(e.Elt)
-		return varlinktest.Type{Name: t.Name, Array: true, NullableElement: t.Nullable}
+		return Type{Name: t.Name, Array: true, NullableElement: t.Nullable}
 	case *ast.Ident:
 		if slices.Contains([]string{"int", "int64", "uint32", "uint64"}, e.Name) {
-			return varlinktest.Type{Name: "int"}
+			return Type{Name: "int"}
 		}
-		return varlinktest.Type{Name: e.Name}
+		return Type{Name: e.Name}
 	}
-	return varlinktest.Type{Name: "any"}
+	return Type{Name: "any"}
 }
 
 // TestSource: the reader of source finds what the tests above rely on.

@@ -1,4 +1,4 @@
-package varlinktest
+package systemdtest
 
 import (
 	"encoding/json"

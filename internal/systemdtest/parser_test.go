@@ -1,4 +1,4 @@
-package varlinktest
+package systemdtest
 
 import (
 	"fmt"
@@ -52,7 +52,7 @@ func (t Type) String() string {
 }
 
 var (
-	token         = regexp.MustCompile(`^(->|\[\]|\[string\]|[(),:?]|\n|[A-Za-z][A-Za-z0-9._-]*)`)
+	tokenRE       = regexp.MustCompile(`^(->|\[\]|\[string\]|[(),:?]|\n|[A-Za-z][A-Za-z0-9._-]*)`)
 	interfaceName = regexp.MustCompile(`^[A-Za-z](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)+$`)
 	memberName    = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
 	fieldName     = regexp.MustCompile(`^[A-Za-z](_?[A-Za-z0-9])*$`)
@@ -135,7 +135,7 @@ func (r *reader) split(text string) {
 			text = text[end:]
 			continue
 		}
-		t := token.FindString(text)
+		t := tokenRE.FindString(text)
 		if t == "" {
 			panic(syntaxError(fmt.Sprintf("line %d: %.10q is no token", line, text)))
 		}

@@ -1,4 +1,4 @@
-package varlinktest_test
+package systemdtest
 
 import (
 	"bufio"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
-	"github.com/fdbroker/fdbroker/internal/varlinktest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
@@ -49,7 +48,7 @@ type raw struct {
 	t          *testing.T
 	conn       net.Conn
 	in         *bufio.Reader
-	interfaces map[string]varlinktest.Interface
+	interfaces map[string]Interface
 }
 
 func newRaw(t *testing.T, control string) *raw {
@@ -62,7 +61,7 @@ func newRaw(t *testing.T, control string) *raw {
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	return &raw{t, conn, bufio.NewReader(conn), map[string]varlinktest.Interface{
+	return &raw{t, conn, bufio.NewReader(conn), map[string]Interface{
 		protocol.InterfaceName:        parse(t, protocol.Interface, protocol.InterfaceName),
 		protocol.ServiceInterfaceName: parse(t, protocol.ServiceInterface, protocol.ServiceInterfaceName),
 	}}
@@ -104,7 +103,7 @@ func (r *raw) reply(method string) (name, parameters string) {
 	return m.Error, string(m.Parameters)
 }
 
-func (r *raw) find(name string) (varlinktest.Interface, string) {
+func (r *raw) find(name string) (Interface, string) {
 	dot := strings.LastIndexByte(name, '.')
 	return r.interfaces[name[:max(dot, 0)]], name[dot+1:]
 }

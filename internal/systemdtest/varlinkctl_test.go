@@ -1,4 +1,4 @@
-package varlinktest_test
+package systemdtest
 
 import (
 	"encoding/json"
@@ -13,13 +13,12 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
-	"github.com/fdbroker/fdbroker/internal/varlinktest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // varlinkctl is a systemd's varlinkctl, and a broker that it can reach.
 type varlinkctl struct {
-	box fdtest.Box
+	box tree
 	dir string
 }
 
@@ -27,7 +26,7 @@ const inBox = "/mnt/c" // the control socket as the box sees it
 
 func newVarlinkctl(t *testing.T) varlinkctl {
 	t.Helper()
-	box := fdtest.SystemdBox(t, "sid")
+	box := systemdTree(t, "sid")
 	v := varlinkctl{box, fdtest.SocketDir(t)}
 	out, err := v.command("--version").Output()
 	version := regexp.MustCompile(`^systemd (\d+)`).FindSubmatch(out)
@@ -42,7 +41,7 @@ func newVarlinkctl(t *testing.T) varlinkctl {
 }
 
 func (v varlinkctl) command(args ...string) *exec.Cmd {
-	return v.box.Command(v.dir, append([]string{"varlinkctl"}, args...)...)
+	return v.box.command(v.dir, append([]string{"varlinkctl"}, args...)...)
 }
 
 // run returns what varlinkctl prints, and fails the test where it complains.
@@ -117,7 +116,7 @@ func (v varlinkctl) call(t *testing.T) {
 	}
 }
 
-func checkError(t *testing.T, i varlinktest.Interface, name string, parameters []byte) {
+func checkError(t *testing.T, i Interface, name string, parameters []byte) {
 	t.Helper()
 	if err := i.Conform(i.Errors[strings.TrimPrefix(name, i.Name+".")], parameters); err != nil {
 		t.Errorf("%s: %v\n%s", name, err, parameters)
@@ -150,7 +149,7 @@ for s in reply["sockets"]:
 		t.Fatal(err)
 	}
 	for _, name := range []string{"adm", "web"} {
-		if got, err := ask(out); err != nil || got != name {
+		if got, err := askThere(out); err != nil || got != name {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 			t.Fatalf("the server of %s answers %q, %v; it said:\n%s", name, got, err, complaint.String())
@@ -168,8 +167,8 @@ for s in reply["sockets"]:
 	}
 }
 
-// ask reads an address from r, connects, and returns what it is told there.
-func ask(r io.Reader) (string, error) {
+// askThere reads an address from r, connects, and returns what it is told there.
+func askThere(r io.Reader) (string, error) {
 	var address string
 	if _, err := fmt.Fscanln(r, &address); err != nil {
 		return "", err

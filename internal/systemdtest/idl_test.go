@@ -1,15 +1,13 @@
-package varlinktest_test
+package systemdtest
 
 import (
 	"reflect"
 	"strings"
 	"testing"
-
-	"github.com/fdbroker/fdbroker/internal/varlinktest"
 )
 
 func TestParse(t *testing.T) {
-	i, err := varlinktest.Parse(`# c
+	i, err := Parse(`# c
 
 interface a.b-c
 type S (x: int, y: ?[]?T,
@@ -23,18 +21,18 @@ error E ()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := varlinktest.Interface{
+	want := Interface{
 		Name: "a.b-c",
-		Types: map[string]varlinktest.Type{
-			"S": {Fields: []varlinktest.Field{
-				{Name: "x", Type: varlinktest.Type{Name: "int"}},
-				{Name: "y", Type: varlinktest.Type{Name: "T", Nullable: true, Array: true, NullableElement: true}},
-				{Name: "z", Type: varlinktest.Type{Name: "string", Map: true}},
+		Types: map[string]Type{
+			"S": {Fields: []Field{
+				{Name: "x", Type: Type{Name: "int"}},
+				{Name: "y", Type: Type{Name: "T", Nullable: true, Array: true, NullableElement: true}},
+				{Name: "z", Type: Type{Name: "string", Map: true}},
 			}},
 			"T": {Enum: []string{"one", "two_2"}},
 		},
-		Methods: map[string]varlinktest.Method{"M": {In: varlinktest.Type{Fields: []varlinktest.Field{{Name: "s", Type: varlinktest.Type{Name: "S", Nullable: true}}}}}},
-		Errors:  map[string]varlinktest.Type{"E": {}},
+		Methods: map[string]Method{"M": {In: Type{Fields: []Field{{Name: "s", Type: Type{Name: "S", Nullable: true}}}}}},
+		Errors:  map[string]Type{"E": {}},
 	}
 	if !reflect.DeepEqual(i, want) {
 		t.Errorf("read %+v, want %+v", i, want)
@@ -62,14 +60,14 @@ func TestParseErrors(t *testing.T) {
 		{"twice nullable", "interface a.b\ntype A (x: ??int)\n", "no type's name"},
 		{"strange", "interface a.b\ntype A = (x: int)\n", "no token"},
 	} {
-		if _, err := varlinktest.Parse(c.text); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Parse(c.text); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want an error with %q", c.name, err, c.want)
 		}
 	}
 }
 
 func TestConform(t *testing.T) {
-	i, err := varlinktest.Parse("interface a.b\ntype S (n: int, e: ?E, l: []string)\ntype E (x, y)\n")
+	i, err := Parse("interface a.b\ntype S (n: int, e: ?E, l: []string)\ntype E (x, y)\n")
 	if err != nil {
 		t.Fatal(err)
 	}

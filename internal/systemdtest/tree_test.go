@@ -1,4 +1,4 @@
-package fdtest
+package systemdtest
 
 import (
 	"os"
@@ -13,15 +13,15 @@ import (
 // boxEnv names the program that makes trees with a systemd: PROGRAM build DIR SUITE.
 const boxEnv = "FDBROKER_SYSTEMD_BOX"
 
-// Box is a Debian tree with a systemd, for whoever needs its programs. The tree is
+// tree is a Debian tree with a systemd, for tests that need its programs. The tree is
 // kept for the next run, and may be in use by other tests: put nothing into it.
-type Box struct {
-	Dir string
+type tree struct {
+	dir string
 }
 
-// SystemdBox returns the tree of a Debian suite, which it makes where there is none,
+// systemdTree returns the tree of a Debian suite, which it makes where there is none,
 // under $XDG_CACHE_HOME or /tmp. It skips the test where that cannot be.
-func SystemdBox(t testing.TB, suite string) Box {
+func systemdTree(t testing.TB, suite string) tree {
 	t.Helper()
 	program := os.Getenv(boxEnv)
 	switch {
@@ -40,12 +40,12 @@ func SystemdBox(t testing.TB, suite string) Box {
 	cache = filepath.Join(cache, "fdbroker-boxes")
 	unlock := lockBoxes(t, cache, suite)
 	defer unlock()
-	b := Box{filepath.Join(cache, suite)}
-	if _, err := os.Stat(b.Dir); err != nil {
-		build(t, program, b.Dir, suite)
+	b := tree{filepath.Join(cache, suite)}
+	if _, err := os.Stat(b.dir); err != nil {
+		makeTree(t, program, b.dir, suite)
 	}
-	if out, err := b.Command("", "true").CombinedOutput(); err != nil {
-		t.Skipf("programs of %s do not run here: %v\n%s", b.Dir, err, out)
+	if out, err := b.command("", "true").CombinedOutput(); err != nil {
+		t.Skipf("programs of %s do not run here: %v\n%s", b.dir, err, out)
 	}
 	return b
 }
@@ -76,9 +76,9 @@ func lockBoxes(t testing.TB, cache, suite string) (unlock func()) {
 	return func() { _ = f.Close() }
 }
 
-// build makes a tree under another name first, so that there is never half of one. It
+// makeTree makes a tree under another name first, so that there is never half of one. It
 // has namespaces of its own: what it mounts and starts ends with it, and with the test.
-func build(t testing.TB, program, dir, suite string) {
+func makeTree(t testing.TB, program, dir, suite string) {
 	t.Helper()
 	part := dir + ".part"
 	if err := os.RemoveAll(part); err != nil {
@@ -105,10 +105,10 @@ mount --rbind /dev "$dir/dev"
 [ -z "$share" ] || mount --bind "$share" "$dir/mnt"
 exec chroot "$dir" "$@"`
 
-// Command returns a command of the tree. It sees the directory share, if any, as /mnt,
+// command returns a command of the tree. It sees the directory share, if any, as /mnt,
 // has our processes and network, and is the process that is started, not its child.
-func (b Box) Command(share string, args ...string) *exec.Cmd {
-	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", enter, "sh", b.Dir, share}, args...)...)
+func (b tree) command(share string, args ...string) *exec.Cmd {
+	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", enter, "sh", b.dir, share}, args...)...)
 	cmd.Env = []string{"PATH=" + strings.Join([]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, ":"), "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0"}
 	return cmd
 }
