@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 
 	"github.com/fdbroker/fdbroker/internal/backoff"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -22,9 +21,6 @@ const maxPath = 107
 
 // connect connects to the control socket: to the first that exists, if there is more than one place for it.
 func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
-	if path == "" {
-		path = os.Getenv(protocol.SocketEnv)
-	}
 	paths := []string{path}
 	if path == "" {
 		paths = protocol.DialPaths(os.Geteuid(), os.Getenv)
@@ -47,7 +43,7 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 			break // a socket that is down, or not for this user, is still the one to use
 		}
 	}
-	return nil, &NoBrokerError{Paths: slices.Clone(paths[:len(errs)]), Errs: errs}
+	return nil, &NoBrokerError{Paths: paths[:len(errs)], Errs: errs}
 }
 
 // isOther reports whether path leads to a file that is not a socket.
@@ -128,42 +124,27 @@ func (x *exchange) call(ctx context.Context, method string, parameters, reply an
 	return err
 }
 
-// ask sends an encoded call with descriptors, which it borrows, and waits for its first reply. The caller must close
-// the reply's descriptors. If ctx ends first, the connection is of no more use.
+// ask sends an encoded call with descriptors, which it borrows, and waits for its first reply; without a call, for
+// another reply to the one before. The caller must close the reply's descriptors. If ctx ends first, the connection is
+// of no more use.
 func (x *exchange) ask(ctx context.Context, call []byte, fds ...*scmrights.FD) (protocol.Message, error) {
-	return x.within(ctx, func() (protocol.Message, error) {
-		// A broker that turns this client away says why before it closes the connection. So
-		// the error of a failed send counts only if there is no reply.
-		serr := x.conn.Send(call, fds...)
-		m, err := x.conn.Receive()
-		if err != nil && serr != nil {
-			err = serr
-		}
-		return m, lost(err)
-	})
-}
-
-// next waits for another reply to the same call; see ask.
-func (x *exchange) next(ctx context.Context) (protocol.Message, error) {
-	return x.within(ctx, func() (protocol.Message, error) {
-		m, err := x.conn.Receive()
-		return m, lost(err)
-	})
-}
-
-// within calls f, and interrupts it when ctx ends.
-func (x *exchange) within(ctx context.Context, f func() (protocol.Message, error)) (protocol.Message, error) {
-	if ctx.Done() == nil {
-		return f()
+	stop := func() bool { return true }
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, x.stream.Interrupt)
 	}
-	stop := context.AfterFunc(ctx, x.stream.Interrupt)
-	m, err := f()
+	// A broker that turns this client away says why before it closes the connection. So
+	// the error of a failed send counts only if there is no reply.
+	serr := x.conn.Send(call, fds...)
+	m, err := x.conn.Receive()
+	if err != nil && serr != nil {
+		err = serr
+	}
 	// Not ctx.Err: it matters whether the connection is interrupted, now or in a moment, even if the reply has come.
 	if !stop() {
 		scmrights.CloseAll(m.FDs)
 		return protocol.Message{}, ctx.Err()
 	}
-	return m, err
+	return m, lost(err)
 }
 
 // get calls Get. The caller must close the sockets.

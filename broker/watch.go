@@ -40,17 +40,19 @@ func stream[Reply any](ctx context.Context, c *Client, method string, parameters
 	if err != nil {
 		return err
 	}
-	m, err := x.ask(ctx, call)
-	for err == nil {
-		scmrights.CloseAll(m.FDs) // there should be none
-		reply, more := new(Reply), false
-		if err = protocol.ParseReply(m.Bytes, reply); err == nil {
-			more, err = each(reply)
-		}
-		if !more || err != nil {
+	for more := true; more; call = nil {
+		m, err := x.ask(ctx, call)
+		if err != nil {
 			return err
 		}
-		m, err = x.next(ctx)
+		scmrights.CloseAll(m.FDs) // there should be none
+		reply := new(Reply)
+		if err := protocol.ParseReply(m.Bytes, reply); err != nil {
+			return err
+		}
+		if more, err = each(reply); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }

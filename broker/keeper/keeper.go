@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fdbroker/fdbroker/internal/backoff"
 	"github.com/rs/zerolog"
 )
 
@@ -38,8 +39,7 @@ type Config struct {
 }
 
 const (
-	delayMin  = 10 * time.Millisecond // before a broker is started again that did not live long
-	delayMax  = 5 * time.Second
+	delayMax  = 5 * time.Second        // before a broker is started again that did not live long
 	readyTime = 30 * time.Second       // the default of Config.ReadyTime
 	longLived = 200 * time.Millisecond // a broker that was ready for longer is started again at once
 	drainTime = time.Second            // for the messages that a broker has sent before its exit
@@ -53,7 +53,7 @@ type keeper struct {
 	since     time.Time
 	everReady bool // a broker has been ready once: from then on one must always run
 	stopping  bool
-	delay     time.Duration // before the next start
+	delays    backoff.Backoff // Last is the delay before the next start
 	restart   <-chan time.Time
 	overdue   <-chan time.Time // when a broker that is restarting in place must be ready; nil: none is
 	early     []syscall.Signal // for a broker that is not ready
@@ -62,7 +62,7 @@ type keeper struct {
 // Run holds descriptors and keeps a broker running, until the broker ends by itself or by
 // SIGTERM or SIGINT, or cannot be started the first time. It returns the exit status.
 func Run(c Config) (status int) {
-	k := &keeper{Config: c, held: c.Held}
+	k := &keeper{Config: c, held: c.Held, delays: backoff.Backoff{Max: delayMax}}
 	if k.ReadyTime == 0 {
 		k.ReadyTime = readyTime
 	}
@@ -235,9 +235,9 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 		return e.code(), true
 	}
 	if ready && time.Since(k.since) >= longLived {
-		k.delay = 0
+		k.delays.Last = 0
 	}
-	l := k.Logger.Error().Str("ended", e.String()).Int64("wait_ms", k.delay.Milliseconds())
+	l := k.Logger.Error().Str("ended", e.String()).Int64("wait_ms", k.delays.Last.Milliseconds())
 	if ready {
 		l.Msg("the broker has ended: it is started again")
 	} else {
@@ -249,6 +249,6 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 
 // again starts a broker after a delay, which grows each time.
 func (k *keeper) again() {
-	k.restart = time.After(k.delay)
-	k.delay = min(max(2*k.delay, delayMin), delayMax)
+	k.restart = time.After(k.delays.Last)
+	k.delays.Next()
 }

@@ -3,6 +3,8 @@ package supervisor
 import (
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The action for each event of a worker, at each of its steps:
@@ -61,7 +63,6 @@ func (s *supervisor) readReports(w *worker, now time.Time) {
 	w.reports.close()
 	if w.slot != nil && w.step < stepRunning && w.failed == nil {
 		s.runs(w, now)
-		s.countServed(w)
 	}
 }
 
@@ -90,14 +91,6 @@ func (s *supervisor) reported(w *worker, line string) {
 func (s *supervisor) readReadiness(w *worker) {
 	if w.readiness != nil && w.readiness.read(w.pid) && w.step == stepRunning && w.slot != nil {
 		s.becomeReady(w)
-		s.countServed(w)
-	}
-}
-
-// countServed tells the roll if w was on standby and is ready now.
-func (s *supervisor) countServed(w *worker) {
-	if s.roll != nil && w.wasStandby && w.step == stepReady {
-		s.roll.served()
 	}
 }
 
@@ -111,10 +104,9 @@ func (s *supervisor) overdue(w *worker, now time.Time) {
 		w.due = now.Add(s.config.Grace / 2)
 	case w.slot == nil:
 		s.log.Warn().Int("pid", w.pid).Int64("grace_ms", s.config.Grace.Milliseconds()).Msg("worker killed: it has not stopped in time")
-		w.signal(killSignal)
+		w.signal(unix.SIGKILL)
 	case w.step == stepRunning && !s.config.NotifyReady:
 		s.becomeReady(w)
-		s.countServed(w)
 	default:
 		reason := "it has not said READY=1 in time"
 		if w.step < stepRunning {

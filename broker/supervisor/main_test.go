@@ -14,6 +14,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +39,7 @@ func worker(args []string) int {
 	if err != nil {
 		return 98
 	}
-	fmt.Fprintln(c, os.Getpid(), os.Getenv(supervisor.GenerationEnv), os.Getenv("NOTIFY_SOCKET") != "")
+	fmt.Fprintln(c, os.Getpid(), os.Getenv(protocol.GenerationEnv), os.Getenv("NOTIFY_SOCKET") != "")
 	_, _ = c.Read(make([]byte, 1)) // until the hub knows it
 	if strings.Contains(mode, "asked") {
 		_, _ = c.Read(make([]byte, 1))

@@ -22,6 +22,7 @@ type pool struct {
 	workers map[int64]*worker // that were not reaped yet
 	lastID  int64
 	slots   []*slot
+	roll    *roll // nil: none is under way
 
 	prestarted    *worker // nil: none
 	prestartAfter time.Time
@@ -135,6 +136,9 @@ func (p *pool) runs(w *worker, now time.Time) {
 func (p *pool) becomeReady(w *worker) {
 	w.step, w.due = stepReady, time.Time{}
 	p.log.Info().Int("pid", w.pid).Msg("worker ready")
+	if p.roll != nil && w.wasStandby {
+		p.roll.served()
+	}
 }
 
 // restart starts another worker in the slot of w, which has exited: at once, or later, or

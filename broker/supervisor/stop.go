@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const killSignal = unix.SIGKILL
-
 // signalled handles a signal.
 func (s *supervisor) signalled(sig os.Signal, now time.Time) {
 	switch sig {
@@ -76,7 +74,7 @@ func (s *supervisor) kill() {
 	s.log.Warn().Int("count", s.alive()).Msg("killing: stopped once more")
 	for _, w := range s.workers {
 		w.due = time.Time{}
-		w.signal(killSignal)
+		w.signal(unix.SIGKILL)
 	}
 }
 

@@ -13,14 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GenerationEnv names, in the environment of a worker, the deploy that it belongs to.
-const GenerationEnv = protocol.GenerationEnv
-
 // supervisor is the state of a [Run]. One goroutine owns it: it handles an event, and then calls act.
 type supervisor struct {
 	pool
 	timer   *time.Timer
-	roll    *roll  // nil: none is under way
 	rolls   int    // how many there have been
 	rollErr string // of the last roll
 
@@ -193,9 +189,9 @@ func (s *supervisor) deployed(e DeployEvent, now time.Time) {
 	case e.Generation != 0:
 		s.open = true
 		s.dropPrestarted() // it has another generation
-		old := func(kv string) bool { return strings.HasPrefix(kv, GenerationEnv+"=") }
+		old := func(kv string) bool { return strings.HasPrefix(kv, protocol.GenerationEnv+"=") }
 		env := slices.DeleteFunc(slices.Clone(s.config.Command.Env), old)
-		s.config.Command.Env = append(env, GenerationEnv+"="+strconv.FormatInt(e.Generation, 10))
+		s.config.Command.Env = append(env, protocol.GenerationEnv+"="+strconv.FormatInt(e.Generation, 10))
 	}
 }
 
