@@ -3,13 +3,17 @@
 package fdtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long Eventually waits: far longer than anything here takes, so that only a hang or a leak reaches it.
@@ -19,56 +23,49 @@ const patience = 20 * time.Second
 // It is for conditions that no channel or descriptor announces.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
+	if !waitFor(cond) {
+		t.Fatalf("never came true: %s", what)
+	}
+}
+
+// waitFor waits until cond is true, and reports whether it was in time.
+func waitFor(cond func() bool) bool {
 	deadline := time.Now().Add(patience)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		if cond() {
-			return
-		}
+	for wait := time.Millisecond; !cond(); wait = min(2*wait, 50*time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("never came true: %s", what)
+			return false
 		}
 		time.Sleep(wait)
 	}
+	return true
 }
 
 // CheckLeaks is the first line of a test: it fails the test when, once all its other clean-ups have run, more
 // descriptors are open or more goroutines run than now. Such a test cannot be parallel.
 func CheckLeaks(t testing.TB) {
 	t.Helper()
-	t.Setenv("FDTEST_SERIAL", "1") // panics in a parallel test, where counts mean nothing
-	warmUp()
+	t.Setenv("FDTEST_SERIAL", "1")          // panics in a parallel test, where counts mean nothing
+	if r, w, err := os.Pipe(); err == nil { // makes the runtime open the descriptors of its poller, which it keeps
+		_, _ = r.Close(), w.Close()
+	}
 	fds, goroutines := OpenFDs(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
 		if t.Failed() {
 			return
 		}
-		deadline := time.Now().Add(patience)
-		for {
-			now := OpenFDs(t)
-			n := runtime.NumGoroutine()
-			if len(now) <= len(fds) && n <= goroutines {
-				return
-			}
-			if time.Now().After(deadline) {
-				stacks := make([]byte, 1<<20)
-				stacks = stacks[:runtime.Stack(stacks, true)]
-				t.Errorf("leak: %d descriptors before, %d after:\n%s\n%d goroutines before, %d after:\n%s",
-					len(fds), len(now), strings.Join(now, "\n"), goroutines, n, stacks)
-				return
-			}
-			time.Sleep(2 * time.Millisecond)
+		var now []string
+		n := 0
+		if waitFor(func() bool {
+			now, n = OpenFDs(t), runtime.NumGoroutine()
+			return len(now) <= len(fds) && n <= goroutines
+		}) {
+			return
 		}
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		t.Errorf("leak: %d descriptors before, %d after:\n%s\n%d goroutines before, %d after:\n%s",
+			len(fds), len(now), strings.Join(now, "\n"), goroutines, n, stacks)
 	})
-}
-
-// warmUp makes the runtime open the descriptors of its poller, which it keeps.
-func warmUp() {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return
-	}
-	_ = r.Close()
-	_ = w.Close()
 }
 
 // OpenFDs lists this process's open descriptors, each with what it refers to.
@@ -103,4 +100,50 @@ func SocketDir(t testing.TB) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
+}
+
+// LockAs makes the file path of a user, and keeps it locked until unlock or the test's end.
+func LockAs(t testing.TB, path string, uid int) (unlock func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give files away")
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock = func() { _ = f.Close() }
+	t.Cleanup(unlock)
+	if err := errors.Join(f.Chown(uid, uid), unix.Flock(int(f.Fd()), unix.LOCK_EX)); err != nil {
+		t.Fatal(err)
+	}
+	return unlock
+}
+
+// ClientCount is how many ask at a time with [Clients].
+const ClientCount = 4
+
+// Clients calls ask from a few goroutines, in each with a pause before every call: a load, not a flood. It goes on
+// until the test ends, or until stop, which waits for the calls under way and may be called more than once.
+func Clients(t testing.TB, pause time.Duration, ask func()) (stop func()) {
+	quit := make(chan struct{})
+	var running sync.WaitGroup
+	stop = sync.OnceFunc(func() {
+		close(quit)
+		running.Wait()
+	})
+	t.Cleanup(stop)
+	for range ClientCount {
+		running.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				case <-time.After(pause):
+					ask()
+				}
+			}
+		})
+	}
+	return stop
 }

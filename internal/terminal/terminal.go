@@ -1,4 +1,4 @@
-// Package terminal tells terminals from other files. It changes nothing at them.
+// Package terminal tells terminals from other files.
 package terminal
 
 import (
@@ -18,10 +18,6 @@ func Is(w io.Writer) bool {
 	if err != nil {
 		return false
 	}
-	terminal := false
-	_ = rc.Control(func(fd uintptr) {
-		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
-		terminal = err == nil
-	})
-	return terminal
+	cerr := rc.Control(func(fd uintptr) { _, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+	return cerr == nil && err == nil
 }
