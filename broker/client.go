@@ -24,12 +24,10 @@ type Client struct {
 	// comment. It must not change once the Client is used.
 	Socket string
 
-	once   sync.Once
-	turn   chan struct{} // see turns
-	mu     sync.Mutex
-	cancel context.CancelFunc // of the call under way
-	closed bool
-
+	once     sync.Once
+	turn     chan struct{}   // holds a value while a call is under way
+	open     context.Context // until Close
+	close    context.CancelFunc
 	exchange *exchange // of the call that has its turn
 }
 
@@ -180,30 +178,18 @@ func (c *Client) Info(ctx context.Context) (info protocol.Info, err error) {
 
 // Close closes the connection. Calls under way and later ones fail with [net.ErrClosed]. Closing again does nothing.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	if c.cancel != nil {
-		c.cancel()
-	}
-	c.mu.Unlock()
-	turns := c.turns()
-	turns <- struct{}{} // the call under way ends now
-	defer func() { <-turns }()
+	c.init()
+	c.close()
+	c.turn <- struct{}{} // the call under way ends now
+	defer func() { <-c.turn }()
 	return c.disconnect()
 }
 
-// turns returns the channel that holds a value while a call is under way.
-func (c *Client) turns() chan struct{} {
-	c.once.Do(func() { c.turn = make(chan struct{}, 1) })
-	return c.turn
-}
-
-// onClose makes Close call cancel, which may be nil. It reports whether c is open.
-func (c *Client) onClose(cancel context.CancelFunc) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cancel = cancel
-	return !c.closed
+func (c *Client) init() {
+	c.once.Do(func() {
+		c.turn = make(chan struct{}, 1)
+		c.open, c.close = context.WithCancel(context.Background())
+	})
 }
 
 // disconnect closes the connection. It is for the call that has its turn.
@@ -225,20 +211,21 @@ func (c *Client) call(ctx context.Context, method string, parameters, reply any)
 
 // do calls f with the connection, once no other call is under way.
 func (c *Client) do(ctx context.Context, f func(context.Context, *exchange) error) error {
-	turns := c.turns()
+	c.init()
 	select {
-	case turns <- struct{}{}:
+	case c.turn <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-turns }()
+	defer func() { <-c.turn }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if !c.onClose(cancel) {
-		return net.ErrClosed
+	defer context.AfterFunc(c.open, cancel)()
+	err := c.open.Err()
+	if err == nil {
+		err = c.try(ctx, f)
 	}
-	err := c.try(ctx, f)
-	if !c.onClose(nil) && err != nil {
+	if err != nil && c.open.Err() != nil {
 		return net.ErrClosed
 	}
 	return err

@@ -73,16 +73,17 @@ func (e *UnknownNameError) Is(target error) bool { return target == ErrUnknownNa
 
 func (e *UnknownNameError) Error() string {
 	const most = 10
-	switch n := len(e.Names); {
-	case n == 0:
-		return fmt.Sprintf("no listener is called %q", e.Name)
-	case n == MaxNamesInError: // there may be others
-		return fmt.Sprintf("no listener is called %q; there are: %s and at least %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
-	case n > most:
-		return fmt.Sprintf("no listener is called %q; there are: %s and %d more", e.Name, strings.Join(e.Names[:most], ", "), n-most)
-	default:
-		return fmt.Sprintf("no listener is called %q; there are: %s", e.Name, strings.Join(e.Names, ", "))
+	n, text := len(e.Names), fmt.Sprintf("no listener is called %q", e.Name)
+	if n > 0 {
+		text += "; there are: " + strings.Join(e.Names[:min(n, most)], ", ")
 	}
+	switch {
+	case n == MaxNamesInError: // there may be others
+		text += fmt.Sprintf(" and at least %d more", n-most)
+	case n > most:
+		text += fmt.Sprintf(" and %d more", n-most)
+	}
+	return text
 }
 
 // PendingError says that Name is not bound yet, because the broker waits for the workers of
@@ -150,25 +151,22 @@ func holders(hs []Holder) string {
 		return "others"
 	}
 	const most = 4
-	var b strings.Builder
-	for i, h := range hs {
-		if i == most {
-			fmt.Fprintf(&b, " and %d more", len(hs)-most)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		if h.PID == 0 {
-			fmt.Fprintf(&b, "a process of uid %d in another namespace", h.UID)
-			continue
-		}
-		fmt.Fprintf(&b, "pid %d", h.PID)
-		if h.Command != "" {
-			fmt.Fprintf(&b, " (%s)", Printable(h.Command))
+	var texts []string
+	for _, h := range hs[:min(len(hs), most)] {
+		switch {
+		case h.PID == 0:
+			texts = append(texts, fmt.Sprintf("a process of uid %d in another namespace", h.UID))
+		case h.Command == "":
+			texts = append(texts, fmt.Sprintf("pid %d", h.PID))
+		default:
+			texts = append(texts, fmt.Sprintf("pid %d (%s)", h.PID, Printable(h.Command)))
 		}
 	}
-	return b.String()
+	text := strings.Join(texts, ", ")
+	if more := len(hs) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // NameInUseError says that Name is bound already, with another spec: Spec.
@@ -309,13 +307,12 @@ func Printable(s string) string {
 
 // IsReply reports whether err is a broker's answer; then its connection can still be used.
 func IsReply(err error) bool {
-	r, ok := errors.AsType[remote](err)
-	if !ok {
+	r, _ := errors.AsType[remote](err)
+	switch r.(type) {
+	case nil, *MalformedError, *LimitError:
 		return false
 	}
-	_, malformed := r.(*MalformedError)
-	_, limit := r.(*LimitError)
-	return !malformed && !limit
+	return true
 }
 
 // InvalidParameterError is org.varlink.service.InvalidParameter.
@@ -324,8 +321,7 @@ type InvalidParameterError struct {
 }
 
 func (e *InvalidParameterError) wireName() string { return ServiceInterfaceName + ".InvalidParameter" }
-
-func (e *InvalidParameterError) Error() string { return "invalid parameter: " + e.Parameter }
+func (e *InvalidParameterError) Error() string    { return "invalid parameter: " + e.Parameter }
 
 // MethodNotFoundError is org.varlink.service.MethodNotFound.
 type MethodNotFoundError struct {
@@ -346,7 +342,6 @@ type InterfaceNotFoundError struct {
 func (e *InterfaceNotFoundError) wireName() string {
 	return ServiceInterfaceName + ".InterfaceNotFound"
 }
-
 func (e *InterfaceNotFoundError) Error() string { return "there is no interface " + e.Interface }
 
 // PermissionDeniedError is org.varlink.service.PermissionDenied: only root and the broker's
@@ -364,5 +359,4 @@ func (e *PermissionDeniedError) Error() string {
 type ExpectedMoreError struct{}
 
 func (e *ExpectedMoreError) wireName() string { return ServiceInterfaceName + ".ExpectedMore" }
-
-func (e *ExpectedMoreError) Error() string { return `the method must be called with "more"` }
+func (e *ExpectedMoreError) Error() string    { return `the method must be called with "more"` }

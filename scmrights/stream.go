@@ -84,15 +84,8 @@ func (s *Stream) Close() error {
 // File takes s and returns its socket as a non-blocking file in the runtime's poller, which
 // the caller must close. No operation may be under way.
 func (s *Stream) File() (*os.File, error) {
-	var serr error
-	err := s.fd.Control(func(fd uintptr) { serr = unix.SetNonblock(int(fd), true) })
-	if err == nil {
-		err = os.NewSyscallError("fcntl", serr)
-	}
-	var f *os.File
-	if err == nil {
-		f, err = s.fd.File("control connection")
-	}
+	_ = s.fd.Control(func(fd uintptr) { _ = unix.SetNonblock(int(fd), true) }) // cannot fail for a socket
+	f, err := s.fd.File("control connection")
 	if err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("hand over stream: %w", err)

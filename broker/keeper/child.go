@@ -22,9 +22,8 @@ type child struct {
 	pid        int
 	end        *os.File      // ours of the pair
 	messages   chan message  // closed when the broker's end is closed
-	next       chan struct{} // gets one for each message that was handled
+	next       chan struct{} // gets one for each message that was handled; closed when no other is
 	ended      chan ending   // gets one
-	quit       chan struct{} // closed when no message is handled any more
 	ready      bool          // since it was started, or has restarted in place
 	restarting bool          // it said RELOADING=1, and neither READY=1 nor STOPPING=1 since
 }
@@ -108,7 +107,7 @@ func watch(pid int, end *os.File) (*child, error) {
 		_ = end.Close()
 		return nil, err
 	}
-	c := &child{pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1), quit: make(chan struct{})}
+	c := &child{pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1)}
 	go c.receive(conn)
 	go func() {
 		var e ending
@@ -134,15 +133,8 @@ func (c *child) receive(conn *scmrights.Conn) {
 		if err != nil && !lost {
 			return
 		}
-		select {
-		case c.messages <- message{string(b[:n]), fds, lost}:
-		case <-c.quit:
-			scmrights.CloseAll(fds)
-			return
-		}
-		select {
-		case <-c.next:
-		case <-c.quit:
+		c.messages <- message{string(b[:n]), fds, lost}
+		if _, open := <-c.next; !open {
 			return
 		}
 	}
@@ -150,13 +142,12 @@ func (c *child) receive(conn *scmrights.Conn) {
 
 // close ends the connection with the broker.
 func (c *child) close() {
-	close(c.quit)
+	close(c.next)
 	_ = c.end.Close()
-	if c.messages == nil {
-		return
-	}
-	for m := range c.messages {
-		scmrights.CloseAll(m.fds)
+	if c.messages != nil {
+		for m := range c.messages {
+			scmrights.CloseAll(m.fds)
+		}
 	}
 }
 

@@ -1,5 +1,3 @@
-//go:build linux
-
 // Command square runs an experiment and prints a table: what happens to twenty requests if the
 // server crashes on the sixth. The server squares numbers. It runs in several ways, in Python
 // and in Go: alone, in a loop that starts it again, in such a loop behind a broker, as two

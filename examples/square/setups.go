@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 // A setup is one row of the table: how the square server is run.

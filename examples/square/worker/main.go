@@ -1,5 +1,3 @@
-//go:build linux
-
 // Command worker is the square server in Go: a line with a number is answered
 // by its square and the worker's pid. Anything else crashes it.
 //
