@@ -92,12 +92,7 @@ func newExchange(ctx context.Context, path string) (*exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)
-	if err != nil {
-		_ = stream.Close()
-		return nil, err
-	}
-	return &exchange{stream: stream, conn: conn}, nil
+	return &exchange{stream: stream, conn: protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)}, nil
 }
 
 // close ends the connection, and with it a grant that lasts as long.

@@ -82,10 +82,11 @@ func (l *link) readEvent(x *exchange) (event string, err error) {
 	if closed {
 		return "", os.ErrClosed
 	}
-	conn, err := protocol.NewConn(f, protocol.MaxReply, 0)
+	sc, err := scmrights.NewConn(f)
 	if err != nil {
 		return "", err
 	}
+	conn := protocol.NewConn(sc, protocol.MaxReply, 0)
 	defer conn.Discard()
 	for {
 		m, err := conn.Receive()

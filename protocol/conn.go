@@ -19,9 +19,15 @@ type Message struct {
 	FDs   []*scmrights.FD // the receiver must close them
 }
 
+// Transport carries bytes and descriptors: a *[scmrights.Conn] or a *[scmrights.Stream].
+type Transport interface {
+	Send(b []byte, fds ...*scmrights.FD) error
+	Recv(b []byte, limit int) (n int, fds []*scmrights.FD, err error)
+}
+
 // Conn frames messages over a Unix stream socket that it does not own. One goroutine may receive while another sends.
 type Conn struct {
-	c        scmrights.Conn
+	t        Transport
 	max      int // bytes of a message
 	maxFDs   int // descriptors of a message
 	buf      []byte
@@ -36,21 +42,17 @@ type attachment struct {
 	fds []*scmrights.FD
 }
 
-// NewConn returns a Conn on c, which it borrows. A message longer than limit bytes, or with
+// NewConn returns a Conn on t, which it borrows. A message longer than limit bytes, or with
 // more than limitFDs descriptors, is an error.
-func NewConn(c syscall.Conn, limit, limitFDs int) (*Conn, error) {
-	sc, err := scmrights.NewConn(c)
-	if err != nil {
-		return nil, err
-	}
-	return &Conn{c: *sc, max: limit, maxFDs: limitFDs}, nil
+func NewConn(t Transport, limit, limitFDs int) *Conn {
+	return &Conn{t: t, max: limit, maxFDs: limitFDs}
 }
 
 // Admit sets how many descriptors a message may have, from the next Fill on.
 func (c *Conn) Admit(limit int) { c.maxFDs = limit }
 
 // Send sends a message that ends with NUL, and descriptors, which it borrows.
-func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.c.Send(m, fds...) }
+func (c *Conn) Send(m []byte, fds ...*scmrights.FD) error { return c.t.Send(m, fds...) }
 
 // Next returns the next whole message that Fill has received.
 func (c *Conn) Next() (m Message, ok bool) {
@@ -98,7 +100,7 @@ func (c *Conn) Fill() error {
 	if len(c.buf)-c.start >= c.max {
 		return &LimitError{Limit: "bytes in a message", Max: c.max}
 	}
-	n, fds, err := c.c.Recv(c.buf[len(c.buf):cap(c.buf)], c.maxFDs)
+	n, fds, err := c.t.Recv(c.buf[len(c.buf):cap(c.buf)], c.maxFDs)
 	switch {
 	case errors.Is(err, syscall.EMFILE):
 		return fmt.Errorf("a message came with more descriptors than this process may open; raise the limit (ulimit -n, LimitNOFILE=): %w", syscall.EMFILE)

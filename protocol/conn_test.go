@@ -40,10 +40,11 @@ func pair(t *testing.T) (a, b *net.UnixConn) {
 
 func newConn(t *testing.T, c *net.UnixConn, limit, limitFDs int) *protocol.Conn {
 	t.Helper()
-	pc, err := protocol.NewConn(c, limit, limitFDs)
+	sc, err := scmrights.NewConn(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	pc := protocol.NewConn(sc, limit, limitFDs)
 	t.Cleanup(pc.Discard)
 	return pc
 }
@@ -199,10 +200,11 @@ func FuzzConn(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		to, err := protocol.NewConn(end, 1024, 4)
+		receiver, err := scmrights.NewConn(end)
 		if err != nil {
 			t.Fatal(err)
 		}
+		to := protocol.NewConn(receiver, 1024, 4)
 		defer to.Discard()
 		fd := scmrights.NewFD(nums[0]) // Send borrows it
 		carried := []*scmrights.FD{fd, fd, fd, fd}[:fds%5]

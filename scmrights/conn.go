@@ -21,14 +21,11 @@ var ErrTooMany = errors.New("scmrights: more descriptors than expected")
 // errNoRoom says that a message came with more descriptors than this process may open.
 var errNoRoom = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany)
 
-// Conn sends and receives descriptors over a Unix stream socket that it does not own: a [net.UnixConn], or a [Stream].
-// One Send and one Recv may run at the same time, but not two of a kind.
+// Conn sends and receives descriptors over a Unix stream socket in the runtime's poller, such as a [net.UnixConn]. It
+// does not own the socket. One Send and one Recv may run at the same time, but not two of a kind.
 //
 // Its socket must not be read in any other way while descriptors may come, because a plain read drops them.
-type Conn struct {
-	rc     syscall.RawConn
-	stream *Stream // rc, if it is one: it blocks, so it needs no callbacks, which allocate
-}
+type Conn struct{ rc syscall.RawConn }
 
 // NewConn returns a Conn on c, which it borrows. Deadlines set on c hold for Send and Recv too.
 func NewConn(c syscall.Conn) (*Conn, error) {
@@ -36,8 +33,7 @@ func NewConn(c syscall.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream, _ := rc.(*Stream)
-	return &Conn{rc: rc, stream: stream}, nil
+	return &Conn{rc}, nil
 }
 
 // Send writes all of b. The descriptors, which it borrows, travel with b's first byte. So b
@@ -46,15 +42,6 @@ func (c *Conn) Send(b []byte, fds ...*FD) error {
 	if len(b) == 0 {
 		return nothingToSend(fds)
 	}
-	if c.stream != nil && len(fds) == 0 {
-		return c.stream.send(b)
-	}
-	return c.send(b, fds)
-}
-
-// send is apart from Send, as recv is from Recv, because a callback's variables are allocated
-// where their function begins.
-func (c *Conn) send(b []byte, fds []*FD) error {
 	var serr error
 	err := c.rc.Write(func(fd uintptr) bool {
 		b, fds, serr = sendAll(int(fd), b, fds)
@@ -79,13 +66,6 @@ func nothingToSend(fds []*FD) error {
 //
 // With limit 0 this process never has a descriptor: the kernel drops them, and Recv returns [ErrTooMany].
 func (c *Conn) Recv(b []byte, limit int) (n int, fds []*FD, err error) {
-	if c.stream != nil {
-		return c.stream.recv(b, limit)
-	}
-	return c.recv(b, limit)
-}
-
-func (c *Conn) recv(b []byte, limit int) (n int, fds []*FD, err error) {
 	rerr := c.rc.Read(func(fd uintptr) bool {
 		n, fds, err = receive(int(fd), b, limit)
 		return err != ErrWouldBlock

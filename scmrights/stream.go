@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +13,7 @@ import (
 
 // Stream is a connected Unix stream socket whose operations block their thread in the
 // kernel, not a goroutine in the runtime's poller. For one short exchange that is several
-// times faster. It implements [syscall.Conn] and [syscall.RawConn], so NewConn accepts it.
+// times faster. Its methods may be called as those of a [Conn].
 type Stream struct {
 	fd *FD
 }
@@ -93,8 +92,11 @@ func (s *Stream) File() (*os.File, error) {
 	return f, nil
 }
 
-// send is [Conn.Send] without descriptors.
-func (s *Stream) send(b []byte) error {
+// Send is [Conn.Send].
+func (s *Stream) Send(b []byte, fds ...*FD) error {
+	if len(b) == 0 {
+		return nothingToSend(fds)
+	}
 	fd, ok := s.fd.acquire()
 	if !ok {
 		return os.ErrClosed
@@ -102,40 +104,25 @@ func (s *Stream) send(b []byte) error {
 	defer s.fd.release()
 	for {
 		var err error
-		if b, _, err = sendAll(fd, b, nil); err != ErrWouldBlock { // else a time limit of the socket ran out
+		if b, fds, err = sendAll(fd, b, fds); err != ErrWouldBlock { // else a time limit of the socket ran out
 			return err
 		}
 	}
 }
 
-// recv is [Conn.Recv].
-func (s *Stream) recv(b []byte, limit int) (int, []*FD, error) {
+// Recv is [Conn.Recv].
+func (s *Stream) Recv(b []byte, limit int) (int, []*FD, error) {
 	fd, ok := s.fd.acquire()
 	if !ok {
 		return 0, nil, os.ErrClosed
 	}
 	defer s.fd.release()
 	for {
-		if n, fds, err := receive(fd, b, limit); err != ErrWouldBlock { // as in send
+		if n, fds, err := receive(fd, b, limit); err != ErrWouldBlock { // as in Send
 			return n, fds, err
 		}
 	}
 }
 
-// SyscallConn returns s itself.
-func (s *Stream) SyscallConn() (syscall.RawConn, error) { return s, nil }
-
-// Control implements [syscall.RawConn].
+// Control calls f with the socket's descriptor.
 func (s *Stream) Control(f func(fd uintptr)) error { return s.fd.Control(f) }
-
-// Read implements [syscall.RawConn]. The socket blocks, so f returns false only if a time
-// limit of the socket ran out, and is then called again.
-func (s *Stream) Read(f func(fd uintptr) (done bool)) error {
-	return s.fd.Control(func(fd uintptr) {
-		for !f(fd) {
-		}
-	})
-}
-
-// Write implements [syscall.RawConn]; see Read.
-func (s *Stream) Write(f func(fd uintptr) (done bool)) error { return s.Read(f) }

@@ -34,26 +34,21 @@ func listen(t testing.TB) (*net.UnixListener, string) {
 	return ln, path
 }
 
-// dial returns a Stream and a Conn on it.
-func dial(t testing.TB, ctx context.Context, path string) (*scmrights.Stream, *scmrights.Conn) {
+func dial(t testing.TB, ctx context.Context, path string) *scmrights.Stream {
 	t.Helper()
 	s, err := scmrights.Dial(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	c, err := scmrights.NewConn(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, c
+	return s
 }
 
 func TestStream(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, path := listen(t)
 	for _, ctx := range []context.Context{context.Background(), t.Context()} {
-		_, c := dial(t, ctx, path)
+		c := dial(t, ctx, path)
 		u, err := ln.AcceptUnix()
 		if err != nil {
 			t.Fatal(err)
@@ -84,7 +79,7 @@ func TestStream(t *testing.T) {
 func TestStreamSend(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, path := listen(t)
-	s, c := dial(t, t.Context(), path)
+	s := dial(t, t.Context(), path)
 	u, err := ln.AcceptUnix()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +95,7 @@ func TestStreamSend(t *testing.T) {
 	}
 	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	sent := make(chan error, 1)
-	go func() { sent <- c.Send(text) }()
+	go func() { sent <- s.Send(text) }()
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(u, got); err != nil || !bytes.Equal(got, text) {
 		t.Errorf("received something else, or %v", err)
@@ -109,10 +104,10 @@ func TestStreamSend(t *testing.T) {
 		t.Error(err)
 	}
 	_ = u.Close()
-	if err := c.Send([]byte("x")); !errors.Is(err, unix.EPIPE) {
+	if err := s.Send([]byte("x")); !errors.Is(err, unix.EPIPE) {
 		t.Errorf("nobody listens: %v", err)
 	}
-	if _, _, err := c.Recv(make([]byte, 1), 0); err != io.EOF {
+	if _, _, err := s.Recv(make([]byte, 1), 0); err != io.EOF {
 		t.Errorf("Recv: %v", err)
 	}
 }
@@ -216,10 +211,10 @@ func TestInterruptAndCloseWakeRecv(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			_, path := listen(t)
-			s, c := dial(t, t.Context(), path)
+			s := dial(t, t.Context(), path)
 			done := make(chan error, 1)
 			go func() {
-				_, _, err := c.Recv(make([]byte, 1), 1)
+				_, _, err := s.Recv(make([]byte, 1), 1)
 				done <- err
 			}()
 			fdtest.Eventually(t, "Recv blocks", func() bool { return inRecv(t) })
@@ -227,13 +222,13 @@ func TestInterruptAndCloseWakeRecv(t *testing.T) {
 			if err := <-done; err == nil {
 				t.Error("Recv returned without an error")
 			}
-			if _, _, err := c.Recv(make([]byte, 1), 1); err == nil {
+			if _, _, err := s.Recv(make([]byte, 1), 1); err == nil {
 				t.Error("a later Recv returned without an error")
 			}
 			if err := s.Close(); err != nil {
 				t.Errorf("Close again: %v", err)
 			}
-			if err := c.Send([]byte("x")); !errors.Is(err, os.ErrClosed) {
+			if err := s.Send([]byte("x")); !errors.Is(err, os.ErrClosed) {
 				t.Errorf("Send after Close: %v", err)
 			}
 		})
@@ -253,15 +248,11 @@ func TestCloseAsRecvBegins(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := scmrights.NewConn(s)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var began atomic.Bool
 		done := make(chan error, 1)
 		go func() {
 			began.Store(true)
-			_, _, err := c.Recv(make([]byte, 1), 1)
+			_, _, err := s.Recv(make([]byte, 1), 1)
 			done <- err
 		}()
 		for !began.Load() {
@@ -286,7 +277,7 @@ func TestCloseAsRecvBegins(t *testing.T) {
 func TestStreamFile(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, path := listen(t)
-	s, _ := dial(t, t.Context(), path)
+	s := dial(t, t.Context(), path)
 	f, err := s.File()
 	if err != nil {
 		t.Fatal(err)

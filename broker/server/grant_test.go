@@ -14,6 +14,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 func TestProcessGrantFollowsTheProcess(t *testing.T) {
@@ -313,11 +314,11 @@ func (b *broker) connectedBy(t testing.TB, w *worker) *net.UnixConn {
 // clientOn returns a client on a connection that exists already.
 func clientOn(t testing.TB, uc *net.UnixConn) *client {
 	t.Helper()
-	conn, err := protocol.NewConn(uc, protocol.MaxReply, 64)
+	sc, err := scmrights.NewConn(uc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t, uc, conn}
+	c := &client{t, uc, protocol.NewConn(sc, protocol.MaxReply, scmrights.MaxFDs)}
 	t.Cleanup(c.close)
 	return c
 }

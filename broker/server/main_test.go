@@ -186,13 +186,7 @@ func dialClient(t testing.TB, path string) *client {
 		t.Fatal(err)
 	}
 	_ = uc.SetDeadline(time.Now().Add(patience))
-	conn, err := protocol.NewConn(uc, protocol.MaxReply, scmrights.MaxFDs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &client{t, uc, conn}
-	t.Cleanup(c.close)
-	return c
+	return clientOn(t, uc)
 }
 
 func (c *client) close() {
@@ -503,7 +497,9 @@ func workerHelper(args []string) int {
 		}
 		if conn == nil {
 			if uc, err = net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: args[0]}); err == nil {
-				conn, err = protocol.NewConn(uc, protocol.MaxReply, scmrights.MaxFDs)
+				var sc *scmrights.Conn
+				sc, err = scmrights.NewConn(uc)
+				conn = protocol.NewConn(sc, protocol.MaxReply, scmrights.MaxFDs)
 			}
 		}
 		if err == nil && os.Geteuid() != os.Getuid() {

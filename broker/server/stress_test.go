@@ -215,10 +215,7 @@ func serveOne(path string, i int) error {
 	}
 	defer s.Close()
 	defer context.AfterFunc(ctx, s.Interrupt)()
-	conn, err := protocol.NewConn(s, protocol.MaxReply, 2)
-	if err != nil {
-		return err
-	}
+	conn := protocol.NewConn(s, protocol.MaxReply, 2)
 	defer conn.Discard()
 	p := []protocol.GetParameters{{Names: []string{"a"}}, {Names: []string{"b", "a"}}, {Names: []string{"one"}, Wait: true}}[i%3]
 	b, err := protocol.AppendCall(nil, protocol.Call{Method: protocol.MethodGet, More: true}, p)
