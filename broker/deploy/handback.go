@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -19,15 +20,10 @@ func (d *Deploy) handBack(ctx context.Context) {
 	if d.config.SocketOf == nil {
 		return
 	}
-	has := make(map[string]bool) // listeners that it has it would refuse, and log that
-	if list, err := d.client.List(ctx); err == nil {
-		for _, l := range list.Listeners {
-			has[l.Name] = true
-		}
-	}
+	list, _ := d.client.List(ctx) // after an error it is empty
 	for _, name := range d.config.Names {
-		if has[name] {
-			continue
+		if slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return l.Name == name }) {
+			continue // the broker would refuse the socket, and log that
 		}
 		err := d.client.Attach(ctx, name, d.socket)
 		switch {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -69,28 +70,16 @@ type Command struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
+	if d := min(c.ReadyTimeout, c.RestartDelay, c.RestartMax, c.Grace); d < 0 {
+		return c, fmt.Errorf("a time of %v", d)
+	}
 	c.Surge = max(c.Surge, 1)
-	for _, d := range []struct {
-		at      *time.Duration
-		instead time.Duration
-	}{
-		{&c.ReadyTimeout, DefaultReadyTimeout},
-		{&c.RestartDelay, DefaultRestartDelay},
-		{&c.RestartMax, DefaultRestartMax},
-		{&c.Grace, DefaultGrace},
-		{&c.nudge, 10 * time.Millisecond},
-	} {
-		if *d.at < 0 {
-			return c, fmt.Errorf("a time of %v", *d.at)
-		}
-		if *d.at == 0 {
-			*d.at = d.instead
-		}
-	}
-	c.RestartMax = max(c.RestartMax, c.RestartDelay)
-	if c.StopSignal == 0 {
-		c.StopSignal = DefaultStopSignal
-	}
+	c.ReadyTimeout = cmp.Or(c.ReadyTimeout, DefaultReadyTimeout)
+	c.RestartDelay = cmp.Or(c.RestartDelay, DefaultRestartDelay)
+	c.RestartMax = max(cmp.Or(c.RestartMax, DefaultRestartMax), c.RestartDelay)
+	c.Grace = cmp.Or(c.Grace, DefaultGrace)
+	c.nudge = cmp.Or(c.nudge, 10*time.Millisecond)
+	c.StopSignal = cmp.Or(c.StopSignal, DefaultStopSignal)
 	if c.Tell == nil {
 		c.Tell = func(...string) {}
 	}

@@ -73,10 +73,10 @@ const maxDatagrams = 8
 func (r *readiness) read(pid int) bool {
 	said := false
 	var buf [4096]byte
-	// Room for the credentials alone, so that peek opens no descriptor.
+	// Room for the credentials alone, so that a peek opens no descriptor.
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	for n := 0; (r.shut || n < maxDatagrams) && !r.closer.Busy(r); n++ {
-		n, oobn, flags, err := r.peek(buf[:], oob)
+		n, oobn, flags, err := r.receive(buf[:], oob, unix.MSG_PEEK)
 		if err != nil {
 			return said
 		}
@@ -109,17 +109,13 @@ func maySay(oob []byte, pid int) bool {
 	return err == nil && (int(cred.Pid) == pid || cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
 }
 
-// peek returns the first datagram and leaves it in the queue, so it closes nothing.
-func (r *readiness) peek(buf, oob []byte) (n, oobn, flags int, err error) {
-	return r.receive(buf, oob, unix.MSG_PEEK)
-}
-
 // take drops the first datagram.
 func (r *readiness) take() error {
 	_, _, _, err := r.receive(make([]byte, 1), nil, 0)
 	return err
 }
 
+// receive returns the first datagram. With MSG_PEEK that stays in the queue, so this closes nothing.
 func (r *readiness) receive(buf, oob []byte, flags int) (n, oobn, got int, err error) {
 	cerr := r.fd.Control(func(fd uintptr) {
 		for err = unix.EINTR; err == unix.EINTR; {
@@ -159,7 +155,7 @@ func (r *readiness) shutdown() {
 func (r *readiness) close() {
 	r.shutdown()
 	if !r.closer.Busy(r) { // else both might have the same descriptors open, and either close them
-		if _, _, _, err := r.peek(make([]byte, 1), nil); err == unix.EAGAIN {
+		if _, _, _, err := r.receive(make([]byte, 1), nil, unix.MSG_PEEK); err == unix.EAGAIN {
 			_ = r.fd.Close()
 			return
 		}
