@@ -117,3 +117,27 @@ func TestGrantedAsTheBrokerStops(t *testing.T) {
 		_ = b.Close()
 	}
 }
+
+// TestWaitOutlivesKnownGrant: a process that waits on a second connection is granted a listener, even if the
+// grant by which the broker knew the process has ended meanwhile.
+func TestWaitOutlivesKnownGrant(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0")
+	first := b.client(t)
+	first.send(get("a"))
+	first.got()
+	second := b.client(t)
+	second.send(getOnce(protocol.GetParameters{Names: []string{"b"}, Wait: true}))
+	fdtest.Eventually(t, "it waits", func() bool { return len(b.states(t)) == 2 })
+	for _, h := range b.client(t).list().Holders {
+		if h.Connection {
+			t.Errorf("%+v waits for its connection", h)
+		}
+	}
+	if err := b.Unbind("a"); err != nil {
+		t.Fatal(err)
+	}
+	b.bind(t, "b=127.0.0.1:0")
+	second.got()
+	b.held(t, "b", 1, 0)
+}

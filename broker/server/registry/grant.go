@@ -64,11 +64,8 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 	}
 	switch {
 	case q.process.ID != peer.ID{}:
-		if q.process.FD == nil { // the grant by which the process was known has ended since
-			var err error
-			if q.process, err = peer.OfConn(q.Caller.conn, q.Caller.Peer); err != nil {
-				return nil, err
-			}
+		if q.process.FD == nil {
+			return nil, peer.ErrExited // the grant by which the process was known has ended with it
 		}
 		if err := r.cfg.Exits.Add(g.id, q.process.FD); err != nil {
 			return nil, err

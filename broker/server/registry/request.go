@@ -66,6 +66,9 @@ func (r *Registry) ask(q *Request, wait bool) {
 	r.serveWaiting() // a request that has waited for a freed place comes first
 	err, final := r.try(q)
 	if !final && wait {
+		if q.process.FD == nil && q.process.ID != (peer.ID{}) {
+			q.process.FD, _ = q.Caller.known.pidfd.Dup() // the known grant may end before q is decided
+		}
 		q.id = r.newID()
 		r.waiting = append(r.waiting, q)
 		return
