@@ -372,3 +372,21 @@ func TestTwoDeploysAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestDrainOfOneWhoIsGone: a drain has both of its steps, even if its client goes before the second.
+func TestDrainOfOneWhoIsGone(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	for _, oneway := range []bool{false, true} {
+		b := start(t, server.Config{}, "web=127.0.0.1:0")
+		d, generation := b.deploy(t, "web")
+		worker, grant := b.hold(t, protocol.GetParameters{Names: []string{"web"}, Generation: generation})
+		c := b.client(t)
+		c.send(call{protocol.Call{Method: protocol.MethodDrain, Oneway: oneway}, all("web")})
+		d.replaced(generation)
+		c.close()
+		worker.wantEvent(grant, protocol.EventDrain, true)
+		if n := len(b.logs.lines(`"drained"`)); n != 1 {
+			t.Errorf("%d lines", n)
+		}
+	}
+}

@@ -31,30 +31,43 @@ func (k *call) drain() error {
 	if k.registry.Acknowledged(d) {
 		return k.askToLeave(d, p.Names)
 	}
-	limit := time.Now().Add(ackTime)
+	limit, asked := time.Now().Add(ackTime), false
 	k.conn.Park(&conn.Parked{
 		Until: limit,
 		Step: func() error {
 			if !k.registry.Acknowledged(d) && time.Now().Before(limit) {
 				return nil
 			}
+			asked = true
 			k.conn.Done()
 			return k.askToLeave(d, p.Names)
+		},
+		End: func(bool) {
+			if !asked { // the client is gone: a drain has both steps all the same
+				_, _, _ = k.ask(d, p.Names, false)
+			}
 		},
 	})
 	return nil
 }
 
+// ask asks the drained grants to leave: see [registry.Registry.AskToLeave].
+func (k *call) ask(d *registry.Drain, names []string, follow bool) (asked, failed int, err error) {
+	if asked, failed, err = k.registry.AskToLeave(d, follow); err == nil {
+		l := k.infoFor(k.conn).Strs("names", names).Int("count", asked).Int("failed", failed)
+		addPeer(l, k.conn.Caller.Peer)
+		l.Msg("drained")
+	}
+	return asked, failed, err
+}
+
 // askToLeave asks the drained grants to leave, and with more tells the client as they do.
 func (k *call) askToLeave(d *registry.Drain, names []string) error {
 	follow := k.More && !k.Oneway
-	asked, failed, err := k.registry.AskToLeave(d, follow)
+	asked, failed, err := k.ask(d, names, follow)
 	if err != nil {
 		return err
 	}
-	l := k.infoFor(k.conn).Strs("names", names).Int("count", asked).Int("failed", failed)
-	addPeer(l, k.conn.Caller.Peer)
-	l.Msg("drained")
 	reply := protocol.DrainReply{Drained: asked, Failed: failed}
 	if !follow {
 		return k.reply(reply, false)
