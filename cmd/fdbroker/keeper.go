@@ -11,6 +11,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
@@ -47,8 +48,8 @@ func keep(s self, o options) int {
 	warnForeign(log, activation.FindForeign()) // the broker will find none
 	passed, err := activation.Take()
 	if err != nil {
-		complain(os.Stderr, err)
-		return exitFailed
+		cli.Complain(os.Stderr, "fdbroker", err)
+		return cli.Failed
 	}
 	manager, err := notify.FromEnvironment()
 	if err != nil {
@@ -69,8 +70,8 @@ func keep(s self, o options) int {
 		}
 		c.Running = running
 		if c.Pair, err = p.FD.File("broker"); err != nil {
-			complain(os.Stderr, err)
-			return exitFailed
+			cli.Complain(os.Stderr, "fdbroker", err)
+			return cli.Failed
 		}
 	}
 	return keeper.Run(c)

@@ -14,20 +14,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/activation"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/logging"
-	"github.com/fdbroker/fdbroker/protocol"
-)
-
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
 )
 
 // gcPercent is how much garbage, in percent of the live heap, may be there before it is collected. The broker's objects
@@ -70,11 +62,11 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	o, err := parse(args, stdout)
 	switch {
 	case errors.Is(err, errDone):
-		return exitOK
+		return cli.OK
 	case err != nil:
-		complain(stderr, err)
+		cli.Complain(stderr, "fdbroker", err)
 		fmt.Fprintln(stderr, "Try 'fdbroker --help'.")
-		return exitUsage
+		return cli.Usage
 	}
 	listeners, err := specs(o.binds, o.config)
 	if err == nil && len(listeners) > o.server.MaxNames {
@@ -87,12 +79,12 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	passed, perr := takePassed()
 	switch {
 	case perr != nil:
-		complain(stderr, perr)
-		return exitFailed
+		cli.Complain(stderr, "fdbroker", perr)
+		return cli.Failed
 	case err != nil && len(passed.stored) == 0:
 		passed.close()
-		complain(stderr, err)
-		return exitUsage
+		cli.Complain(stderr, "fdbroker", err)
+		return cli.Usage
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
 	warnForeign(log, foreign)
@@ -103,10 +95,10 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		err = d.next()
 	}
 	if err != nil {
-		complain(stderr, err)
-		return exitFailed
+		cli.Complain(stderr, "fdbroker", err)
+		return cli.Failed
 	}
-	return exitOK
+	return cli.OK
 }
 
 // check is --check: it prints what would be bound, or err.
@@ -115,19 +107,11 @@ func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
 		err = checkLayout(os.Getenv)
 	}
 	if err != nil {
-		complain(stderr, err)
-		return exitUsage
+		cli.Complain(stderr, "fdbroker", err)
+		return cli.Usage
 	}
 	for _, spec := range listeners {
 		fmt.Fprintln(stdout, spec)
 	}
-	return exitOK
-}
-
-// complain prints an error, each line as one of this command's. It makes them printable,
-// because other users choose the names of processes.
-func complain(w io.Writer, err error) {
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "fdbroker: %s\n", protocol.Printable(line))
-	}
+	return cli.OK
 }

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
-	"github.com/fdbroker/fdbroker/internal/version"
 )
 
 func TestMain(m *testing.M) {
@@ -59,23 +59,23 @@ func TestRun(t *testing.T) {
 		stdout string // all of it, or its beginning and "..."
 		stderr string
 	}{
-		{"version", "--version", exitOK, "fdbroker " + version.Number + "\n", ""},
-		{"help", "--help", exitOK, "fdbroker owns listening sockets...", ""},
-		{"check", "--check --bind web=9000 --bind a=unix:///run/a,backlog=2", exitOK, "web=:9000\na=unix:///run/a,backlog=2\n", ""},
-		{"flag", "--no-such-flag", exitUsage, "", "fdbroker: unknown flag: --no-such-flag\nTry 'fdbroker --help'.\n"},
-		{"argument", "web=:9000", exitUsage, "", "fdbroker: unexpected argument..."},
-		{"limit", "--max-clients 0", exitUsage, "", "fdbroker: --max-clients 0: must be at least 1\n..."},
-		{"names in a call", "--max-names-per-call 300", exitUsage, "", "fdbroker: --max-names-per-call 300: one message..."},
-		{"timeout", "--call-timeout 0s", exitUsage, "", "fdbroker: --call-timeout 0s: must be more than 0s\n..."},
-		{"level", "--log-level=", exitUsage, "", "fdbroker: --log-level \"\": use debug..."},
-		{"format", "--log-format=x", exitUsage, "", "fdbroker: --log-format \"x\": use auto..."},
-		{"mode", "--socket-mode=0", exitUsage, "", "fdbroker: --socket-mode \"0\": use an octal..."},
-		{"group", "--socket-group=no-such-group", exitUsage, "", "fdbroker: --socket-group no-such-group: ..."},
-		{"spec", "--bind web", exitUsage, "", "fdbroker: --bind: spec \"web\": ..."},
-		{"name twice", "--bind a=:1 --bind a=:2", exitUsage, "", "fdbroker: --bind: the name \"a\" is given twice\n"},
-		{"config", "--config /no/such/file", exitUsage, "", "fdbroker: --config: open /no/such/file: no such file or directory\n"},
-		{"bind", "--log-level=disabled --bind a=unix:///no/such/dir/a", exitFailed, "", "fdbroker: cannot bind a=unix:///no/such/dir/a: ..."},
-		{"socket", "--log-level=disabled --socket /no/such/dir/c", exitFailed, "", "fdbroker: ..."},
+		{"version", "--version", cli.OK, "fdbroker " + cli.Version + "\n", ""},
+		{"help", "--help", cli.OK, "fdbroker owns listening sockets...", ""},
+		{"check", "--check --bind web=9000 --bind a=unix:///run/a,backlog=2", cli.OK, "web=:9000\na=unix:///run/a,backlog=2\n", ""},
+		{"flag", "--no-such-flag", cli.Usage, "", "fdbroker: unknown flag: --no-such-flag\nTry 'fdbroker --help'.\n"},
+		{"argument", "web=:9000", cli.Usage, "", "fdbroker: unexpected argument..."},
+		{"limit", "--max-clients 0", cli.Usage, "", "fdbroker: --max-clients 0: must be at least 1\n..."},
+		{"names in a call", "--max-names-per-call 300", cli.Usage, "", "fdbroker: --max-names-per-call 300: one message..."},
+		{"timeout", "--call-timeout 0s", cli.Usage, "", "fdbroker: --call-timeout 0s: must be more than 0s\n..."},
+		{"level", "--log-level=", cli.Usage, "", "fdbroker: --log-level \"\": use debug..."},
+		{"format", "--log-format=x", cli.Usage, "", "fdbroker: --log-format \"x\": use auto..."},
+		{"mode", "--socket-mode=0", cli.Usage, "", "fdbroker: --socket-mode \"0\": use an octal..."},
+		{"group", "--socket-group=no-such-group", cli.Usage, "", "fdbroker: --socket-group no-such-group: ..."},
+		{"spec", "--bind web", cli.Usage, "", "fdbroker: --bind: spec \"web\": ..."},
+		{"name twice", "--bind a=:1 --bind a=:2", cli.Usage, "", "fdbroker: --bind: the name \"a\" is given twice\n"},
+		{"config", "--config /no/such/file", cli.Usage, "", "fdbroker: --config: open /no/such/file: no such file or directory\n"},
+		{"bind", "--log-level=disabled --bind a=unix:///no/such/dir/a", cli.Failed, "", "fdbroker: cannot bind a=unix:///no/such/dir/a: ..."},
+		{"socket", "--log-level=disabled --socket /no/such/dir/c", cli.Failed, "", "fdbroker: ..."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
@@ -111,7 +111,7 @@ func TestExposedSocket(t *testing.T) {
 		}
 		var stderr bytes.Buffer
 		args := []string{"--store=none", "--log-format=json", "--socket", dir + "/c"}
-		if status := run(ctx, args, inputs{}, io.Discard, &stderr); status != exitOK {
+		if status := run(ctx, args, inputs{}, io.Discard, &stderr); status != cli.OK {
 			t.Errorf("exit status %d:\n%s", status, stderr.String())
 		}
 		if said := stderr.String(); strings.Contains(said, "can be replaced by others") != warns || strings.Contains(said, "everybody may write to "+dir) != warns {
@@ -162,7 +162,7 @@ func TestNonRoot(t *testing.T) {
 	cmd, stderr := command()
 	err := cmd.Run()
 	want := "fdbroker: no place for the control socket: neither FDBROKER_SOCKET nor XDG_RUNTIME_DIR is set; name one with --socket\n"
-	if cmd.ProcessState.ExitCode() != exitUsage || !strings.HasPrefix(stderr.String(), want) {
+	if cmd.ProcessState.ExitCode() != cli.Usage || !strings.HasPrefix(stderr.String(), want) {
 		t.Errorf("without a place: %v, %q", err, stderr)
 	}
 }

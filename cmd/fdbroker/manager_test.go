@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"golang.org/x/sys/unix"
 )
@@ -143,7 +144,7 @@ func TestNotReady(t *testing.T) {
 	cmd := m.command("--bind", "web=127.0.0.1:0", "--bind", "bad=unix:///no/such/dir/s")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	if err := cmd.Run(); cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(stderr.String(), "cannot bind bad=") {
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != cli.Failed || !strings.Contains(stderr.String(), "cannot bind bad=") {
 		t.Errorf("got %v, %s", err, &stderr)
 	}
 	_ = m.conn.SetReadDeadline(time.Now()) // all that was ever sent is here
@@ -277,7 +278,7 @@ func TestPassed(t *testing.T) {
 	} {
 		cmd, stderr := start(c.names, append(strings.Fields(c.args), "--log-level=disabled")...)
 		_ = cmd.Wait()
-		if cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(stderr.String(), "fdbroker: "+c.want) {
+		if cmd.ProcessState.ExitCode() != cli.Failed || !strings.Contains(stderr.String(), "fdbroker: "+c.want) {
 			t.Errorf("%s: exit status %d, %s, want %s", c.names, cmd.ProcessState.ExitCode(), stderr, c.want)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/server"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/complete"
-	"github.com/fdbroker/fdbroker/internal/version"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
@@ -76,9 +76,7 @@ var errDone = errors.New("done")
 
 // define returns the flags, which set o.
 func (o *options) define() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("fdbroker", pflag.ContinueOnError)
-	fs.Usage = func() {}
-	fs.SortFlags = false
+	fs := cli.Flags("fdbroker")
 	fs.StringArrayVar(&o.binds, "bind", nil, "bind the listener of `SPEC`, which is NAME=ADDRESS[,OPTION[=VALUE]]...; may be given many times")
 	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, a regular one, one a line; lines that begin with # are comments")
 	fs.StringVar(&o.socket, "socket", "", "`PATH` of the control socket")
@@ -102,7 +100,7 @@ func (o *options) define() *pflag.FlagSet {
 
 // parse reads the command line. Help and the like goes to out.
 func parse(args []string, out io.Writer) (options, error) {
-	o := options{server: server.Config{Version: version.Number}}
+	o := options{server: server.Config{Version: cli.Version}}
 	fs := o.define()
 	if len(args) > 0 && args[0] == complete.Verb {
 		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], map[string][]string{
@@ -110,15 +108,15 @@ func parse(args []string, out io.Writer) (options, error) {
 			"store": {storeAuto, storeSystemd, storeKeeper, storeNone},
 		}))
 	}
-	err := fs.Parse(args)
+	err := cli.Parse(fs, args, "a number from 1 up")
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		fmt.Fprintf(out, usage, fs.FlagUsages())
 		return o, errDone
 	case err != nil:
-		return o, flagError(err)
+		return o, err
 	case o.version:
-		fmt.Fprintln(out, "fdbroker", version.Number)
+		fmt.Fprintln(out, "fdbroker", cli.Version)
 		return o, errDone
 	case fs.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q (a listener is given with --bind NAME=ADDRESS)", fs.Arg(0))
@@ -139,21 +137,6 @@ func parse(args []string, out io.Writer) (options, error) {
 		return o, fmt.Errorf("--max-names-per-call %d: one message carries at most %d sockets", n, scmrights.MaxFDs)
 	}
 	return o, o.parseControl()
-}
-
-// flagError names the values of a flag, if err says that its value is no number or no duration.
-func flagError(err error) error {
-	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
-	if !ok {
-		return err
-	}
-	switch f := invalid.GetFlag(); f.Value.Type() {
-	case "int":
-		return fmt.Errorf("--%s %q: use a number from 1 up", f.Name, invalid.GetValue())
-	case "duration":
-		return fmt.Errorf("--%s %q: use a duration such as 10s", f.Name, invalid.GetValue())
-	}
-	return err
 }
 
 // checkLimits refuses the limits that would mean the default, or nothing.

@@ -6,30 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
-)
-
-// Exit statuses of all verbs except get and run.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
 )
 
 // verb is one of fdclient's subcommands. It has act, or define if it has flags.
 type verb struct {
-	name   string
-	usage  string // the words behind "fdclient"
+	usage  string // the words behind "fdclient", of which the first is the verb's name
 	help   string
 	act    action
 	define func(*pflag.FlagSet) action
-	takes  func(args []string) error // returns an error in the arguments; nil: there is none
-	status int                       // of a failure and of wrong usage, if not 1 and 2
-	runs   bool                      // it runs a command, which is behind "--"
+	takes  arguments
+	status int  // of a failure and of wrong usage, if not 1 and 2
+	runs   bool // it runs a command, which is behind "--"
 	// words completes the argument behind args; nil: nothing does.
 	words func(args []string, socket string) []complete.Word
 }
@@ -48,11 +43,9 @@ type command struct {
 }
 
 // usageError is an error in the command line.
-type usageError struct{ text string }
+type usageError struct{ error }
 
-func (e *usageError) Error() string { return e.text }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // exitError is an error with an exit status of its own.
 type exitError struct {
@@ -62,37 +55,28 @@ type exitError struct {
 
 func (e *exitError) Unwrap() error { return e.error }
 
-// nothing is the takes of a verb without arguments.
-func nothing(args []string) error {
-	if len(args) > 0 {
+// arguments is how many arguments a verb takes; the zero value: none.
+type arguments struct {
+	least, most int
+	wrong       string // the error of another number
+}
+
+// many is the most arguments of a verb that has no limit.
+const many = math.MaxInt
+
+func (a arguments) check(args []string) error {
+	switch {
+	case a.most == 0 && len(args) > 0:
 		return usagef("unexpected argument %q", args[0])
+	case len(args) < a.least, len(args) > a.most:
+		return usagef("%s", a.wrong)
 	}
 	return nil
 }
 
-// one is the takes of a verb with one argument.
-func one(text string) func([]string) error {
-	return func(args []string) error {
-		if len(args) != 1 {
-			return usagef("%s", text)
-		}
-		return nil
-	}
-}
-
-// some is the takes of a verb with at least one argument.
-func some(text string) func([]string) error {
-	return func(args []string) error {
-		if len(args) == 0 {
-			return usagef("%s", text)
-		}
-		return nil
-	}
-}
-
 // flags returns the flags of a verb, and the action for when they are parsed.
 func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
-	fs, act := newFlags(v.name), v.act
+	fs, act := cli.Flags(v.name()), v.act
 	if v.define != nil {
 		act = v.define(fs)
 	}
@@ -100,23 +84,16 @@ func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
 	return fs, act
 }
 
-func newFlags(name string) *pflag.FlagSet {
-	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
-	fs.Usage = func() {}
-	fs.SortFlags = false
-	return fs
-}
-
 // run parses the verb's flags and runs it. It returns the exit status.
 func (v verb) run(ctx context.Context, socket string, args []string, stdout, stderr io.Writer) int {
 	fs, act := v.flags(&socket)
-	err := fs.Parse(args)
+	err := cli.Parse(fs, args, "a number")
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		fmt.Fprintf(stdout, "Usage:\n  fdclient %s\n\n%s\nFlags:\n%s", v.usage, v.help, fs.FlagUsages())
-		return exitOK
+		return cli.OK
 	case err != nil:
-		return v.fail(stderr, usagef("%v", flagError(err)))
+		return v.fail(stderr, usageError{err})
 	}
 	client := broker.Client{Socket: socket}
 	defer client.Close()
@@ -124,52 +101,35 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 	if n := fs.ArgsLenAtDash(); n >= 0 && v.runs {
 		c.args, c.dashed = fs.Args()[:n:n], fs.Args()[n:] // an append to args does not overwrite dashed
 	}
-	if v.takes != nil {
-		err = v.takes(c.args)
-	}
-	if err == nil {
+	if err = v.takes.check(c.args); err == nil {
 		err = act(ctx, c)
 	}
 	if err != nil {
 		return v.fail(stderr, err)
 	}
-	return exitOK
+	return cli.OK
 }
 
 // fail prints an error, with advice if there is any. It returns the exit status.
 func (v verb) fail(w io.Writer, err error) int {
-	if bad, ok := errors.AsType[*usageError](err); ok {
-		return cmp.Or(v.status, wrongUsage(w, "fdclient "+v.name, bad))
+	if bad, ok := errors.AsType[usageError](err); ok {
+		return cmp.Or(v.status, wrongUsage(w, "fdclient "+v.name(), bad))
 	}
 	complain(w, err)
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.status
 	}
-	return cmp.Or(v.status, exitFailed)
+	return cmp.Or(v.status, cli.Failed)
 }
 
 func wrongUsage(w io.Writer, command string, err error) int {
 	fmt.Fprintf(w, "fdclient: %v\nTry '%s --help'.\n", err, command)
-	return exitUsage
+	return cli.Usage
 }
 
-// flagError names the values of a flag, if err says that its value is no number or no duration.
-func flagError(err error) error {
-	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
-	if !ok {
-		return err
-	}
-	f := invalid.GetFlag()
-	name := "--" + f.Name
-	if f.Shorthand != "" {
-		name = "-" + f.Shorthand
-	}
-	switch f.Value.Type() {
-	case "int", "int64":
-		return fmt.Errorf("%s %q: use a number", name, invalid.GetValue())
-	case "duration":
-		return fmt.Errorf("%s %q: use a duration such as 10s", name, invalid.GetValue())
-	}
+// printBound prints a listener with what was really bound.
+func printBound(w io.Writer, l protocol.Listener) error {
+	_, err := fmt.Fprintln(w, l.Name, l.Network, l.Address)
 	return err
 }
 
@@ -194,12 +154,21 @@ func pause(ctx context.Context, wait *time.Duration) error {
 const replyTime = 5 * time.Second
 
 // inTime calls ask with such a call, and says so if there is no reply in time.
-func inTime(ctx context.Context, ask func(context.Context) error) error {
+func inTime[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	within, cancel := context.WithTimeout(ctx, replyTime)
 	defer cancel()
-	err := ask(within)
+	reply, err := ask(within)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return fmt.Errorf("no answer for %v from the broker that listens at the control socket: it is stopped or hangs", replyTime)
+		err = fmt.Errorf("no answer for %v from the broker that listens at the control socket: it is stopped or hangs", replyTime)
 	}
-	return err
+	return reply, err
+}
+
+// listAgain lists in a call of its own, for a verb whose own call is under way, or took its time.
+func listAgain(socket string, limit time.Duration) (protocol.ListReply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	client := broker.Client{Socket: socket}
+	defer client.Close()
+	return client.List(ctx)
 }

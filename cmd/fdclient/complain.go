@@ -6,18 +6,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// complain prints an error, with advice if there is any. It makes the error printable,
-// because other users choose the names of processes.
+// complain prints an error, with advice if there is any.
 func complain(w io.Writer, err error) {
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "fdclient: %s\n", protocol.Printable(line))
-	}
+	cli.Complain(w, "fdclient", err)
 	switch {
 	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):
 		fmt.Fprintln(w, "Who may connect is decided by fdbroker's --socket-mode and --socket-group.")
@@ -26,8 +23,8 @@ func complain(w io.Writer, err error) {
 	}
 }
 
-// socketFlag returns the flag that makes a broker listen at the path at which fdclient has looked,
-// or nothing if that is the default.
+// socketFlag returns the flag that makes a broker listen at the path at which fdclient has looked, or nothing if that
+// is the default.
 func socketFlag(err error) string {
 	none, ok := errors.AsType[*broker.NoBrokerError](err)
 	if !ok || len(none.Paths) != 1 {

@@ -67,21 +67,10 @@ func (v verb) answer(socket string, before []string, word string) complete.Answe
 func verbNames(more ...string) complete.Answer {
 	a := complete.Answer{Kind: complete.Words}
 	for _, v := range verbs() {
-		a.Words = append(a.Words, complete.Word{Text: v.name, Help: v.summary()})
+		a.Words = append(a.Words, complete.Word{Text: v.name(), Help: v.summary()})
 	}
 	for _, name := range more {
 		a.Words = append(a.Words, complete.Word{Text: name, Help: "show help"})
 	}
 	return a
-}
-
-// summary is the line of the usage about the verb.
-func (v verb) summary() string {
-	_, list, _ := strings.Cut(usage, "\nVerbs:\n")
-	for line := range strings.SplitSeq(list, "\n") {
-		if words, summary, ok := strings.Cut(strings.TrimSpace(line), "  "); ok && strings.Fields(words)[0] == v.name {
-			return strings.TrimSpace(summary)
-		}
-	}
-	return ""
 }

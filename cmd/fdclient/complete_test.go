@@ -13,7 +13,7 @@ import (
 func TestSummaries(t *testing.T) {
 	for _, v := range verbs() {
 		if v.summary() == "" {
-			t.Errorf("the usage has no line for %s", v.name)
+			t.Errorf("the usage has no line for %s", v.name())
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	_ "embed"
 	"io"
+	"slices"
+	"time"
 
 	"github.com/fdbroker/fdbroker/internal/complete"
 )
@@ -19,7 +21,6 @@ var (
 )
 
 var completionVerb = verb{
-	name:  "completion",
 	usage: "completion bash|zsh|fish",
 	help: `Prints a script that makes the shell complete the words of fdclient and fdbroker:
 verbs, flags, and the names that the running broker has. Put it where the shell
@@ -30,7 +31,7 @@ looks for such scripts, or have it read when the shell starts:
   fdclient completion fish | source           # in ~/.config/fish/config.fish
 `,
 	act:   completion,
-	takes: one("give one shell: bash, zsh or fish"),
+	takes: arguments{1, 1, "give one shell: bash, zsh or fish"},
 	words: func(args []string, _ string) []complete.Word {
 		if len(args) > 0 {
 			return nil
@@ -46,4 +47,26 @@ func completion(_ context.Context, c command) error {
 	}
 	_, err := io.WriteString(c.out, script)
 	return err
+}
+
+// answerTime is how long a completion waits for the broker. A List of ten thousand listeners takes a second.
+const answerTime = 2 * time.Second
+
+// otherNames completes the names of listeners that are not among args. There are none if no broker answers.
+func otherNames(args []string, socket string) (words []complete.Word) {
+	list, _ := listAgain(socket, answerTime)
+	for _, l := range list.Listeners {
+		if !slices.Contains(args, l.Name) {
+			words = append(words, complete.Word{Text: l.Name, Help: l.Network + " " + l.Address})
+		}
+	}
+	return words
+}
+
+// oneName completes the only name.
+func oneName(args []string, socket string) []complete.Word {
+	if len(args) > 0 {
+		return nil
+	}
+	return otherNames(nil, socket)
 }

@@ -14,7 +14,6 @@ import (
 )
 
 var drainVerb = verb{
-	name:  "drain",
 	usage: "drain NAME... [--before GRANT] [--wait DURATION]",
 	help: `Asks the holders of these listeners to stop accepting, finish what they have, and
 leave: a process that 'fdclient get' became gets its --drain-signal, a Go worker is
@@ -30,7 +29,7 @@ Users other than root and the broker's own drain their own processes only.
   fdclient drain web --wait 30s
 `,
 	define: defineDrain,
-	takes:  some("no name"),
+	takes:  arguments{1, many, "no name"},
 	words:  otherNames,
 }
 
@@ -92,9 +91,7 @@ func asked(n int) string {
 
 // staying lists the holders that were asked to leave and have not left.
 func staying(c command) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	list, err := c.client.List(ctx)
+	list, err := listAgain(c.socket, time.Second)
 	if err != nil {
 		return "", err
 	}

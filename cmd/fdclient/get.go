@@ -19,7 +19,6 @@ import (
 const exitGet = 125
 
 var getVerb = verb{
-	name:  "get",
 	usage: "get NAME... [flags] -- CMD [ARG...]",
 	help: `Becomes CMD, with the sockets of the named listeners open from descriptor 3 up,
 in that order, and LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES set as systemd does.
@@ -36,7 +35,7 @@ Exit status: 125 fdclient itself failed (wrong usage included), 126 CMD cannot b
 run, 127 CMD is not found, else CMD's own.
 `,
 	define: defineGet,
-	takes:  some("no name"),
+	takes:  arguments{1, many, "no name"},
 	status: exitGet,
 	runs:   true,
 	words:  otherNames,
@@ -106,7 +105,7 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 		return err
 	}
 	for _, s := range sockets {
-		program.Sockets = append(program.Sockets, launch.Socket{Name: s.Name, Network: s.Network, Address: s.Address, FD: s.FD})
+		program.Sockets = append(program.Sockets, launch.Socket(s))
 	}
 	p, err := launch.Prepare(program)
 	if err == nil {
@@ -139,13 +138,9 @@ func tellWaiting(c command) (stop func() bool) {
 	}).Stop
 }
 
-// missing says why a Get waits. It has a client of its own, because that call is under way.
+// missing says why a Get waits.
 func missing(c command) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	client := broker.Client{Socket: c.socket}
-	defer client.Close()
-	list, err := client.List(ctx)
+	list, err := listAgain(c.socket, time.Second)
 	if err != nil {
 		return err
 	}

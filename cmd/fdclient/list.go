@@ -6,19 +6,20 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/user"
 	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
-	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 )
 
 var listVerb = verb{
-	name:  "list",
 	usage: "list [--json]",
 	help: `Shows each listener with its address, how many hold it, how many connections are
 queued of how many that may be, and how many found the queue full; then each
@@ -28,13 +29,12 @@ how often the broker has undone what a worker did to the shared socket, and what
 cannot undo at the moment.
 `,
 	define: defineList,
-	takes:  nothing,
 }
 
 func defineList(fs *pflag.FlagSet) action {
 	asJSON := fs.Bool("json", false, "print the broker's answer as JSON")
 	return func(ctx context.Context, c command) error {
-		list, err := listOf(ctx, c.client)
+		list, err := inTime(ctx, c.client.List)
 		if err != nil {
 			return err
 		}
@@ -45,41 +45,6 @@ func defineList(fs *pflag.FlagSet) action {
 	}
 }
 
-// listOf is client.List in time.
-func listOf(ctx context.Context, client *broker.Client) (list protocol.ListReply, err error) {
-	return list, inTime(ctx, func(ctx context.Context) error {
-		list, err = client.List(ctx)
-		return err
-	})
-}
-
-var addrVerb = verb{
-	name:  "addr",
-	usage: "addr NAME",
-	help: `Prints the address that a listener is bound to, such as 127.0.0.1:9000 or
-/run/app.sock: what was really bound, where the spec left something open.
-`,
-	act:   addr,
-	takes: one("give one name"),
-	words: oneName,
-}
-
-func addr(ctx context.Context, c command) error {
-	list, err := listOf(ctx, c.client)
-	if err != nil {
-		return err
-	}
-	unknown := protocol.UnknownNameError{Name: c.args[0]}
-	for _, l := range list.Listeners {
-		if l.Name == c.args[0] {
-			_, err := fmt.Fprintln(c.out, l.Address)
-			return err
-		}
-		unknown.Names = append(unknown.Names, l.Name)
-	}
-	return &unknown
-}
-
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
@@ -88,30 +53,57 @@ func printJSON(w io.Writer, v any) error {
 }
 
 func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
-	listeners := table{header: []string{"NAME", "ADDRESS", "HOLDERS", "QUEUE", "DROPS"}}
+	listeners := [][]string{{"NAME", "ADDRESS", "HOLDERS", "QUEUE", "DROPS"}}
 	noted := slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return noteText(l) != "" })
 	if noted {
-		listeners.header = append(listeners.header, "NOTE")
+		listeners[0] = append(listeners[0], "NOTE")
 	}
 	for _, l := range list.Listeners {
-		cells := []string{l.Name, l.Network + " " + l.Address, holdersText(l), queueText(l), dropsText(l)}
+		row := []string{l.Name, l.Network + " " + l.Address, holdersText(l), queueText(l), dropsText(l)}
 		if noted {
-			cells = append(cells, cmp.Or(noteText(l), "-"))
+			row = append(row, cmp.Or(noteText(l), "-"))
 		}
-		listeners.add(l.Orphaned || l.Ailment != "", cells...)
+		listeners = append(listeners, row)
 	}
-	if err := listeners.print(w); err != nil || len(list.Holders) == 0 {
+	err := printTable(w, listeners, func(row int) bool {
+		return row > 0 && (list.Listeners[row-1].Orphaned || list.Listeners[row-1].Ailment != "")
+	})
+	if err != nil || len(list.Holders) == 0 {
 		return err
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	grants := table{header: []string{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
+	grants := [][]string{{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
 	for _, h := range list.Holders {
-		grants.add(false, strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID), userName(h.UID),
-			h.State, age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-"))
+		grants = append(grants, []string{strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID),
+			userName(h.UID), h.State, age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-")})
 	}
-	return grants.print(w)
+	return printTable(w, grants, func(int) bool { return false })
+}
+
+// printTable prints rows in aligned columns, and highlights the loud ones on a terminal. It makes cells printable,
+// because other users choose some of the texts.
+func printTable(w io.Writer, rows [][]string, loud func(row int) bool) error {
+	var text strings.Builder
+	aligned := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = protocol.Printable(cell)
+		}
+		fmt.Fprintln(aligned, strings.Join(row, "\t"))
+	}
+	_ = aligned.Flush()
+	lines := strings.Split(text.String(), "\n")
+	if os.Getenv("NO_COLOR") == "" && cli.IsTerminal(w) {
+		for i := range rows {
+			if loud(i) {
+				lines[i] = "\x1b[1;31m" + lines[i] + "\x1b[0m"
+			}
+		}
+	}
+	_, err := io.WriteString(w, strings.Join(lines, "\n"))
+	return err
 }
 
 func holdersText(l protocol.Listener) string {

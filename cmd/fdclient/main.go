@@ -1,11 +1,9 @@
-// Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners.
-// See "fdclient --help".
+// Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners. See "fdclient --help".
 //
-// It reaches a broker only through package broker and, in run, broker/supervisor. It keeps no
-// state and opens no listener.
+// It reaches a broker only through package broker and, in run, broker/supervisor. It keeps no state and opens no listener.
 //
-// A verb is a file and a value of type verb. Verbs may use each other's functions and
-// command.go, but not the table of all verbs (verbs.go): only main.go and complete.go do.
+// A verb is a value of type verb, in a file of its own unless it is a single call (calls.go). Verbs may use each other's
+// functions and command.go, but not the table of all verbs (verbs.go): only main.go and complete.go do.
 package main
 
 import (
@@ -16,8 +14,8 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/complete"
-	"github.com/fdbroker/fdbroker/internal/version"
 	"github.com/spf13/pflag"
 )
 
@@ -34,26 +32,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var socket string
 	var showVersion bool
 	fs := rootFlags(&socket, &showVersion)
-	err := fs.Parse(args)
+	err := cli.Parse(fs, args, "a number")
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		fmt.Fprint(stdout, usage)
-		return exitOK
+		return cli.OK
 	case err != nil:
-		return wrongUsage(stderr, "fdclient", flagError(err))
+		return wrongUsage(stderr, "fdclient", err)
 	case showVersion:
-		fmt.Fprintln(stdout, "fdclient", version.Number)
-		return exitOK
+		fmt.Fprintln(stdout, "fdclient", cli.Version)
+		return cli.OK
 	case fs.NArg() == 0:
 		return wrongUsage(stderr, "fdclient", errors.New("no verb"))
 	case fs.Arg(0) == "help" && fs.NArg() == 1:
 		fmt.Fprint(stdout, usage)
-		return exitOK
+		return cli.OK
 	case fs.Arg(0) == "help":
 		return run(ctx, []string{fs.Arg(1), "--help"}, stdout, stderr)
 	case fs.Arg(0) == complete.Verb:
 		_ = answer(fs.Args()[1:]).Print(stdout)
-		return exitOK
+		return cli.OK
 	}
 	if v, ok := findVerb(fs.Arg(0)); ok {
 		return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
@@ -63,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // rootFlags are the flags before the verb.
 func rootFlags(socket *string, showVersion *bool) *pflag.FlagSet {
-	fs := newFlags("fdclient")
+	fs := cli.Flags("fdclient")
 	fs.StringVar(socket, "socket", "", "`PATH` of the control socket")
 	fs.BoolVar(showVersion, "version", false, "print the version and exit")
 	fs.SetInterspersed(false) // the rest is the verb's

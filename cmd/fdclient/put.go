@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -17,7 +18,6 @@ import (
 )
 
 var putVerb = verb{
-	name:  "put",
 	usage: "put NAME[,OPTION[=VALUE]]... [--fd N] [--any] [-- CMD [ARG...]]",
 	help: `Stores a listening socket that something else has opened: the broker makes it the
 listener NAME, as if it had bound it, and prints its address. It is descriptor N or,
@@ -33,7 +33,7 @@ O_NONBLOCK stay as they are where no option says otherwise. With CMD, it then be
 Exit status with CMD: that of 'fdclient get'.
 `,
 	define: definePut,
-	takes:  one("give one name"),
+	takes:  arguments{1, 1, "give one name"},
 	runs:   true,
 }
 
@@ -63,14 +63,6 @@ func definePut(fs *pflag.FlagSet) action {
 	}
 }
 
-// nameAndOptions splits NAME[,OPTION[=VALUE]]...
-func nameAndOptions(word string) (name, options string, err error) {
-	if name, options, _ = strings.Cut(word, ","); name == "" {
-		return "", "", usagef("%q begins with no name", word)
-	}
-	return name, options, nil
-}
-
 // put stores fd, which it takes, and then becomes the command if there is one.
 func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *scmrights.FD) error {
 	l, err := c.client.Put(ctx, o, name, fd)
@@ -79,8 +71,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return err
 	}
 	if c.dashed == nil {
-		_, err = fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
-		return err
+		return printBound(c.out, l)
 	}
 	c.args = []string{name}
 	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed})
@@ -132,4 +123,60 @@ func choose(name string, passed []activation.Passed) (int, error) {
 		names[i] = protocol.Printable(p.Name)
 	}
 	return -1, fmt.Errorf("LISTEN_FDNAMES: none of the %d descriptors is called %q; there are: %s", len(passed), name, strings.Join(names, ", "))
+}
+
+var adoptVerb = verb{
+	usage: "adopt NAME[,OPTION[=VALUE]]... --pid PID [--address ADDRESS] [--drain-signal SIGNAL]",
+	help: `Moves a server that runs onto the broker, without a restart: takes a duplicate of
+the socket that it listens on, which it does not notice, and puts it, as 'fdclient
+put' does. The server is its first holder; others may get it from now on, and once
+they do, the server may be stopped. Takes the right to trace the process, as its own
+user or root has, and what put takes.
+
+  fdclient adopt web --pid 812
+  fdclient adopt web,allow=group:www --pid 812 --address :80
+  fdclient get --wait web -- ./server &        # and then: kill 812
+`,
+	define: defineAdopt,
+	takes:  arguments{1, 1, "give one name"},
+}
+
+func defineAdopt(fs *pflag.FlagSet) action {
+	pid := fs.Int("pid", 0, "the process that listens: `PID`")
+	address := fs.String("address", "", "where it listens, if at more than one: `ADDRESS` as in a spec, such as :80 or unix:///run/app.sock")
+	drain := fs.String("drain-signal", "TERM", "what asks the server to leave, when a newer one takes over: `SIGNAL`, or none")
+	return func(ctx context.Context, c command) error {
+		if *pid <= 0 {
+			return usagef("say which process: --pid PID")
+		}
+		signal, err := signalName("--drain-signal", *drain)
+		if err != nil {
+			return err
+		}
+		name, options, err := nameAndOptions(c.args[0])
+		if err != nil {
+			return err
+		}
+		fd, err := holders.FromProcess(*pid, *address)
+		if err != nil {
+			return err
+		}
+		defer fd.Close()
+		l, err := c.client.Put(ctx, broker.PutOptions{Options: options, PID: *pid, DrainSignal: signal}, name, fd)
+		if err != nil {
+			return err
+		}
+		if l.Holders == 0 {
+			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder\n", *pid)
+		}
+		return printBound(c.out, l)
+	}
+}
+
+// nameAndOptions splits NAME[,OPTION[=VALUE]]...
+func nameAndOptions(word string) (name, options string, err error) {
+	if name, options, _ = strings.Cut(word, ","); name == "" {
+		return "", "", usagef("%q begins with no name", word)
+	}
+	return name, options, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/deploy"
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/supervisor"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
@@ -24,7 +25,6 @@ import (
 )
 
 var runVerb = verb{
-	name:  "run",
 	usage: "run [NAME...] [flags] -- CMD [ARG...]",
 	help: `Keeps workers alive: processes that 'fdclient get --wait NAME... -- CMD' became or,
 without names, that run CMD, which gets its sockets by itself. One that ends is
@@ -45,6 +45,7 @@ Exit status: 0 stopped, or replaced; 125 fdclient itself failed (wrong usage
 included), 126 CMD cannot be run, 127 CMD is not found.
 `,
 	define: defineRun,
+	takes:  arguments{most: many},
 	status: exitGet,
 	runs:   true,
 	words:  otherNames,
@@ -72,7 +73,7 @@ func defineRun(fs *pflag.FlagSet) action {
 	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "longest `DURATION` between two starts")
 	fs.StringVar(&f.stopSignal, "stop-signal", "TERM", "`SIGNAL` that stops a worker")
 	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill workers that have not stopped after `DURATION`")
-	ofGet := newFlags("get")
+	ofGet := cli.Flags("get")
 	f.launch = defineLaunch(ofGet)
 	fs.AddFlagSet(ofGet)
 	return func(ctx context.Context, c command) error {

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
 var upgradeVerb = verb{
-	name:  "upgrade",
 	usage: "upgrade",
 	help: `Makes the program that is now where the broker was started from take over from it, in
 the same process, with all listeners and grants, and prints its version once it
@@ -21,8 +19,7 @@ it is ready, the old one is started again, and the exit status is 1. No connecti
 lost, and holders notice nothing. Only root and the user that the broker runs as may
 do this.
 `,
-	act:   upgrade,
-	takes: nothing,
+	act: upgrade,
 }
 
 func upgrade(ctx context.Context, c command) error {
@@ -47,12 +44,9 @@ func upgrade(ctx context.Context, c command) error {
 	return nil
 }
 
-// tellTime is how long the broker may take to send its first event.
-const tellTime = 5 * time.Second
-
 // whyRestarted returns how the broker before this one ended: the first event of a watch says so.
 func whyRestarted(ctx context.Context, socket string) (why string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	ctx, cancel := context.WithTimeout(ctx, replyTime)
 	defer cancel()
 	client := broker.Client{Socket: socket}
 	defer client.Close()

@@ -1,6 +1,6 @@
 package main
 
-import "slices"
+import "strings"
 
 const usage = `fdclient asks an fdbroker for listening sockets, and tells it what to bind.
 
@@ -34,14 +34,33 @@ itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of g
 `
 
 func verbs() []verb {
-	return []verb{getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb, addrVerb, pingVerb, completionVerb, versionVerb}
+	return []verb{
+		getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb,
+		addrVerb, pingVerb, completionVerb, versionVerb,
+	}
 }
 
 func findVerb(name string) (verb, bool) {
-	all := verbs()
-	i := slices.IndexFunc(all, func(v verb) bool { return v.name == name })
-	if i < 0 {
-		return verb{}, false
+	for _, v := range verbs() {
+		if v.name() == name {
+			return v, true
+		}
 	}
-	return all[i], true
+	return verb{}, false
+}
+
+func (v verb) name() string {
+	name, _, _ := strings.Cut(v.usage, " ")
+	return name
+}
+
+// summary is the line of the usage about the verb.
+func (v verb) summary() string {
+	_, list, _ := strings.Cut(usage, "\nVerbs:\n")
+	for line := range strings.SplitSeq(list, "\n") {
+		if words, summary, ok := strings.Cut(strings.TrimSpace(line), "  "); ok && strings.Fields(words)[0] == v.name() {
+			return strings.TrimSpace(summary)
+		}
+	}
+	return ""
 }

@@ -15,7 +15,6 @@ import (
 )
 
 var watchVerb = verb{
-	name:  "watch",
 	usage: "watch [--json]",
 	help: `Prints what happens at the broker, an event a line, until it is interrupted:
 listeners bound and unbound, grants made, draining and ended and why, calls refused,
@@ -24,7 +23,6 @@ one. Only root and the user that the broker runs as may watch. When more happens
 can be printed, that is the last event, and the exit status is 1.
 `,
 	define: defineWatch,
-	takes:  nothing,
 }
 
 func defineWatch(fs *pflag.FlagSet) action {

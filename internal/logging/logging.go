@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/fdbroker/fdbroker/internal/terminal"
+	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/rs/zerolog"
 )
 
@@ -35,8 +35,8 @@ func Plain(w io.Writer, level zerolog.Level, format string) zerolog.Logger {
 
 // writer returns a writer of events to w in that format.
 func writer(w io.Writer, format string) io.Writer {
-	if format != "console" && (format != "auto" || !terminal.Is(w)) {
+	if format != "console" && (format != "auto" || !cli.IsTerminal(w)) {
 		return w
 	}
-	return zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !terminal.Is(w) || os.Getenv("NO_COLOR") != ""}
+	return zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, FieldsOrder: []string{"name", "network", "address", "backlog"}, NoColor: !cli.IsTerminal(w) || os.Getenv("NO_COLOR") != ""}
 }

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/fdbroker/fdbroker/internal/cli"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// The verbs that are one call, without flags.
+var (
+	pingVerb = verb{
+		usage: "ping",
+		help:  "Says which broker answers, with exit status 0, or that none does within 5 s, with 1.\n",
+		act:   ping,
+	}
+	versionVerb = verb{
+		usage: "version",
+		help:  "Prints the version of fdclient; 'fdclient ping' tells the broker's.\n",
+		act:   showVersion,
+	}
+	addrVerb = verb{
+		usage: "addr NAME",
+		help: `Prints the address that a listener is bound to, such as 127.0.0.1:9000 or
+/run/app.sock: what was really bound, where the spec left something open.
+`,
+		act:   addr,
+		takes: arguments{1, 1, "give one name"},
+		words: oneName,
+	}
+	bindVerb = verb{
+		usage: "bind NAME=ADDRESS[,OPTION[=VALUE]]...",
+		help: `Binds listeners, all or none, and prints each with what was really bound. A name
+that is bound already with the same spec is left as it is. Only root and the user
+that the broker runs as may do this. 'fdbroker --help' shows addresses and options.
+
+  fdclient bind web=:9000 adm=127.0.0.1:9001,backlog=16
+`,
+		act:   bind,
+		takes: arguments{1, many, "no listener: give NAME=ADDRESS"},
+	}
+	unbindVerb = verb{
+		usage: "unbind NAME...",
+		help: `Closes listeners, all or none. Who holds one goes on accepting on it; its address
+is free once the last of them has gone. Only root and the user that the broker
+runs as may do this.
+`,
+		act:   func(ctx context.Context, c command) error { return c.client.Unbind(ctx, c.args...) },
+		takes: arguments{1, many, "no name"},
+		words: otherNames,
+	}
+	reloadVerb = verb{
+		usage: "reload",
+		help: `Makes the broker read its --config file again, and prints what that has changed: a
+line for each listener that was bound, unbound or changed. Where one of the specs
+is wrong or cannot be bound, nothing changes. What was bound with 'fdclient bind'
+stays. Only root and the user that the broker runs as may do this.
+`,
+		act: reload,
+	}
+)
+
+func ping(ctx context.Context, c command) error {
+	info, err := inTime(ctx, c.client.Info)
+	if err == nil {
+		_, err = fmt.Fprintln(c.out, protocol.Printable(info.Product), protocol.Printable(info.Version), "answers")
+	}
+	return err
+}
+
+func showVersion(_ context.Context, c command) error {
+	_, err := fmt.Fprintln(c.out, "fdclient", cli.Version)
+	return err
+}
+
+func addr(ctx context.Context, c command) error {
+	list, err := inTime(ctx, c.client.List)
+	if err != nil {
+		return err
+	}
+	unknown := protocol.UnknownNameError{Name: c.args[0]}
+	for _, l := range list.Listeners {
+		if l.Name == c.args[0] {
+			_, err := fmt.Fprintln(c.out, l.Address)
+			return err
+		}
+		unknown.Names = append(unknown.Names, l.Name)
+	}
+	return &unknown
+}
+
+func bind(ctx context.Context, c command) error {
+	bound, err := c.client.Bind(ctx, c.args...)
+	for _, l := range bound {
+		_ = printBound(c.out, l)
+	}
+	return err
+}
+
+func reload(ctx context.Context, c command) error {
+	changes, err := c.client.Reload(ctx)
+	for _, what := range []struct {
+		word  string
+		names []string
+	}{{"bound", changes.Bound}, {"unbound", changes.Unbound}, {"changed", changes.Changed}} {
+		for _, name := range what.names {
+			fmt.Fprintln(c.out, what.word, protocol.Printable(name))
+		}
+	}
+	return err
+}
