@@ -23,13 +23,14 @@ type daemon struct {
 	listeners []spec.Spec
 	configErr error // with the configuration; a broker that takes over goes on without it
 
-	manager  *manager
-	reloader *reloader
-	upgrader *upgrader
-	took     bool // over from another broker
-	broker   *server.Server
-	// next executes the next program in this process, once everything has been closed that is
-	// not for it; nil: the process ends.
+	manager   *manager
+	reloader  *reloader
+	upgrading sync.Mutex              // one check of a new program at a time
+	end       context.CancelCauseFunc // ends the broker in favour of another program
+	took      bool                    // over from another broker
+	broker    *server.Server
+	// next executes the next program in this process, once everything has been closed that is not for it; nil: the
+	// process ends.
 	next func() error
 }
 
@@ -41,21 +42,18 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	keepAll := false // for the next program
 	defer func() {
+		closePassed(d.passed.sockets) // if it did not come to configure
 		if !keepAll {
 			err = errors.Join(err, d.broker.Close())
 		}
 	}()
-	took, err := d.broker.Restore(d.passed.stored)
-	if err != nil {
-		closePassed(d.passed.sockets)
+	if err := d.restore(); err != nil {
 		return err
 	}
-	// Before anything is bound, so that a second broker fails here, and not because its addresses
-	// are in use. A client that connects now is answered when all is bound.
-	d.control.Restored = took.Control
+	// Before anything is bound, so that a second broker fails here, and not because its addresses are in use. A client
+	// that connects now is answered when all is bound.
 	control, err := server.ListenControl(d.control)
 	if err != nil {
-		closePassed(d.passed.sockets)
 		return err
 	}
 	defer func() {
@@ -66,13 +64,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 	}()
 	if err := d.keepControl(control); err != nil {
-		closePassed(d.passed.sockets)
 		return err
 	}
-	if took.Restarted {
-		d.log.Warn().Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).Msg("took over from the broker before")
-	}
-	if err := d.configure(took.Listeners > 0); err != nil {
+	if err := d.configure(); err != nil {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { d.manager.tell(notify.Stopping) })()
@@ -91,18 +85,28 @@ func (d *daemon) run(ctx context.Context) (err error) {
 
 // newServer makes the server and those that it calls.
 func (d *daemon) newServer() (err error) {
-	if d.manager, err = newManager(d.log, d.passed.link); err != nil {
+	if d.manager, err = newManager(d.log, d.passed.keeper); err != nil {
 		return err
 	}
 	d.reloader = &reloader{config: d.config, manager: d.manager, log: d.log, stopped: make(chan struct{})}
 	if d.config != "" {
 		d.reloader.binds = d.binds
 	}
-	d.upgrader = &upgrader{daemon: d}
-	d.server.Logger, d.server.Reload, d.server.Counted, d.server.Upgrade = d.log, d.reloader.reload, d.manager.counted, d.upgrader.upgrade
+	d.server.Logger, d.server.Reload, d.server.Counted, d.server.Upgrade = d.log, d.reloader.reload, d.manager.counted, d.upgrade
 	d.useStore()
 	d.broker, err = server.New(d.server)
 	d.reloader.server = d.broker
+	return err
+}
+
+// restore takes over from the broker before this one, if there was one.
+func (d *daemon) restore() error {
+	took, err := d.broker.Restore(d.passed.stored)
+	d.took, d.control.Restored = took.Listeners > 0, took.Control
+	if err == nil && took.Restarted {
+		d.log.Warn().Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).
+			Msg("took over from the broker before")
+	}
 	return err
 }
 
@@ -117,7 +121,7 @@ func (d *daemon) keepControl(control *server.Control) error {
 // useStore gives the server its store.
 func (d *daemon) useStore() {
 	switch {
-	case d.passed.link != nil:
+	case d.passed.keeper != nil:
 		d.server.Store = store{d.manager.Manager}
 	case chosenStore(d.store, os.Getenv) == storeSystemd:
 		d.server.Store, d.server.Outlived = store{d.manager.Manager}, true
@@ -128,17 +132,18 @@ func (d *daemon) useStore() {
 }
 
 // configure binds the configured listeners. If that fails, a broker that has taken over goes on with its listeners.
-func (d *daemon) configure(took bool) error {
-	err := d.configErr
+func (d *daemon) configure() error {
+	sockets, err := d.passed.sockets, d.configErr
+	d.passed.sockets = nil
 	if err == nil {
-		err = d.broker.Configure(d.listeners, d.passed.sockets)
+		err = d.broker.Configure(d.listeners, sockets)
 	} else {
-		closePassed(d.passed.sockets)
+		closePassed(sockets)
 	}
-	if err == nil && d.passed.link != nil {
-		d.disown()
+	if err == nil && d.passed.keeper != nil {
+		d.disown(sockets)
 	}
-	d.listeners, d.took = nil, took
+	d.listeners = nil
 	if err != nil && d.took {
 		d.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
 		d.manager.tell(notify.Status(d.manager.serving() + "; configuration not loaded: " + err.Error()))
@@ -147,10 +152,10 @@ func (d *daemon) configure(took bool) error {
 	return err
 }
 
-// disown makes the keeper close the sockets that a service manager has passed to it. The
-// broker has stored them under other names, and its unbind is to close them for good.
-func (d *daemon) disown() {
-	for _, p := range d.passed.sockets {
+// disown makes the keeper close the sockets that a service manager has passed to it. The broker has stored them under
+// other names, and its unbind is to close them for good.
+func (d *daemon) disown(sockets []server.Passed) {
+	for _, p := range sockets {
 		if err := d.server.Store.Forget(p.Name); err != nil {
 			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper goes on holding a socket that it was passed: it is not closed by unbind")
 		}
@@ -162,16 +167,16 @@ func (d *daemon) disown() {
 func (d *daemon) serve(ctx context.Context, control *server.Control) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d.upgrader.begin(cancel)
+	d.end = cancel
 	var helpers sync.WaitGroup
 	helpers.Go(func() { d.reloader.onSignals(ctx, d.hangups) })
-	helpers.Go(func() { d.upgrader.onSignals(ctx, d.upgrades) })
+	helpers.Go(func() { d.onUpgradeSignals(ctx) })
 	helpers.Go(func() { d.manager.feedWatchdog(ctx, control.Path()) })
 	helpers.Go(func() {
-		d.passed.link.await(ctx, func() {
+		if lost := awaitKeeper(ctx, d.passed.keeper); lost {
 			d.log.Error().Msg("the keeper has ended: this process becomes the keeper")
 			cancel(server.ErrKeeperLost)
-		})
+		}
 	})
 	var missing error
 	helpers.Go(func() {
@@ -220,18 +225,9 @@ func (d *daemon) goOn(cause error) error {
 	if errors.Is(cause, server.ErrKeeperLost) {
 		return d.execute(ownProgram, nil)
 	}
-	err := d.execute(d.self.path, d.passed.link)
+	err := d.execute(d.self.path, d.passed.keeper)
 	log := logging.Plain(os.Stderr, d.level, d.format) // d.log is closed
 	log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
 	d.broker.NotUpgraded()
-	return d.execute(ownProgram, d.passed.link)
-}
-
-// execute replaces this process by program. It returns only an error.
-func (d *daemon) execute(program string, l *link) error {
-	passed, env, err := l.passed(d.broker.Descriptors())
-	if err != nil {
-		return err
-	}
-	return d.self.reexec(program, passed, env...)
+	return d.execute(ownProgram, d.passed.keeper)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -21,19 +22,18 @@ type manager struct {
 	listeners atomic.Int64
 }
 
-// newManager returns the manager that the environment names. With a keeper at the other end
-// of l, the manager tells that, and the keeper passes it on.
-func newManager(log zerolog.Logger, l *link) (*manager, error) {
+// newManager returns the manager that the environment names. With a keeper, the manager tells that, and the keeper
+// passes it on. The manager takes keeper.
+func newManager(log zerolog.Logger, keeper *os.File) (*manager, error) {
 	m, err := notify.FromEnvironment()
-	if err != nil && l == nil { // else the keeper has logged it
+	switch {
+	case keeper != nil: // which has logged err
+		m, err = notify.Over(keeper, m)
+	case err != nil:
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+		err = nil
 	}
-	if l != nil {
-		if m, err = notify.Over(l.end, m); err != nil {
-			return nil, err
-		}
-	}
-	return &manager{Manager: m, log: log}, nil
+	return &manager{Manager: m, log: log}, err
 }
 
 func (m *manager) tell(states ...string) {

@@ -16,15 +16,13 @@ import (
 type passed struct {
 	sockets []server.Passed // under names that are valid for listeners, each once
 	stored  []server.Passed // of an earlier broker
-	link    *link           // to the keeper; nil: none
+	keeper  *os.File        // the end of the socket pair with the keeper, for notify.Over; nil: there is no keeper
 }
 
 func (p passed) close() {
 	closePassed(p.sockets)
 	closePassed(p.stored)
-	if p.link != nil {
-		_ = p.link.end.Close()
-	}
+	_ = p.keeper.Close() // nil fails
 }
 
 // takePassed takes the descriptors that this process was passed.
@@ -36,26 +34,21 @@ func takePassed() (p passed, err error) {
 	var sockets []activation.Passed
 	for _, d := range all {
 		switch {
-		case d.Name == keeper.StoreName && p.link == nil:
-			f, ferr := d.FD.File("keeper")
-			if ferr != nil {
-				err = errors.Join(err, ferr)
-				continue
-			}
-			p.link = &link{f}
+		case d.Name == keeper.StoreName && p.keeper == nil:
+			p.keeper, err = d.FD.File("keeper")
 		case server.IsStored(d.Name):
 			p.stored = append(p.stored, server.Passed{Name: d.Name, FD: d.FD})
 		default:
 			sockets = append(sockets, d)
 		}
 	}
-	var serr error
-	p.sockets, serr = namedSockets(sockets)
-	if err = errors.Join(err, serr); err != nil {
+	named, nerr := namedSockets(sockets)
+	p.sockets = named
+	if err = errors.Join(err, nerr); err != nil {
 		p.close()
-		return passed{}, err
+		p = passed{}
 	}
-	return p, nil
+	return p, err
 }
 
 // warnForeign says why passed sockets are not used, if there are such.

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/launch"
+	"golang.org/x/sys/unix"
 )
 
 // ownProgram is the file that this process runs, also when another one has its path.
@@ -73,6 +75,26 @@ func (s self) reexec(program string, passed []launch.Passed, env ...string) erro
 	p.Hold(syscall.SIGUSR2)
 	p.Ignore(syscall.SIGHUP)
 	return fmt.Errorf("execute %s: %w", program, p.Exec())
+}
+
+// execute replaces this process by program, which finds the broker's descriptors and, if the keeper lives, the end of
+// the socket pair with it. It returns only an error.
+func (d *daemon) execute(program string, end *os.File) error {
+	var passed []launch.Passed
+	for _, p := range d.broker.Descriptors() {
+		passed = append(passed, launch.Passed(p))
+	}
+	if end == nil {
+		return d.self.reexec(program, passed)
+	}
+	fd, err := dupOf(end)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	_ = fd.Control(func(n uintptr) { _ = unix.Fstat(int(n), &st) })
+	isForIt := activation.StoreEnv + "=" + activation.Store(len(passed), st.Ino)
+	return d.self.reexec(program, append(passed, launch.Passed{Name: keeper.StoreName, FD: fd}), isForIt)
 }
 
 // rename gives the process the program's name, for ps and pgrep. It is "exe" after an exec of a link in /proc.

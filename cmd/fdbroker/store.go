@@ -7,13 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/internal/activation"
-	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // The values of --store.
@@ -43,52 +39,22 @@ var _ server.Store = store{}
 func (s store) Keep(name string, fd *scmrights.FD) error { return s.manager.Store(name, fd) }
 func (s store) Forget(name string) error                 { return s.manager.Unstore(name) }
 
-// link is the broker's end of the socket pair with its keeper; nil: there is no keeper.
-type link struct {
-	end *os.File // belongs to the manager, see notify.Over
-}
-
 // dupOf returns a duplicate of f's descriptor; the caller must close it.
 func dupOf(f *os.File) (fd *scmrights.FD, err error) {
 	rc, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	cerr := rc.Control(func(n uintptr) {
-		var dup int
-		if dup, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			fd = scmrights.NewFD(dup)
-		}
-	})
-	return fd, errors.Join(cerr, os.NewSyscallError("fcntl", err))
+	cerr := rc.Control(func(n uintptr) { fd, err = scmrights.NewFD(int(n)).Dup() })
+	return fd, errors.Join(cerr, err)
 }
 
-// await calls lost if the keeper ends before ctx.
-func (l *link) await(ctx context.Context, lost func()) {
-	if l == nil {
-		return
+// awaitKeeper reports whether the keeper at the other end of the socket pair ends before ctx; nil: there is none.
+func awaitKeeper(ctx context.Context, end *os.File) (lost bool) {
+	if end == nil {
+		return false
 	}
-	defer context.AfterFunc(ctx, func() { _ = l.end.SetReadDeadline(time.Unix(1, 0)) })()
-	if _, err := l.end.Read(make([]byte, 1)); err != nil && ctx.Err() == nil {
-		lost()
-	}
-}
-
-// passed returns the descriptors for the next program in this process. They include, if
-// the keeper lives, the link. The variables say that they are for it.
-func (l *link) passed(descriptors []server.Passed) (passed []launch.Passed, env []string, err error) {
-	for _, d := range descriptors {
-		passed = append(passed, launch.Passed{Name: d.Name, FD: d.FD})
-	}
-	if l != nil {
-		fd, err := dupOf(l.end)
-		if err != nil {
-			return nil, nil, err
-		}
-		passed = append(passed, launch.Passed{Name: keeper.StoreName, FD: fd})
-		var st unix.Stat_t
-		_ = fd.Control(func(n uintptr) { _ = unix.Fstat(int(n), &st) })
-		env = append(env, activation.StoreEnv+"="+activation.Store(len(passed)-1, st.Ino))
-	}
-	return passed, env, nil
+	defer context.AfterFunc(ctx, func() { _ = end.SetReadDeadline(time.Unix(1, 0)) })()
+	_, err := end.Read(make([]byte, 1))
+	return err != nil && ctx.Err() == nil
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/server"
@@ -29,54 +28,34 @@ func checkLayout(getenv func(string) string) error {
 	return nil
 }
 
-// upgrader makes the program that is now in this one's place take over in this process, when a signal or a client asks.
-type upgrader struct {
-	daemon *daemon
-
-	mu   sync.Mutex // one at a time
-	over context.CancelCauseFunc
-}
-
-// begin sets how takeOver ends the broker.
-func (u *upgrader) begin(over context.CancelCauseFunc) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.over = over
-}
-
-func (u *upgrader) onSignals(ctx context.Context, signals <-chan os.Signal) {
-	onEach(ctx, signals, func() {
-		if takeOver, err := u.upgrade(); err == nil {
+// onUpgradeSignals makes the program that is now in this one's place take over in this process, for each SIGUSR2 until
+// ctx is done.
+func (d *daemon) onUpgradeSignals(ctx context.Context) {
+	onEach(ctx, d.upgrades, func() {
+		if takeOver, err := d.upgrade(); err == nil {
 			takeOver()
 		}
 	})
 }
 
-// upgrade checks the new program, and returns the function that makes it take over. If the
-// check fails, the broker goes on.
-func (u *upgrader) upgrade() (takeOver func(), err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	d := u.daemon
-	if err := u.check(); err != nil {
+// upgrade checks the new program, and returns the function that makes it take over. If the check fails, the broker goes
+// on.
+func (d *daemon) upgrade() (takeOver func(), err error) {
+	d.upgrading.Lock()
+	defer d.upgrading.Unlock()
+	if err := d.checkNext(); err != nil {
 		d.log.Error().Err(err).Str("program", d.self.path).Msg("not upgraded")
 		return nil, err
 	}
 	d.log.Info().Str("program", d.self.path).Msg("upgrading")
-	return u.takeOver, nil
+	return func() {
+		d.manager.tell(notify.Reloading())
+		d.end(server.ErrUpgrading)
+	}, nil
 }
 
-// takeOver ends this broker in favour of the next one.
-func (u *upgrader) takeOver() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.daemon.manager.tell(notify.Reloading())
-	u.over(server.ErrUpgrading)
-}
-
-// check runs the new program with --check and the same arguments.
-func (u *upgrader) check() error {
-	d := u.daemon
+// checkNext runs the new program with --check and the same arguments.
+func (d *daemon) checkNext() error {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.self.path, append([]string{"--check"}, os.Args[1:]...)...)

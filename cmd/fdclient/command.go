@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
@@ -27,6 +28,11 @@ type verb struct {
 	runs   bool // it runs a command, which is behind "--"
 	// words completes the argument behind args; nil: nothing does.
 	words func(args []string, socket string) []complete.Word
+}
+
+func (v verb) name() string {
+	name, _, _ := strings.Cut(v.usage, " ")
+	return name
 }
 
 // action runs a verb.

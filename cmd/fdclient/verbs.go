@@ -49,11 +49,6 @@ func findVerb(name string) (verb, bool) {
 	return verb{}, false
 }
 
-func (v verb) name() string {
-	name, _, _ := strings.Cut(v.usage, " ")
-	return name
-}
-
 // summary is the line of the usage about the verb.
 func (v verb) summary() string {
 	_, list, _ := strings.Cut(usage, "\nVerbs:\n")
