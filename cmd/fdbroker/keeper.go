@@ -21,20 +21,20 @@ import (
 // pairName is the name under which a keeper that replaces itself passes its end of the socket pair with the broker.
 const pairName = "@keeper"
 
-// wantsKeeper returns the parsed command line, and whether this process is to be a keeper.
-// It leaves complaints about the command line to the broker.
-func wantsKeeper(args []string, getenv func(string) string) (o options, wants bool) {
-	if activation.ByStore(getenv(activation.StoreEnv)) {
+// wantsKeeper returns the parsed command line, and whether this process is to be a keeper. It leaves complaints about the
+// command line to the broker.
+func (s self) wantsKeeper(args []string) (o options, wants bool) {
+	if s.kept {
 		return o, false
 	}
 	o, err := parse(args, io.Discard)
 	if err != nil {
 		o = options{level: zerolog.InfoLevel, format: "auto"}
 	}
-	if getenv(childEnv) != "" { // a keeper that has replaced its program
+	if os.Getenv(childEnv) != "" { // a keeper that has replaced its program
 		return o, true
 	}
-	return o, err == nil && !o.check && chosenStore(o.store, getenv) == storeKeeper
+	return o, err == nil && !o.check && chosenStore(o.store) == storeKeeper
 }
 
 // keep is the keeper. It returns the exit status.

@@ -43,7 +43,7 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE) // a closed log must not end the broker
 	self := findSelf()
 	self.rename()
-	if o, wants := wantsKeeper(os.Args[1:], os.Getenv); wants {
+	if o, wants := self.wantsKeeper(os.Args[1:]); wants {
 		os.Exit(keep(self, o))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -104,7 +104,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 // check is --check: it prints what would be bound, or err.
 func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
 	if err == nil {
-		err = checkLayout(os.Getenv)
+		err = checkLayout()
 	}
 	if err != nil {
 		cli.Complain(stderr, "fdbroker", err)

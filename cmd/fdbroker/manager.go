@@ -24,16 +24,15 @@ type manager struct {
 
 // newManager returns the manager that the environment names. With a keeper, the manager tells that, and the keeper
 // passes it on. The manager takes keeper.
-func newManager(log zerolog.Logger, keeper *os.File) (*manager, error) {
+func newManager(log zerolog.Logger, keeper *os.File) *manager {
 	m, err := notify.FromEnvironment()
 	switch {
 	case keeper != nil: // which has logged err
-		m, err = notify.Over(keeper, m)
+		m = notify.Over(keeper, m)
 	case err != nil:
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
-		err = nil
 	}
-	return &manager{Manager: m, log: log}, err
+	return &manager{Manager: m, log: log}
 }
 
 func (m *manager) tell(states ...string) {

@@ -69,11 +69,10 @@ func findProgram(argv0 string) string {
 // finds passed open. It returns only an error.
 func (s self) reexec(program string, passed []launch.Passed, env ...string) error {
 	p := launch.InPlace(program, os.Args, append(slices.Clone(s.env), env...), passed)
-	// A signal that arrives before the new program installs its handlers would kill it. Block
-	// SIGUSR2 and ignore SIGHUP: the Go runtime preserves only these two across exec. A missed
-	// SIGHUP is harmless, because a starting broker reads its configuration anyway.
-	p.Hold(syscall.SIGUSR2)
-	p.Ignore(syscall.SIGHUP)
+	// A signal that arrives before the new program installs its handlers would kill it. Block SIGUSR2 and ignore SIGHUP:
+	// the Go runtime preserves only these two across exec. A missed SIGHUP is harmless, because a starting broker reads
+	// its configuration anyway.
+	p.Held, p.Ignored = syscall.SIGUSR2, syscall.SIGHUP
 	return fmt.Errorf("execute %s: %w", program, p.Exec())
 }
 

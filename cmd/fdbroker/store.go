@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -21,23 +19,15 @@ const (
 )
 
 // chosenStore returns flag, or for auto systemd's store if there is one, else a keeper.
-func chosenStore(flag string, getenv func(string) string) string {
+func chosenStore(flag string) string {
 	if flag != "" && flag != storeAuto {
 		return flag
 	}
-	if n, err := strconv.Atoi(getenv("FDSTORE")); err == nil && n > 0 && getenv("NOTIFY_SOCKET") != "" {
+	if n, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && n > 0 && os.Getenv("NOTIFY_SOCKET") != "" {
 		return storeSystemd
 	}
 	return storeKeeper
 }
-
-// store is the broker's store: the service manager, or the keeper, which speaks its protocol.
-type store struct{ manager *notify.Manager }
-
-var _ server.Store = store{}
-
-func (s store) Keep(name string, fd *scmrights.FD) error { return s.manager.Store(name, fd) }
-func (s store) Forget(name string) error                 { return s.manager.Unstore(name) }
 
 // dupOf returns a duplicate of f's descriptor; the caller must close it.
 func dupOf(f *os.File) (fd *scmrights.FD, err error) {

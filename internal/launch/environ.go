@@ -8,18 +8,6 @@ import (
 	"github.com/fdbroker/fdbroker/internal/activation"
 )
 
-// listenEnv returns the variables that tell the program about c's sockets.
-func (c *Config) listenEnv() []string {
-	if c.Stdin || c.NoListenEnv {
-		return nil
-	}
-	names := make([]string, len(c.Sockets))
-	for i, s := range c.Sockets {
-		names[i] = s.Name
-	}
-	return activation.Environ(names)
-}
-
 // settings returns K=TEMPLATE settings with their templates expanded.
 func (x expander) settings(templates []string) ([]string, error) {
 	set := make([]string, 0, len(templates))

@@ -54,7 +54,7 @@ func (e *commandError) Unwrap() []error { return []error{e.kind, e.cause} }
 // does not exist is not found.
 func missing(file string, err error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
-		return notRunnable(file, err, causeText(err))
+		return notRunnable(file, err, errors.Unwrap(err).Error()) // without the path
 	}
 	text := "there is no file " + file + " to run"
 	if !strings.HasPrefix(file, "/") {
@@ -67,14 +67,6 @@ func missing(file string, err error) error {
 
 func notRunnable(file string, cause error, why string) error {
 	return &commandError{text: "cannot run " + file + ": " + why, kind: ErrNotRunnable, cause: cause}
-}
-
-// causeText returns the text of the system's error in err, without the path.
-func causeText(err error) string {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
-	}
-	return err.Error()
 }
 
 // explain turns execve's error for file, which was found before, into one that says what to

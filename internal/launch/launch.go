@@ -33,13 +33,17 @@ type Config struct {
 
 // Program is a command that is ready to replace this process.
 type Program struct {
-	path    string
-	argv    []string
-	env     []string
-	fds     []*scmrights.FD
-	first   int // the number of the first socket
-	held    []syscall.Signal
-	ignored syscall.Signal
+	// Held is blocked from the exec until the program asks for it, which must be a Go program that does. It stays blocked
+	// in processes that it starts. SIGHUP, SIGINT and SIGTERM cannot be held, because a Go program unblocks them itself.
+	Held syscall.Signal
+	// Ignored is ignored when the program starts. A Go program keeps only SIGHUP and SIGINT ignored, until it asks for them.
+	Ignored syscall.Signal
+
+	path  string
+	argv  []string
+	env   []string
+	fds   []*scmrights.FD
+	first int // the number of the first socket
 }
 
 // Prepare checks all that can be checked before the exec. It replaces placeholders in the
@@ -49,7 +53,10 @@ func Prepare(c Config) (*Program, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	p := &Program{first: c.firstFD()}
+	p := &Program{first: listenFDsStart}
+	if c.Stdin {
+		p.first = 0
+	}
 	x := expander{sockets: c.Sockets, first: p.first}
 	for _, word := range c.Command {
 		w, err := x.expand(word)
@@ -58,18 +65,22 @@ func Prepare(c Config) (*Program, error) {
 		}
 		p.argv = append(p.argv, w)
 	}
+	names := make([]string, len(c.Sockets))
+	for i, s := range c.Sockets {
+		names[i] = s.Name
+		p.fds = append(p.fds, s.FD)
+	}
+	var env []string
+	if !c.Stdin && !c.NoListenEnv {
+		env = activation.Environ(names)
+	}
 	set, err := x.settings(c.Env)
 	if err != nil {
 		return nil, err
 	}
-	p.env = compose(c.Environ, append(c.listenEnv(), set...))
-	if p.path, err = lookup(p.argv[0], c.Environ); err != nil {
-		return nil, err
-	}
-	for _, s := range c.Sockets {
-		p.fds = append(p.fds, s.FD)
-	}
-	return p, nil
+	p.env = compose(c.Environ, append(env, set...))
+	p.path, err = lookup(p.argv[0], c.Environ)
+	return p, err
 }
 
 // Passed is a descriptor for [InPlace], under any name without a colon.
@@ -106,12 +117,4 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
-}
-
-// firstFD returns the number at which the first socket is placed.
-func (c *Config) firstFD() int {
-	if c.Stdin {
-		return 0
-	}
-	return listenFDsStart
 }

@@ -30,35 +30,24 @@ func DefaultSignal(name string) error {
 	return setAction(unix.SignalNum("SIG"+name), new(sigaction), nil)
 }
 
-// Ignore makes the program start with a signal ignored. A Go program keeps only SIGHUP and
-// SIGINT ignored, until it asks for them.
-func (p *Program) Ignore(signal syscall.Signal) { p.ignored = signal }
-
-// ignore makes this process ignore the signal, if any, until restore is called. The Go
-// runtime does not know, so that its handler is there again after restore. A signal that has
-// arrived before always finds a process that handles it or ignores it.
+// ignore makes this process ignore p.Ignored, if any, until restore is called. The Go runtime does not know, so that its
+// handler is there again after restore. A signal that has arrived before always finds a process that handles it or
+// ignores it.
 func (p *Program) ignore() (restore func()) {
 	var old sigaction
-	if p.ignored == 0 || setAction(p.ignored, &sigaction{sigIgn}, &old) != nil {
+	if p.Ignored == 0 || setAction(p.Ignored, &sigaction{sigIgn}, &old) != nil {
 		return func() {}
 	}
-	return func() { _ = setAction(p.ignored, &old, nil) }
+	return func() { _ = setAction(p.Ignored, &old, nil) }
 }
 
-// Hold blocks signals from the exec until the program asks for them. It must be a Go program
-// that does. They stay blocked in processes that it starts. SIGHUP, SIGINT and SIGTERM cannot
-// be held, because a Go program unblocks them itself.
-func (p *Program) Hold(signals ...syscall.Signal) { p.held = signals }
-
-// hold blocks them in the calling thread, whose mask the program inherits.
+// hold blocks p.Held, if any, in the calling thread, whose mask the program inherits.
 func (p *Program) hold() error {
-	if len(p.held) == 0 {
+	if p.Held == 0 {
 		return nil
 	}
 	var set unix.Sigset_t
-	for _, s := range p.held {
-		set.Val[(s-1)/64] |= 1 << ((s - 1) % 64)
-	}
+	set.Val[(p.Held-1)/64] |= 1 << ((p.Held - 1) % 64)
 	return os.NewSyscallError("sigprocmask", unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil))
 }
 

@@ -5,11 +5,9 @@ package notify
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -26,15 +24,12 @@ const (
 // sendTime bounds how long a manager that does not read may delay this process.
 const sendTime = time.Second
 
-// Manager is the service manager of this process. The nil Manager is none: telling it
-// something does nothing. Its methods may be called concurrently.
+// Manager is the service manager of this process. The nil Manager is none: telling it something does nothing. Its
+// methods may be called concurrently.
 type Manager struct {
-	addr     *net.UnixAddr
+	address  string
+	pair     *os.File // instead of address, see Over
 	watchdog time.Duration
-
-	pair *os.File // instead of addr, see Over
-	mu   sync.Mutex
-	conn *scmrights.Conn // of pair; one message at a time
 }
 
 // FromEnvironment returns the manager that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID name, or nil if there is none.
@@ -49,7 +44,13 @@ func FromEnvironment() (*Manager, error) {
 	case address[0] != '/' && address[0] != '@':
 		return nil, errors.Join(fmt.Errorf("NOTIFY_SOCKET=%s: neither a path nor an abstract name, and nothing else is supported", address), err)
 	}
-	return &Manager{addr: &net.UnixAddr{Net: "unixgram", Name: address}, watchdog: interval}, err
+	return &Manager{address: address, watchdog: interval}, err
+}
+
+// Over returns the manager at the other end of a socket pair, of which it takes this end. Each message is a datagram
+// (SOCK_SEQPACKET). The watchdog is that of m, which may be nil.
+func Over(end *os.File, m *Manager) *Manager {
+	return &Manager{pair: end, watchdog: m.Watchdog()}
 }
 
 func take(key string) string {
@@ -85,6 +86,56 @@ func (m *Manager) Tell(states ...string) error {
 		return nil
 	}
 	return m.send([]byte(strings.Join(states, "\n")))
+}
+
+// Keep gives fd, which it borrows, to the manager to keep by that name, without a look at it (sd_pid_notify_with_fds(3)).
+func (m *Manager) Keep(name string, fd *scmrights.FD) error {
+	return m.send([]byte("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0"), fd)
+}
+
+// Forget makes the manager close the descriptors of that name.
+func (m *Manager) Forget(name string) error {
+	return m.send([]byte("FDSTOREREMOVE=1\nFDNAME=" + name))
+}
+
+// send sends one message, with descriptors.
+func (m *Manager) send(b []byte, fds ...*scmrights.FD) error {
+	var err error
+	switch {
+	case m == nil:
+		return errors.New("there is no service manager")
+	case m.pair != nil:
+		err = sendOver(m.pair, b, fds)
+	default:
+		err = sendTo(m.address, b, fds)
+	}
+	if err != nil {
+		return fmt.Errorf("tell the service manager: %w", err)
+	}
+	return nil
+}
+
+// sendTo sends a message over a new socket, because the manager may have made its own anew.
+func sendTo(address string, b []byte, fds []*scmrights.FD) error {
+	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(n), "notify")
+	defer f.Close()
+	if err := unix.Connect(n, &unix.SockaddrUnix{Name: address}); err != nil {
+		return os.NewSyscallError("connect", err)
+	}
+	return sendOver(f, b, fds)
+}
+
+func sendOver(f *os.File, b []byte, fds []*scmrights.FD) error {
+	conn, err := scmrights.NewConn(f)
+	if err != nil {
+		return err
+	}
+	_ = f.SetWriteDeadline(time.Now().Add(sendTime))
+	return conn.Send(b, fds...)
 }
 
 // Status is the state that describes the service in one line.
