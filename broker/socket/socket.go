@@ -14,12 +14,13 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 // Socket is one bound socket, which it owns. Its methods may be called concurrently; after Close those that ask the
@@ -31,17 +32,15 @@ type Socket struct {
 	address string                    // as was really bound
 	fd      *scmrights.FD
 	cookie  uint64
-	file    *sockfile.File // nil without a path
+	file    *sockfile.File // nil without a path of its own
 	inode   uint32         // of the socket itself, in sockfs
 	backlog atomic.Int32
 
-	changing sync.Mutex // held while the socket is changed or repaired; guards file, health and closed
+	changing sync.Mutex // held while the socket is changed or repaired; guards health, closed and released
 	health   repairState
 
-	// Token is for the owner, to know the socket by, and to guard; nothing here looks at it.
-	Token uint32
-
 	closed   bool
+	released bool         // Close leaves the path
 	adopted  bool         // another program has opened it
 	held     bool         // it has holders already
 	replaces *replacement // until Commit or Abort
@@ -104,8 +103,6 @@ func (s *Socket) Cookie() uint64 { return s.cookie }
 
 // File returns which file the socket's path is, and the zero FileID if it has none that is its own.
 func (s *Socket) File() sockfile.FileID {
-	s.changing.Lock()
-	defer s.changing.Unlock()
 	if s.file == nil {
 		return sockfile.FileID{}
 	}
@@ -189,7 +186,7 @@ func (s *Socket) WatchPath(inotify int) (watch int, ok bool) {
 // or the next broker.
 func (s *Socket) Release() error {
 	s.changing.Lock()
-	s.file = nil
+	s.released = true
 	s.changing.Unlock()
 	return s.Close()
 }
@@ -204,7 +201,7 @@ func (s *Socket) Close() error {
 	}
 	s.closed = true
 	var err error
-	if s.file != nil {
+	if s.file != nil && !s.released {
 		// Before the socket is closed: while it is open the inode's number cannot be given to another file.
 		err = s.file.Remove()
 	}

@@ -13,16 +13,12 @@ import (
 	"os"
 	"unsafe"
 
-	"github.com/fdbroker/fdbroker/internal/procfs"
 	"golang.org/x/sys/unix"
 )
 
 // OverflowID is the uid or gid that the kernel shows instead of one that does not exist in
 // this process's user namespace (user_namespaces(7)). It may stand for any user.
 const OverflowID = 65534
-
-// maxAncestors bounds how many of a process's ancestors DescendsFrom looks at.
-const maxAncestors = 64
 
 // Conn is a connected Unix socket, which the functions of this package borrow: a
 // [syscall.RawConn] or a [*scmrights.FD].
@@ -66,24 +62,6 @@ func Groups(c Conn, primary uint32) []uint32 {
 
 // SameUser reports whether c and d are the same user, and one that the broker can tell from others.
 func (c Credentials) SameUser(d Credentials) bool { return c.UID == d.UID && c.UID != OverflowID }
-
-// DescendsFrom reports whether c's process is d's or a descendant of it, also if that has become another user's. If the
-// pids are not visible, it reports whether the users are the same.
-func (c Credentials) DescendsFrom(d Credentials) bool {
-	pid := c.PID
-	for range maxAncestors {
-		switch {
-		case pid == 0, d.PID == 0: // in another pid namespace, or hidden in /proc
-			return c.SameUser(d)
-		case pid == d.PID:
-			return true
-		case pid == 1:
-			return false
-		}
-		pid = procfs.Parent(pid)
-	}
-	return false
-}
 
 // mayKill returns nil if the user of c may send signals to its process: if that has the user as its real or its saved
 // user id (kill(2)).

@@ -7,16 +7,16 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -217,48 +217,11 @@ func TestSignalOfItsUser(t *testing.T) {
 	fdtest.Eventually(t, "it has ended", func() bool { return peer.Exited(p.FD) })
 }
 
-// TestDescendsFrom: descendants count, also those of other users; if pids are not visible, the user decides.
-func TestDescendsFrom(t *testing.T) {
-	fdtest.CheckLeaks(t)
-	cmd := exec.Command("sh", "-c", "exec 3<&0; cat <&3 & echo $!; wait")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = stdin.Close(); _ = cmd.Wait() }()
-	var grandchild int
-	if _, err := fmt.Fscan(stdout, &grandchild); err != nil {
-		t.Fatal(err)
-	}
-	self, child := os.Getpid(), cmd.Process.Pid
-	type who = peer.Credentials
-	for _, test := range []struct {
-		c, d who
-		want bool
-	}{
-		{who{PID: self}, who{PID: self}, true},
-		{who{PID: child, UID: 1}, who{PID: self}, true},
-		{who{PID: grandchild, UID: 1}, who{PID: self}, true},
-		{who{PID: grandchild}, who{PID: child}, true},
-		{who{PID: child}, who{PID: grandchild}, false},
-		{who{PID: self}, who{PID: child}, false},
-		{who{PID: 1}, who{PID: self}, false},
-		{who{UID: 1}, who{PID: self, UID: 1}, true},
-		{who{UID: 1}, who{PID: self}, false},
-		{who{UID: peer.OverflowID}, who{UID: peer.OverflowID}, false},
-		{who{PID: self, UID: 1}, who{UID: 1}, true},
-		{who{PID: self}, who{UID: 1}, false},
-	} {
-		if got := test.c.DescendsFrom(test.d); got != test.want {
-			t.Errorf("%+v descends from %+v: %t", test.c, test.d, got)
-		}
+// TestSameUser: a uid that may stand for any user is nobody's.
+func TestSameUser(t *testing.T) {
+	alice, bob, overflow := peer.Credentials{UID: 1}, peer.Credentials{UID: 2}, peer.Credentials{UID: peer.OverflowID}
+	if !alice.SameUser(alice) || alice.SameUser(bob) || overflow.SameUser(overflow) {
+		t.Error("only two credentials with one known uid are those of one user")
 	}
 }
 
