@@ -82,9 +82,8 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 	if o.network.In(spec.TCP) {
 		opts = append(opts, sockopt{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	}
-	share := sockopt{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
 	if o.sharePort {
-		opts = append(opts, share)
+		opts = append(opts, reusePort(true))
 	}
 	return sockdiag.Ask(fd, func(fd int) (int, error) {
 		if err := bindWith(fd, o.spec, end, opts...); err != nil {
@@ -92,8 +91,7 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 		}
 		backlog, err := listen(o.spec, fd)
 		if err == nil && o.sharePort {
-			share.value = 0
-			err = share.set(fd)
+			err = reusePort(false).set(fd)
 		}
 		return backlog, err
 	})

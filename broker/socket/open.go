@@ -58,9 +58,6 @@ func (o *opener) replace() (*Socket, error) {
 	if o.network == nil {
 		return nil, fmt.Errorf("there is no network %q", o.spec.Network)
 	}
-	if len(o.Replacing) == 0 {
-		return o.open()
-	}
 	r, err := makeWay(o.spec, o.Replacing)
 	if err != nil {
 		return nil, err

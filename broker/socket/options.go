@@ -117,6 +117,10 @@ func (o sockopt) set(fd int) error {
 	return nil
 }
 
+func reusePort(on bool) sockopt {
+	return sockopt{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)}
+}
+
 // addressOptions sets more, and those options of s that decide which addresses a socket can have.
 func addressOptions(fd int, s spec.Spec, is6 bool, more ...sockopt) error {
 	o := s.Opts()

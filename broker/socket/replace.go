@@ -116,11 +116,7 @@ func (s *Socket) setReplaced(on bool) {
 func (s *Socket) setReusePort(on bool) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	_ = control(s.fd, func(fd int) error {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)); err != nil {
-			return err
-		}
+	if control(s.fd, reusePort(on).set) == nil {
 		s.health.reusePort = on
-		return nil
-	})
+	}
 }

@@ -53,7 +53,6 @@ func (m *Monitor) run() {
 	}
 }
 
-// pathsChanged reads from inotify whose paths have changed.
 func (m *Monitor) pathsChanged() {
 	const size = unix.SizeofInotifyEvent // only files are watched: events have no names
 	b, n := make([]byte, 64*size), 0
@@ -95,7 +94,6 @@ func (m *Monitor) lookWithin(t *target, pause time.Duration) {
 	}
 }
 
-// arm makes the timer fire when something is due.
 func (m *Monitor) arm(due time.Duration) {
 	if due > 0 {
 		due = max(due, m.notBefore)
@@ -145,7 +143,6 @@ func (m *Monitor) collect() {
 	m.arm(next)
 }
 
-// look repairs t and reports that.
 func (m *Monitor) look(t *target) {
 	s := t.socket
 	if t.newPath {

@@ -78,7 +78,6 @@ func splitHostPort(address string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// parsePort returns the number of a port given as a number or a service's name.
 func parsePort(n *Network, port string) (string, error) {
 	if isDigits(port) {
 		number, err := strconv.ParseUint(port, 10, 16)
