@@ -92,16 +92,19 @@ func (r *repair) option(name string, number int, want bool) error {
 	if err := (sockopt{name, unix.SOL_SOCKET, number, toInt(want)}).set(r.fd); err != nil {
 		return err
 	}
-	if now, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number); err == nil && now == is {
-		return noEffect(what)
+	now, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number)
+	return r.noteIf(err != nil || now != is, what)
+}
+
+// noteIf notes what was undone, and is an error if nothing has changed although the kernel says so. That may pass:
+// perhaps a worker does the same harm again and again.
+func (r *repair) noteIf(changed bool, what string) error {
+	if !changed {
+		return fmt.Errorf("%s, and undoing that has no effect", what)
 	}
 	r.note(what)
 	return nil
 }
-
-// noEffect is the error of a repair that the kernel says has succeeded, if nothing has changed. It may pass: perhaps a
-// worker does the same harm again and again.
-func noEffect(what string) error { return fmt.Errorf("%s, and undoing that has no effect", what) }
 
 func (r *repair) tcp() error {
 	info, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -144,16 +147,12 @@ func (r *repair) limit(is int) error {
 	}
 	f, err := r.figures(nil)
 	now, most := int(f.Limit), somaxconn()
-	switch {
-	case err == nil && now < want && now == most:
+	if err == nil && now < want && now == most {
 		r.backlog.Store(int32(now))
 		r.note(fmt.Sprintf("backlog %d was asked for, the kernel gives %d: net.core.somaxconn is %d", want, now, most))
-	case err == nil && now == is:
-		return noEffect(fmt.Sprintf("backlog %d instead of %d", is, want))
-	default:
-		r.note(fmt.Sprintf("backlog %d instead of %d", is, want))
+		return nil
 	}
-	return nil
+	return r.noteIf(err != nil || now != is, fmt.Sprintf("backlog %d instead of %d", is, want))
 }
 
 func (r *repair) unix() error {
@@ -172,13 +171,9 @@ func (r *repair) packet() error {
 	if err := disconnect(r.fd); err != nil {
 		return err
 	}
-	const what = "connected to one peer"
-	if _, err := unix.Getpeername(r.fd); err == nil {
-		return noEffect(what)
-	}
-	r.note(what)
-	if !r.network.In(spec.UDP) {
-		return nil
+	_, err := unix.Getpeername(r.fd)
+	if err := r.noteIf(err != nil, "connected to one peer"); err != nil || !r.network.In(spec.UDP) {
+		return err
 	}
 	if err := r.bindAgain(); err != nil {
 		return err
@@ -235,7 +230,7 @@ func (r *repair) explain(err error) error {
 func (r *repair) path() error {
 	now, err := sockfile.Find(r.file.Path())
 	if err == nil && now.Same(r.file) {
-		if r.file.HasBackup() && r.file.Backup() == nil {
+		if _, ok := r.file.Backup(); !ok && r.file.HasBackup() {
 			r.file.KeepBackup()
 		}
 		return nil
@@ -250,11 +245,8 @@ func (r *repair) path() error {
 	if err := r.linkAgain(); err != nil {
 		return err
 	}
-	if now, err := sockfile.Find(r.file.Path()); err == nil && !now.Same(r.file) {
-		return noEffect(what)
-	}
-	r.note(what)
-	return nil
+	now, err = sockfile.Find(r.file.Path())
+	return r.noteIf(err != nil || now.Same(r.file), what)
 }
 
 func (r *repair) linkAgain() error {
@@ -267,11 +259,11 @@ func (r *repair) linkAgain() error {
 	if err := sockfile.Clear(path, sockfile.ClearConfig{Type: r.network.Type, SkipHolders: true}); err != nil {
 		return err
 	}
-	backup := r.file.Backup()
-	if !r.file.HasBackup() || backup == nil {
+	backup, ok := r.file.Backup()
+	if !ok {
 		return r.beyond("the path of %s was removed")
 	}
-	if err := unix.Linkat(unix.AT_FDCWD, backup.Path(), unix.AT_FDCWD, path, 0); err != nil {
+	if err := unix.Linkat(unix.AT_FDCWD, backup, unix.AT_FDCWD, path, 0); err != nil {
 		return errors.Join(r.beyond("the path of %s was removed"), os.NewSyscallError("linkat", err))
 	}
 	return nil

@@ -102,17 +102,14 @@ func listenAgain(s spec.Spec, fd int) error {
 
 // savedFile returns the file at path if it is the one that was saved. The zero FileID is any file.
 func savedFile(path string, saved sockfile.FileID) (*sockfile.File, error) {
-	known := saved != sockfile.FileID{}
-	was := sockfile.New(path, saved)
-	if known && was.Backup() != nil {
-		was.KeepBackup()
+	if was := sockfile.New(path, saved); was.KeepBackup() {
 		return was, nil // Repair makes the path again if it was removed meanwhile
 	}
 	file, err := sockfile.Find(path)
 	if err != nil {
 		return nil, err
 	}
-	if known && !file.Same(was) {
+	if saved != (sockfile.FileID{}) && file.ID() != saved {
 		return nil, fmt.Errorf("%s is another file now", path)
 	}
 	file.KeepBackup()

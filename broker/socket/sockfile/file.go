@@ -160,7 +160,6 @@ func Exposure(dir string) string {
 // The kernel makes no link to a file that has none left, not even by a descriptor of it. Some files have no backup
 // link: if the filesystem has no links, or if the file was given to another user and fs.protected_hardlinks is set.
 
-// backupPath returns the path of the backup link of the file at path.
 func backupPath(path string) string {
 	dir, base := filepath.Split(path)
 	return dir + "." + base + ".fdbroker"
@@ -169,37 +168,35 @@ func backupPath(path string) string {
 // HasBackup reports whether f has a backup link, as far as f knows.
 func (f *File) HasBackup() bool { return f.backup }
 
-// Backup returns the file at the backup link of f if that still leads to f, or nil.
-func (f *File) Backup() *File {
-	b, err := Find(backupPath(f.path))
-	if err != nil || !b.Same(f) {
-		return nil
-	}
-	return b
+// Backup returns the path of the backup link of f, if that still leads to f.
+func (f *File) Backup() (path string, ok bool) {
+	path = backupPath(f.path)
+	return path, f.backup && byPath.has(f, path)
 }
 
-// KeepBackup makes the backup link, unless it is there. It removes the backup link of another socket, because the path
-// that it stood for is f's now.
-func (f *File) KeepBackup() {
+// KeepBackup makes the backup link, unless it is there, and reports whether it is. It removes that of another
+// socket, because the path that it stood for is f's now.
+func (f *File) KeepBackup() bool {
 	f.backup = false
 	dir, err := f.openDir()
 	if err != nil {
-		return
+		return false
 	}
 	defer dir.close()
 	backup := backupPath(f.path)
 	if f.backup = dir.has(f, backup); f.backup {
-		return
+		return true
 	}
 	if b, err := dir.find(backup); err == nil && b.kind == unix.S_IFSOCK {
 		_ = dir.remove(backup)
 	}
 	if unix.Linkat(int(dir), dir.name(f.path), int(dir), dir.name(backup), 0) != nil {
-		return
+		return false
 	}
 	if f.backup = dir.has(f, backup); !f.backup { // another process has replaced the file
 		_ = dir.remove(backup)
 	}
+	return f.backup
 }
 
 // Watch adds f to an inotify instance, which then tells if its path is removed, replaced or renamed: all of that

@@ -1,6 +1,7 @@
 package sockfile
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"strconv"
@@ -56,14 +57,9 @@ func TryLock(path string) (*Lock, error) {
 			return nil, explainLock(path, name, err)
 		}
 		lock := &Lock{fd: scmrights.NewFD(n)}
-		locked, err := lock.take(name)
-		if locked && lock.file != nil {
+		err = lock.take(name)
+		if err == nil && lock.file != nil {
 			return lock, nil
-		}
-		if err == nil && !locked {
-			if err = checkForeign(name, unix.EWOULDBLOCK); err == nil {
-				err = &LockedError{lock.pid()}
-			}
 		}
 		_ = lock.fd.Close()
 		if err != nil {
@@ -75,23 +71,23 @@ func TryLock(path string) (*Lock, error) {
 
 // take locks the file. It sets l.file only if the file is still at its name: a process that unlocks removes the file,
 // and a lock on a removed file excludes no other process.
-func (l *Lock) take(name string) (locked bool, err error) {
-	return sockdiag.Ask(l.fd, func(n int) (bool, error) {
+func (l *Lock) take(name string) error {
+	return sockdiag.Control(l.fd, func(n int) error {
 		switch err := unix.Flock(n, unix.LOCK_EX|unix.LOCK_NB); err {
 		case nil:
 		case unix.EWOULDBLOCK, unix.EINTR:
-			return false, nil
+			return cmp.Or(checkForeign(name, unix.EWOULDBLOCK), error(&LockedError{recordedPID(n)}))
 		default:
-			return false, os.NewSyscallError("flock", err)
+			return os.NewSyscallError("flock", err)
 		}
 		var st unix.Stat_t
 		if err := unix.Fstat(n, &st); err != nil {
-			return true, os.NewSyscallError("fstat", err)
+			return os.NewSyscallError("fstat", err)
 		}
 		if mine := fileOf(name, &st); byPath.has(mine, name) {
 			l.file = mine
 		}
-		return true, nil
+		return nil
 	})
 }
 
@@ -127,9 +123,9 @@ func (l *Lock) WritePID() {
 	})
 }
 
-func (l *Lock) pid() int {
+func recordedPID(fd int) int {
 	b := make([]byte, 16)
-	size, _ := sockdiag.Ask(l.fd, func(n int) (int, error) { return unix.Pread(n, b, 0) })
+	size, _ := unix.Pread(fd, b, 0)
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:max(size, 0)])))
 	return pid
 }
