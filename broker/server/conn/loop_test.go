@@ -133,7 +133,7 @@ func TestPost(t *testing.T) {
 			r.on(func() { now = slices.Clone(got[i]) })
 			return len(now) >= each
 		})
-		for k := 0; k < each; k++ {
+		for k := range each {
 			if !slices.Contains(now, k) {
 				t.Fatalf("%d was not called: %v", k, now)
 			}

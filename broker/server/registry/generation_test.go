@@ -69,7 +69,7 @@ func TestFence(t *testing.T) {
 	var f fence
 	check := func(when string, uid uint32, below int64) {
 		t.Helper()
-		for generation := int64(0); generation < 12; generation++ {
+		for generation := range int64(12) {
 			want := generation != 0 && generation < below
 			if got := f.excludes(uid, generation); got != want {
 				t.Errorf("%s: user %d, generation %d: excluded is %t, want %t", when, uid, generation, got, want)
