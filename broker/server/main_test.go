@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{
-		"worker": workerHelper, "broker": brokerHelper, "control": controlHelper, "rogue": rogueHelper, "serve": serveHelper,
+		"worker": workerHelper, "broker": brokerHelper, "rogue": rogueHelper, "serve": serveHelper,
 	})
 }
 
@@ -402,6 +402,14 @@ func asUser(t testing.TB, cmd *exec.Cmd, ids ...uint32) {
 	cmd.Path = "/proc/self/exe" // the test binary's directory is closed to other users
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}}
+}
+
+// give makes a directory another user's.
+func give(t testing.TB, path string, uid uint32) {
+	t.Helper()
+	if err := errors.Join(os.Chmod(path, 0o755), os.Chown(path, int(uid), int(uid))); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (w *worker) pid() int { return w.cmd.Process.Pid }
