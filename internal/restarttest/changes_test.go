@@ -10,15 +10,15 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestChangesMeanwhile: what is bound and unbound while another program takes over is so
-// with the next one, if the client was told that it is.
+// TestChangesMeanwhile: a listener that is bound or unbound while another program takes over is so with the next
+// broker, if the client was told that it is.
 func TestChangesMeanwhile(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := start(t, "--store=none")
 	done := make(chan struct{})
 	var changing sync.WaitGroup
 	var mu sync.Mutex
-	bound := make(map[string]bool) // what was told last
+	bound := make(map[string]bool) // what the client was told last
 	for k := range 8 {
 		changing.Go(func() {
 			c := broker.Client{Socket: r.socket}
@@ -31,7 +31,7 @@ func TestChangesMeanwhile(t *testing.T) {
 				}
 				name := fmt.Sprintf("n%d-%d", k, n)
 				if _, err := c.Bind(context.Background(), name+"=127.0.0.1:0"); err != nil {
-					continue // it has to be neither
+					continue // it may be bound or not
 				}
 				err := error(nil)
 				if n%8 != 0 {

@@ -43,7 +43,7 @@ func BenchmarkDip(b *testing.B) {
 		if pid, err := r.pid(); err == nil && kill {
 			r.kill(pid)
 		}
-		time.Sleep(block) // what is measured: how much is answered meanwhile
+		time.Sleep(block) // the connections that are answered meanwhile are measured
 		return float64(answered.Load()-from) / time.Since(began).Seconds()
 	}
 	measure(false)

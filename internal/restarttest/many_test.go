@@ -75,8 +75,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is a plain start, until the broker answers, and BenchmarkKilled what a
-// client waits that calls when the broker has just been killed. Of each the median.
+// BenchmarkStart measures a plain start until the broker answers, and BenchmarkKilled how long a client waits that
+// calls when the broker has just been killed. Both report the median.
 func BenchmarkStart(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("listeners=%d", n), func(b *testing.B) {
@@ -91,7 +91,7 @@ func BenchmarkStart(b *testing.B) {
 					b.Fatal(err)
 				}
 				for !asks(socket) {
-					time.Sleep(100 * time.Microsecond) // to ask all the time would take the processor from it
+					time.Sleep(100 * time.Microsecond) // asking all the time would take the processor from the broker
 				}
 				took = append(took, time.Since(began))
 				fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() })
@@ -111,10 +111,10 @@ func BenchmarkKilled(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				time.Sleep(lives) // or the keeper would take it for a crash at start, and wait
+				time.Sleep(lives) // otherwise the keeper would take it for a crash at the start, and wait
 				r.kill(pid)
 				began := time.Now()
-				for !asks(r.socket) { // only one that the dead broker had accepted has to be made again
+				for !asks(r.socket) { // only a call that the dead broker had accepted has to be made again
 				}
 				took = append(took, time.Since(began))
 				r.answers(pid)

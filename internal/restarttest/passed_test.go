@@ -12,8 +12,8 @@ import (
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 )
 
-// TestPassed: what a service manager has passed is kept and closed as what the broker has
-// bound by itself: unbound, it is closed, and it does not come back.
+// TestPassed: a socket that a service manager has passed is restored and closed as one that the broker has bound
+// itself: once unbound it is closed, and does not come back.
 func TestPassed(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	addresses := make(map[string]string)
@@ -31,7 +31,7 @@ func TestPassed(t *testing.T) {
 		_ = ln.Close()
 	}
 	r := startAs(t, func(cmd *exec.Cmd) {
-		// LISTEN_PID has to be the broker's own pid, which a shell that becomes it knows.
+		// LISTEN_PID has to be the broker's own pid, which is that of the shell before exec.
 		cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
 		cmd.Path = "/bin/sh"
 		cmd.Env = append(os.Environ(), "LISTEN_FDS=2", "LISTEN_FDNAMES=web:api")

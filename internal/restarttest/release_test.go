@@ -100,7 +100,7 @@ func buildOld(t testing.TB, dir string) {
 	}
 }
 
-// TestUpgradeFromOldRelease: the program of the last release is replaced by this one under load, which reads the
+// TestUpgradeFromOldRelease: under load the program of the last release is replaced by this one, which reads the
 // journal that the old one has written, and writes its own. Nothing is lost, neither then nor when the new broker
 // is killed.
 func TestUpgradeFromOldRelease(t *testing.T) {
@@ -184,7 +184,7 @@ func TestUpgradeFromOldRelease(t *testing.T) {
 	same("after kill -9 of its keeper")
 	l.end()
 
-	// Who has waited all the time is served at last.
+	// Connections that have waited all the time are served at last.
 	sockets, err := r.client.Get(context.Background(), broker.GetOptions{}, "queue")
 	if err != nil {
 		t.Fatal(err)

@@ -18,8 +18,8 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// standing starts a broker with what every restart has to keep: a listener under load
-// with a worker of either kind, one that was bound at run time, and a Unix one.
+// standing starts a broker with listeners that every restart has to keep: one under load with a worker of either
+// kind, one that was bound at run time, and a Unix one.
 func standing(t testing.TB, args ...string) (r *rig, l *load) {
 	t.Helper()
 	r = start(t, append([]string{"--bind", "web=127.0.0.1:0", "--bind", "app=unix://" + fdtest.SocketDir(t) + "/s"}, args...)...)
@@ -42,7 +42,7 @@ func standing(t testing.TB, args ...string) (r *rig, l *load) {
 	return r, l
 }
 
-// holders returns the grants but for that of this process, which comes and goes.
+// holders returns the grants except that of this process, which comes and goes.
 func (r *rig) holders() map[int64]protocol.Holder {
 	r.t.Helper()
 	holders := make(map[int64]protocol.Holder)
@@ -60,7 +60,7 @@ func (r *rig) keeps(cookies map[string]uint64, holders map[int64]protocol.Holder
 	if now := r.cookies(); !maps.Equal(now, cookies) {
 		r.t.Fatalf("sockets: %v, were %v", now, cookies)
 	}
-	// At once: what a worker takes up again was kept for it.
+	// At once, because a grant is reserved until its worker reclaims it.
 	if now := r.holders(); !slices.Equal(ids(now), ids(holders)) {
 		r.t.Fatalf("grants: %v, were %v", now, holders)
 	}
@@ -88,7 +88,7 @@ func TestKilled(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		rounds         int
-		victim, keeper func(broker int) int // keeper: who it is afterwards
+		victim, keeper func(broker int) int // keeper: its pid afterwards
 	}{
 		{"broker", 5, itself, parentOf},
 		{"keeper", 2, parentOf, itself},
@@ -172,8 +172,8 @@ func (r *rig) script(text string) func(string) {
 	}
 }
 
-// TestWaiting: a Get that waits when the broker is killed gets what it waits for from
-// the next one, and whoever watches is told what happened.
+// TestWaiting: a Get that waits when the broker is killed is answered by the next one, and watchers are told what
+// happened.
 func TestWaiting(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r, l := standing(t)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"worker": workerHelper})
 }
 
-// times returns how often to do what is to be done n times in a short run.
+// times returns how often to repeat something that a short run does n times.
 func times(n int) int {
 	if factor, err := strconv.Atoi(os.Getenv("FDTEST_RESTARTS")); err == nil {
 		return n * factor
@@ -63,7 +63,7 @@ type rig struct {
 	client  broker.Client
 }
 
-// start starts a broker that the test's end stops, whoever it is by then.
+// start starts a broker. The test's end stops it, or the one that has replaced it by then.
 func start(t testing.TB, args ...string) *rig {
 	t.Helper()
 	return startAs(t, func(*exec.Cmd) {}, args...)
@@ -90,7 +90,7 @@ func startIn(t testing.TB, dir string, prepare func(*exec.Cmd), args ...string) 
 	t.Setenv("FDBROKER_SOCKET", r.socket)
 	r.client.Socket = r.socket
 	cmd := exec.Command(r.program, append([]string{"--log-level", "warn", "--log-format", "json"}, args...)...)
-	// A file of its own and no pipe: whoever becomes the keeper goes on writing to it.
+	// A file of its own and no pipe, because the next keeper goes on writing to it.
 	log, err := os.Create(dir + "/log")
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func startIn(t testing.TB, dir string, prepare func(*exec.Cmd), args ...string) 
 	return r
 }
 
-// said returns all that the broker has said.
+// said returns all that the broker has logged.
 func (r *rig) said() string {
 	text, err := os.ReadFile(filepath.Dir(r.program) + "/log")
 	if err != nil {
@@ -202,7 +202,7 @@ func (r *rig) worker(name string) *exec.Cmd {
 	return cmd
 }
 
-// load is clients that connect to a listener, and others that ask the broker for it.
+// load is a number of clients that connect to a listener, and others that ask the broker for it.
 type load struct {
 	t                  testing.TB
 	answered, gets     atomic.Int64
@@ -272,7 +272,7 @@ func exchange(address string) error {
 	return err
 }
 
-// lives is longer than what a broker must have lived to be started again at once.
+// lives is longer than a broker must have run to be started again at once.
 const lives = 250 * time.Millisecond
 
 // more waits until n more connections were answered and some more Gets, and the broker
@@ -285,7 +285,7 @@ func (l *load) more(n int64) {
 	})
 }
 
-// end stops the load, of which nothing must have failed.
+// end stops the load, and checks that nothing has failed.
 func (l *load) end() {
 	l.t.Helper()
 	close(l.done)

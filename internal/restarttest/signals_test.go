@@ -80,7 +80,7 @@ func TestStopMeanwhile(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
-	fdtest.Eventually(t, "nobody is answered any more", func() bool {
+	fdtest.Eventually(t, "no call is answered any more", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		defer cancel()
 		_, err := r.client.Info(ctx)

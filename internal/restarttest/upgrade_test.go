@@ -45,8 +45,8 @@ func TestUpgrade(t *testing.T) {
 	l.end()
 }
 
-// TestUpgradeFails: a program that does not accept what the broker was started with does
-// not get to run, and one that crashes is replaced by the old one.
+// TestUpgradeFails: a program that does not accept the arguments of the broker does not get to run, and one that
+// crashes is replaced by the old one.
 func TestUpgradeFails(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r, l := standing(t)
@@ -75,13 +75,13 @@ func TestUpgradeFails(t *testing.T) {
 	r.keeps(cookies, holders)
 	l.more(20)
 	if said := r.said(); !strings.Contains(said, "before it was ready") {
-		t.Errorf("nobody says that the new program failed:\n%s", said)
+		t.Errorf("the log does not say that the new program failed:\n%s", said)
 	}
 	l.end()
 }
 
-// TestUpgradeToNoBroker: a program that passes the check, and then is no broker, is
-// replaced by the old one, and whoever asked for it is told.
+// TestUpgradeToNoBroker: a program that passes the check, and then is no broker, is replaced by the old one, and
+// the client that asked for the upgrade is told.
 func TestUpgradeToNoBroker(t *testing.T) {
 	for name, text := range map[string]string{
 		"crashes":    "[ \"$1\" = --check ] || kill -9 $$",
