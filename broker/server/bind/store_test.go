@@ -3,6 +3,7 @@ package bind
 import (
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -113,12 +114,21 @@ func (s *store) keepFile(t testing.TB, name string, b []byte) {
 	}
 }
 
-// oldJournal returns a journal of the layout before the present one, without records.
+// oldJournal returns a journal of the layout before the present one, with a record of a listener "old" that was
+// bound at run time.
 func oldJournal(lastID int64, e journal.Ending) []byte {
 	b := make([]byte, 4096)
 	copy(b, "bstate2")
 	binary.NativeEndian.PutUint64(b[8:], uint64(lastID))
 	binary.NativeEndian.PutUint64(b[16:], uint64(e))
+	var body []byte
+	for _, v := range []uint64{1, 7, 0, 0, 0, 9, 0, 0} { // serial, cookie, dev, ino, fence, token, flags, fences
+		body = binary.AppendUvarint(body, v)
+	}
+	body = append(body, "old=127.0.0.1:0"...)
+	crc := crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))
+	binary.NativeEndian.PutUint64(b[64:], 3|uint64(len(body)-1)<<16|uint64(crc)<<32)
+	copy(b[72:], body)
 	return b
 }
 
@@ -186,8 +196,11 @@ func TestOldJournalIsKept(t *testing.T) {
 	if err != nil || !took.Restarted || took.Ending != journal.Upgrading {
 		t.Fatalf("took over %+v, %v", took, err)
 	}
+	if now := b.cfg.Registry.Listeners(); len(now) != 1 || now[0].Socket.Name() != "old" || now[0].Token != 10 {
+		t.Fatalf("a listener whose socket was not kept is not bound again: %+v", now)
+	}
 	names := s.names()
-	if len(names) != 2 || !slices.Contains(names, "@state.old") || !slices.Contains(names, b.journal) {
+	if len(names) != 3 || !slices.Contains(names, "@state.old") || !slices.Contains(names, b.journal) {
 		t.Fatalf("stored: %v, and the journal is %s", names, b.journal)
 	}
 	if id := nextID(t, b); id != 42 {
@@ -207,11 +220,11 @@ func TestOldJournalIsKept(t *testing.T) {
 	}
 
 	again.Ready()
-	if now := s.names(); !slices.Equal(now, []string{b.journal}) {
+	if now := s.names(); !slices.Equal(now, []string{storedSocket(10), b.journal}) {
 		t.Errorf("stored once it is ready: %v", now)
 	}
 	again.Ready() // again
-	if now := s.names(); len(now) != 1 {
+	if now := s.names(); len(now) != 2 {
 		t.Errorf("stored: %v", now)
 	}
 }
@@ -245,6 +258,9 @@ func TestTwoJournals(t *testing.T) {
 			took, err := b.Restore(s.passed(t, order...))
 			if err != nil || took.Ending != journal.Killed || b.journal != "@state.new" {
 				t.Errorf("took over %+v, %v; the journal is %s", took, err, b.journal)
+			}
+			if now := b.cfg.Registry.Listeners(); len(now) > 0 {
+				t.Errorf("a listener that only the old journal has is restored: %+v", now)
 			}
 			if id := nextID(t, b); id != 71 {
 				t.Errorf("the next id is %d, want 71", id)
@@ -302,7 +318,7 @@ func TestDamagedJournal(t *testing.T) {
 		if _, err := b.Restore(s.passed(t, "@state.bad", "@state.old")); err != nil {
 			t.Fatal(err)
 		}
-		if now := s.names(); len(now) != 2 || slices.Contains(now, "@state.bad") {
+		if now := s.names(); len(now) != 3 || slices.Contains(now, "@state.bad") {
 			t.Errorf("stored: %v", now)
 		}
 	})
