@@ -70,7 +70,7 @@ func TestDeployIsTold(t *testing.T) {
 	b.hold(t, protocol.GetParameters{Names: []string{"api"}, Generation: three})
 	c.drain(older(one, "web"))
 	untold, _ := b.deploy(t, "web", "later")
-	c.drain(all("api")) // what the third's worker holds, and none of the others is of
+	c.drain(all("api")) // only the third one's worker holds it, and no other deploy names it
 	nameless.replaced(three)
 	untold.wasToldNothing()
 	untold, _ = b.deploy(t, "web")

@@ -42,7 +42,7 @@ func (b *broker) only(t *testing.T) (c *client) {
 	return c
 }
 
-// wrongs returns the lines that say what clients have done wrong, except that there were too many.
+// wrongs returns the lines about misbehaving clients, except those that were too many.
 func (b *broker) wrongs() (lines []string) {
 	for _, line := range b.logs.lines(`"refused"`, fmt.Sprintf(`"pid":%d,"uid":%d`, os.Getpid(), os.Getuid())) {
 		if !strings.Contains(line, "limit of clients") {

@@ -162,7 +162,7 @@ func TestDrainGoesOn(t *testing.T) {
 }
 
 // TestDeployWithAnothersGeneration: a deploy that claims to go on with another user's generation gets a new
-// one, and the other user's workers stay what they are.
+// one, and the other user's workers keep theirs.
 func TestDeployWithAnothersGeneration(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0")

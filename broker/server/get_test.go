@@ -80,7 +80,7 @@ func TestHandingOutChangesNothing(t *testing.T) {
 	}
 }
 
-// fileListener makes a listener of what file returns; the test closes it.
+// fileListener makes a listener of the file that file returns; the test closes it.
 func fileListener(t testing.TB, file func(string) (*os.File, error)) net.Listener {
 	t.Helper()
 	f, err := file("listener")

@@ -323,7 +323,7 @@ func clientOn(t testing.TB, uc *net.UnixConn) *client {
 	return c
 }
 
-// If a process cannot be sent what it was granted, the place is free again, and what it has got before
+// If a process cannot be sent a socket that it was granted, the place is free again, and what it has got before
 // stays its own.
 func TestUndeliveredSocketsAreTakenBack(t *testing.T) {
 	fdtest.CheckLeaks(t)

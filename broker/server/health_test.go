@@ -20,7 +20,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// harms is what the helper "rogue" can do to a socket.
+// harms are the changes that the helper "rogue" can make to a socket.
 var harms = map[string]func(fd int) error{
 	"shut": func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) },
 	// forever shuts it down whenever it listens.
@@ -52,7 +52,7 @@ var harms = map[string]func(fd int) error{
 }
 
 // rogueHelper gets the listener args[1] of the broker at args[0], prints "got", and
-// does to it what each line of its standard input says.
+// changes it as each line of its standard input says.
 func rogueHelper(args []string) int {
 	client := library.Client{Socket: args[0]}
 	sockets, err := client.Get(context.Background(), library.GetOptions{}, args[1])
@@ -223,7 +223,7 @@ func (b *broker) repaired(t *testing.T, name string, n int) protocol.Listener {
 	return b.listener(t, name)
 }
 
-// TestRepairUnderLoad: what a worker does to a socket is undone within 100 ms, and the other workers go on.
+// TestRepairUnderLoad: a change that a worker makes to a socket is undone within 100 ms, and the other workers go on.
 func TestRepairUnderLoad(t *testing.T) {
 	dir := fdtest.SocketDir(t)
 	for _, c := range []struct {
@@ -279,7 +279,7 @@ func TestRepairUnderLoad(t *testing.T) {
 	}
 }
 
-// slack is what a busy machine may take in addition.
+// slack is the time that a busy machine may take in addition.
 const slack = 400 * time.Millisecond
 
 // TestRepairConnectedSocket: a worker connects a datagram socket, which filters out the packets of all
@@ -296,7 +296,7 @@ func TestRepairConnectedSocket(t *testing.T) {
 	b.receives(t, "dns")
 }
 
-// receives checks that what is sent to the address of name arrives at its socket.
+// receives checks that a packet to the address of name arrives at its socket.
 func (b *broker) receives(t *testing.T, name string) {
 	t.Helper()
 	c, err := net.Dial(b.listener(t, name).Network, b.listener(t, name).Address)
@@ -310,7 +310,7 @@ func (b *broker) receives(t *testing.T, name string) {
 	})
 }
 
-// TestRepairWithoutHolders: the kernel reports what a process does that is not a holder any more, or never
+// TestRepairWithoutHolders: the kernel reports changes by a process that is not a holder any more, or never
 // was.
 func TestRepairWithoutHolders(t *testing.T) {
 	fdtest.CheckLeaks(t)
@@ -408,7 +408,7 @@ func TestStolenPort(t *testing.T) {
 }
 
 // TestBeyondRepair: the kernel never undoes the shutdown of a Unix or UDP socket. The broker reports it
-// once and goes on with the same socket. Doing what the report says helps.
+// once and goes on with the same socket. The remedy in the report helps.
 func TestBeyondRepair(t *testing.T) {
 	path := fdtest.SocketDir(t) + "/s"
 	for _, spec := range []string{"app=unix://" + path, "app=unix://@fdbroker-test-health-app", "app=udp://127.0.0.1:0"} {

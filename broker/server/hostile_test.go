@@ -261,7 +261,7 @@ func TestNeverReadingDescriptors(t *testing.T) {
 	}
 }
 
-// A client that sends nothing more may take any time to read what it was sent, whatever becomes of that
+// A client that sends nothing more may take any time to read its replies, whatever becomes of the listeners
 // meanwhile.
 func TestReadingLate(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -79,7 +79,7 @@ func TestHoldersInErrors(t *testing.T) {
 	check(conflict.Holders)
 }
 
-// BenchmarkListeners measures what List has to find out.
+// BenchmarkListeners measures a List.
 func BenchmarkListeners(b *testing.B) {
 	dir := fdtest.SocketDir(b)
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": "unix://" + filepath.Join(dir, "s%d")} {

@@ -34,10 +34,10 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// patience bounds what only a bug makes wait.
+// patience is so long that only a bug makes a test wait for it.
 const patience = 20 * time.Second
 
-// logs collects what a broker logs.
+// logs collects the log of a broker.
 type logs struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -146,7 +146,7 @@ func parse(t testing.TB, text string) spec.Spec {
 	return spec
 }
 
-// listener returns what the broker says of a name.
+// listener returns the listener of that name as a list shows it.
 func (b *broker) listener(t testing.TB, name string) protocol.Listener {
 	t.Helper()
 	for _, l := range b.Listeners() {
@@ -359,7 +359,7 @@ func setBlocking(t testing.TB, f *scmrights.FD, blocking bool) {
 	})
 }
 
-// worker is a process that speaks the protocol, told by its standard input.
+// worker is a process that makes the calls which it reads from its standard input.
 type worker struct {
 	t     testing.TB
 	cmd   *exec.Cmd

@@ -60,7 +60,7 @@ func (c *client) sendWith(k call, fds ...*scmrights.FD) error {
 	return c.conn.Send(encode(c.t, k), fds...)
 }
 
-// put asks, and then brings fd. It returns what the broker said at last.
+// put makes a Put, and then sends fd. It returns the last reply.
 func (c *client) put(p protocol.PutParameters, fd *scmrights.FD) (reply protocol.PutReply, err error) {
 	c.t.Helper()
 	if err := c.call(protocol.MethodPut, p, &reply); err != nil || reply.Listener != nil {

@@ -32,7 +32,7 @@ func (b *broker) reload(t testing.TB, specs ...string) (server.Changes, error) {
 	return b.Reload(parsed)
 }
 
-// reloaded makes specs the configuration, and checks what that changes.
+// reloaded makes specs the configuration, and checks the changes.
 func (b *broker) reloaded(t testing.TB, want server.Changes, specs ...string) {
 	t.Helper()
 	got, err := b.reload(t, specs...)
@@ -324,7 +324,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
-// TestReloadMethod: which callers may reload, and what they are answered.
+// TestReloadMethod: which callers may reload, and the replies.
 func TestReloadMethod(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{})

@@ -74,7 +74,7 @@ func (k *keeping) names() []string {
 	return slices.Sorted(maps.Keys(k.held))
 }
 
-// passed returns duplicates of all that is kept.
+// passed returns duplicates of all descriptors in the store.
 func (k *keeping) passed() (all []server.Passed) {
 	k.t.Helper()
 	for _, name := range k.names() {
@@ -87,7 +87,7 @@ func (k *keeping) passed() (all []server.Passed) {
 	return all
 }
 
-// journal returns the one journal that is kept.
+// journal returns the one journal in the store.
 func (k *keeping) journal() *scmrights.FD {
 	k.t.Helper()
 	var journals []*scmrights.FD
@@ -102,7 +102,7 @@ func (k *keeping) journal() *scmrights.FD {
 	return journals[0]
 }
 
-// start starts the next broker. Its end leaves what a kill -9 would leave.
+// start starts the next broker. Its end leaves the same as a kill -9.
 func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 	t := k.t
 	t.Helper()
@@ -143,7 +143,7 @@ func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 	return b, took
 }
 
-// TestRestore: the next broker has what this one had.
+// TestRestore: the next broker has the same listeners and grants.
 func TestRestore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
@@ -197,7 +197,7 @@ func TestRestore(t *testing.T) {
 			_ = conn.Close()
 		}
 	}
-	// Ids go on, and what was bound at run time is not the configuration's.
+	// Ids go on, and a listener that was bound at run time is not the configuration's.
 	c = b.client(t)
 	c.send(getMore(protocol.GetParameters{Names: []string{"log"}}))
 	if g, _ := c.got(); g.Grant <= first.Grant {

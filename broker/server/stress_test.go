@@ -54,7 +54,7 @@ type stress struct {
 	over    chan struct{} // closed when the good clients have been served
 }
 
-// hostile is one kind of bad client. Its attack returns what sending has come to.
+// hostile is one kind of bad client. Its attack returns the error of the last send.
 type hostile struct {
 	name   string
 	attack func(*net.UnixConn) error
@@ -205,7 +205,7 @@ func (s *stress) most() int {
 	return int(min(scmrights.MaxFDs, limit.Cur/400))
 }
 
-// serveOne is a good client: it must get what it asks for.
+// serveOne is a good client: it must get the socket that it asks for.
 func serveOne(path string, i int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

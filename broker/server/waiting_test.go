@@ -97,7 +97,7 @@ func TestClientGoesAsItIsGranted(t *testing.T) {
 	}
 }
 
-// A broker that stops sends first what it has granted, because the next broker counts those clients as
+// A broker that stops sends first the sockets that it has granted, because the next broker counts those clients as
 // holders.
 func TestGrantedAsTheBrokerStops(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -88,7 +88,7 @@ func (s *store) names() []string {
 	return slices.Sorted(maps.Keys(s.kept))
 }
 
-// passed returns duplicates of what is kept, in the order of names.
+// passed returns duplicates of the descriptors of those names, in the order of names.
 func (s *store) passed(t testing.TB, names ...string) (all []Passed) {
 	t.Helper()
 	for _, name := range names {
@@ -324,7 +324,7 @@ func TestDamagedJournal(t *testing.T) {
 	})
 }
 
-// TestUselessDescriptors: what a store has that no broker can use is closed and taken out.
+// TestUselessDescriptors: a descriptor that no broker can use is closed and taken out of the store.
 func TestUselessDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	s := newStore(t)

@@ -106,7 +106,7 @@ func TestStopAmongInterrupts(t *testing.T) {
 	}
 }
 
-// TestPost: what is posted happens once each, in order, whenever it is posted.
+// TestPost: each function that is posted is called once, in order.
 func TestPost(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := serve(t, Config{}, false)
@@ -233,8 +233,8 @@ func TestManyComeAndGo(t *testing.T) {
 	}
 }
 
-// TestParkedPeerSendsMore: what a client sends behind a call that goes on waits, costs the loop nothing, and is
-// answered afterwards. If the client closes its end, the call ends.
+// TestParkedPeerSendsMore: calls behind one that goes on wait, cost the loop nothing, and are answered
+// afterwards. If the client closes its end, the call ends.
 func TestParkedPeerSendsMore(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	r := serve(t, Config{CallTimeout: timeout}, true)

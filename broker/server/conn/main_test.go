@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { fdtest.Main(m, nil) }
 
 const (
-	patience = 20 * time.Second       // bounds what only a bug makes wait
+	patience = 20 * time.Second       // only a bug makes a test wait that long
 	timeout  = 500 * time.Millisecond // a CallTimeout that is waited for, and that a client keeps on a busy machine too
 )
 
@@ -60,7 +60,7 @@ func serve(t testing.TB, cfg Config, guarded bool) *rig {
 	r := newRig(t, cfg)
 	ln := r.listen()
 	_ = ln.Control(func(fd uintptr) {
-		value := 1 // what a kernel does that does not know the option
+		value := 1 // as on a kernel that does not know the option
 		if guarded {
 			value = 0
 		}
@@ -342,7 +342,7 @@ func pipe(t testing.TB) (reader, writer *scmrights.FD) {
 	return reader, writer
 }
 
-// gone waits until nobody has the writing end of a pipe.
+// gone waits until no process has the writing end of a pipe.
 func gone(t testing.TB, reader *scmrights.FD) {
 	t.Helper()
 	fdtest.Eventually(t, "the descriptor is closed", func() (is bool) {
@@ -354,8 +354,8 @@ func gone(t testing.TB, reader *scmrights.FD) {
 	})
 }
 
-// lingering returns a connection whose last close blocks until the test ends: data that nobody reads
-// waits in it.
+// lingering returns a connection whose last close blocks until the test ends, because data that its
+// peer does not read waits in it.
 func lingering(t testing.TB) *scmrights.FD {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -63,7 +63,7 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// TestReaderStops: a client that stops reading is given up after CallTimeout, and holds up nobody meanwhile.
+// TestReaderStops: a client that stops reading is given up after CallTimeout, and holds up no other one meanwhile.
 // A client that may take any time is not.
 func TestReaderStops(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -2,7 +2,7 @@ package health
 
 import "testing"
 
-// BenchmarkHeldFreed is what a handout and its end pay to the monitor.
+// BenchmarkHeldFreed measures the share of the monitor in a handout and its end.
 func BenchmarkHeldFreed(b *testing.B) {
 	r := new(reports)
 	m, err := Start(r)

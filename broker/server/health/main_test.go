@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	fdtest.Main(m, map[string]func([]string) int{"rest": restHelper})
 }
 
-// reports collects what a monitor reports, a line each.
+// reports collects the reports of a monitor, a line each.
 type reports struct {
 	mu    sync.Mutex
 	lines []string
@@ -79,7 +79,7 @@ func open(t testing.TB, text string) *socket.Socket {
 	return s
 }
 
-// do does to a socket what a worker could.
+// do changes a socket as a worker could.
 func do(t testing.TB, s *socket.Socket, f func(fd int) error) {
 	t.Helper()
 	var err error

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start returns a running monitor and what it reports.
+// start returns a running monitor and its reports.
 func start(t *testing.T) (*Monitor, *reports) {
 	t.Helper()
 	r := new(reports)
@@ -55,7 +55,7 @@ func TestKernelReports(t *testing.T) {
 	}
 }
 
-// TestHeldIsLookedAt: the monitor finds what the kernel does not report, because it looks.
+// TestHeldIsLookedAt: the monitor looks, and so finds changes that the kernel does not report.
 func TestHeldIsLookedAt(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	m, r := start(t)
@@ -179,7 +179,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestUnwatch: after Unwatch workers may do what they like to their socket.
+// TestUnwatch: after Unwatch workers may change their socket in any way.
 func TestUnwatch(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	m, r := start(t)

@@ -134,7 +134,7 @@ func TestGenerationsOfOthers(t *testing.T) {
 		}
 	}
 
-	// Her own grant counts more than those of others: they have claimed what is hers.
+	// Her own grant counts more than those of others: they have claimed her generation.
 	r := New(Config{})
 	for id, uid := range map[int64]uint32{1: bob, 2: alice, 3: root} {
 		r.grants[id] = &Grant{id: id, generation: generation, peer: user(uid).Peer}
@@ -184,7 +184,7 @@ func TestRevokeClaims(t *testing.T) {
 	}
 }
 
-// TestClaimedGenerations does the same by what clients call.
+// TestClaimedGenerations checks the same with the methods that calls use.
 func TestClaimedGenerations(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := newBooks(t)

@@ -24,7 +24,7 @@ func sleepHelper([]string) int {
 	return 0
 }
 
-// books is a registry with what it reports.
+// books is a registry with its reports.
 type books struct {
 	*Registry
 	t      testing.TB
@@ -123,7 +123,7 @@ func (b *books) names() (names []string) {
 	return names
 }
 
-// saved returns what the journal says now.
+// saved returns the present contents of the journal.
 func (b *books) saved() (c journal.Contents) {
 	b.t.Helper()
 	b.Journal(func(j *journal.Journal) {

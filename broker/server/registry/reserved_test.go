@@ -79,7 +79,7 @@ func TestReclaim(t *testing.T) {
 	}
 }
 
-// TestReclaimRefused: nobody else gets a reserved grant, and its places stay taken.
+// TestReclaimRefused: no other client gets a reserved grant, and its places stay taken.
 func TestReclaimRefused(t *testing.T) {
 	own := peer.Credentials{PID: os.Getpid(), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
 	for name, change := range map[string]func(*Request){
@@ -123,7 +123,7 @@ func TestReclaimRefused(t *testing.T) {
 	})
 }
 
-// TestReclaimPart: what the process names no longer, it has closed. Others may have it.
+// TestReclaimPart: the process has closed the sockets that it does not name any more, so others may have those places.
 func TestReclaimPart(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	c := self(t)
