@@ -69,21 +69,12 @@ func buildOld(t testing.TB, dir string) {
 	if err != nil {
 		t.Fatal(top, err)
 	}
-	archive := exec.Command("git", "-C", top, "archive", oldRelease)
-	extract := exec.Command("tar", "-x", "-C", source)
-	var said bytes.Buffer
-	archive.Stderr, extract.Stderr = &said, &said
-	if extract.Stdin, err = archive.StdoutPipe(); err != nil {
-		t.Fatal(err)
+	packed := filepath.Join(t.TempDir(), "old.tar")
+	if out, err := git("-C", top, "archive", "-o", packed, oldRelease); err != nil {
+		t.Fatal(out, err)
 	}
-	if err := archive.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := extract.Run(); err != nil {
-		t.Fatal(err, said.String())
-	}
-	if err := archive.Wait(); err != nil {
-		t.Fatal(err, said.String())
+	if out, err := exec.Command("tar", "-x", "-C", source, "-f", packed).CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v\n%s", err, out)
 	}
 	worker := filepath.Join(source, "cmd", "oldworker")
 	if err := os.Mkdir(worker, 0o700); err != nil {
