@@ -63,20 +63,17 @@ func (o *opener) replace() (*Socket, error) {
 		return nil, err
 	}
 	o.sharePort = len(r.sharing) > 0
-	sock, err := o.open()
+	open := o.openUnix
+	if o.network.In(spec.Inet) {
+		open = o.openInet
+	}
+	sock, err := open()
 	if err != nil {
 		r.undo()
 		return nil, err
 	}
 	sock.replaces = r
 	return sock, nil
-}
-
-func (o *opener) open() (*Socket, error) {
-	if o.network.In(spec.Inet) {
-		return o.openInet()
-	}
-	return o.openUnix()
 }
 
 // newFD makes an unbound socket, close-on-exec from birth; the caller must close it.

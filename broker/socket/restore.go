@@ -52,18 +52,13 @@ func Restore(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	dup, err := fd.Dup() // newSocket takes it in any case
-	if err != nil {
-		return nil, err
-	}
-	sock, err := newSocket(s, is.Address, dup, backlogOf(s), file)
+	sock, err := newSocket(s, is.Address, fd, backlogOf(s), file)
 	if err != nil {
 		return nil, err
 	}
 	if sock.adopted = saved.Adopted; !sock.adopted {
 		sock.health.reusePort, sock.health.reuseAddr = false, sock.network().In(spec.TCP) // whatever a worker has set
 	}
-	_ = fd.Close()
 	_, _ = sock.Repair() // the health monitor reports what cannot be undone
 	return sock, nil
 }

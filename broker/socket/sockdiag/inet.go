@@ -49,26 +49,21 @@ func inState(state byte, all []Socket) []Socket {
 	return slices.DeleteFunc(slices.Clone(all), func(d Socket) bool { return d.state != state })
 }
 
-// conflicts returns the sockets in one of states whose address conflicts with end.
+// conflicts returns the sockets in one of states whose address conflicts with end. The kernel has much less to look
+// through if only those that listen are asked for.
 func conflicts(s spec.Spec, end spec.Endpoint, states uint32) (all []Socket) {
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		_ = diag(inetRequest(s, family, states, end.Port()), true, func(body []byte) {
+	request := make([]byte, inetDiagReqSize)
+	request[1] = byte(spec.NetworkOf(s.Network).Protocol)
+	binary.NativeEndian.PutUint32(request[4:], states)
+	binary.BigEndian.PutUint16(request[8:], end.Port())
+	for _, request[0] = range []byte{unix.AF_INET, unix.AF_INET6} {
+		_ = diag(request, true, func(body []byte) {
 			if d, ok := conflicting(s, end, body); ok {
 				all = append(all, d)
 			}
 		})
 	}
 	return all
-}
-
-// inetRequest asks for the sockets of a family, in some states, with that local port. The kernel has much less to look
-// through if only those that listen are asked for.
-func inetRequest(s spec.Spec, family byte, states uint32, port uint16) []byte {
-	b := make([]byte, inetDiagReqSize)
-	b[0], b[1] = family, byte(spec.NetworkOf(s.Network).Protocol)
-	binary.NativeEndian.PutUint32(b[4:], states)
-	binary.BigEndian.PutUint16(b[8:], port)
-	return b
 }
 
 // conflicting parses an inet_diag_msg. It returns false if a socket of s can be bound to end beside that socket.
