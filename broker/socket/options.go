@@ -111,10 +111,7 @@ type sockopt struct {
 }
 
 func (o sockopt) set(fd int) error {
-	if err := unix.SetsockoptInt(fd, o.level, o.number, o.value); err != nil {
-		return &spec.OptionError{Option: o.name, Err: os.NewSyscallError("setsockopt", err)}
-	}
-	return nil
+	return spec.Refused(o.name, "setsockopt", unix.SetsockoptInt(fd, o.level, o.number, o.value))
 }
 
 func reusePort(on bool) sockopt {
@@ -137,10 +134,7 @@ func addressOptions(fd int, s spec.Spec, is6 bool, more ...sockopt) error {
 	if err := setOptions(fd, more); err != nil || o.Device == "" {
 		return err
 	}
-	if err := unix.BindToDevice(fd, o.Device); err != nil {
-		return &spec.OptionError{Option: "device", Err: os.NewSyscallError("setsockopt", err)}
-	}
-	return nil
+	return spec.Refused("device", "setsockopt", unix.BindToDevice(fd, o.Device))
 }
 
 // changes returns those options that a socket takes at any time, if is and to differ. They must be set before the first

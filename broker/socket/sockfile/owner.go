@@ -32,30 +32,27 @@ func (o Owner) beforeBind(sock int) error {
 	if o.Mode == nil {
 		return nil
 	}
-	if err := unix.Fchmod(sock, uint32(o.Mode.Perm()&0o700)); err != nil {
-		return &spec.OptionError{Option: "mode", Err: os.NewSyscallError("fchmod", err)}
-	}
-	return nil
+	return spec.Refused("mode", "fchmod", unix.Fchmod(sock, uint32(o.Mode.Perm()&0o700)))
 }
 
 // apply changes the file by its descriptor: by its path, a symbolic link put there could lead to another file.
 func (o Owner) apply(own *boundFile) error {
+	option := "group"
+	if o.UID >= 0 {
+		option = "user"
+	}
 	if o.UID >= 0 || o.GID >= 0 {
-		if err := unix.Fchownat(own.fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH); err != nil {
-			option := "group"
-			if o.UID >= 0 {
-				option = "user"
-			}
-			return &spec.OptionError{Option: option, Err: os.NewSyscallError("fchownat", err)}
+		err := unix.Fchownat(own.fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH)
+		if err := spec.Refused(option, "fchownat", err); err != nil {
+			return err
 		}
 	}
-	if o.Mode != nil {
-		// fchmod refuses an O_PATH descriptor; its link in /proc does not (open(2)).
-		if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.Mode.Perm())); err != nil {
-			return &spec.OptionError{Option: "mode", Err: os.NewSyscallError("chmod", err)}
-		}
+	if o.Mode == nil {
+		return nil
 	}
-	return nil
+	// fchmod refuses an O_PATH descriptor; its link in /proc does not (open(2)).
+	err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.Mode.Perm()))
+	return spec.Refused("mode", "chmod", err)
 }
 
 // Give gives the file of a Unix socket that is bound to path these owners and then this mode. It returns the file, also

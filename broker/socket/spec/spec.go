@@ -166,6 +166,14 @@ type OptionError struct {
 func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %v", e.Option, Reason(e.Err)) }
 func (e *OptionError) Unwrap() error { return e.Err }
 
+// Refused returns an [*OptionError] if err, the error of a system call for an option, is not nil.
+func Refused(option, call string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &OptionError{option, os.NewSyscallError(call, err)}
+}
+
 // Reason returns the text of err without the name of the system call, which tells an operator nothing.
 func Reason(err error) string {
 	if _, ok := errors.AsType[*OptionError](err); ok {
