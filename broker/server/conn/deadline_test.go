@@ -14,13 +14,12 @@ func TestDeadlines(t *testing.T) {
 	for i := range conns {
 		conns[i] = &Conn{loop: &l}
 	}
-	set := make(map[int]time.Time) // the deadlines that the list must have
-	now := time.Unix(1000, 0)
-	earliest := func() (at time.Time, ok bool) {
-		for _, v := range set {
-			if !ok || v.Before(at) {
-				at, ok = v, true
-			}
+	for range 1000 {
+		c := conns[rand.IntN(len(conns))]
+		if rand.IntN(4) == 0 {
+			c.clearDeadline()
+		} else {
+			c.setDeadline(deadlineCall, begin.Add(time.Duration(rand.IntN(1000))))
 		}
 	}
 	set := 0
