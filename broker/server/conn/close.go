@@ -27,7 +27,6 @@ func (c *Conn) close() {
 	c.Done()
 	c.closeWindow()
 	c.loop.cfg.Handler.Closed(c, c.loop.stopping)
-	c.clearDeadline()
 	if fds := append(c.garbage, c.fds...); len(fds) > 0 {
 		c.garbage, c.fds = nil, nil
 		c.loop.closer.Close(c, func() { scmrights.CloseAll(fds) })

@@ -26,7 +26,7 @@ func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 		}
 		for _, name := range c.Remove {
 			if l := r.listeners[name]; l != nil { // else the call names it twice
-				removed = append(removed, Listener{l.socket, l.token, l.configured})
+				removed = append(removed, l.Listener)
 				r.remove(l)
 			}
 		}
@@ -34,8 +34,8 @@ func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 			r.add(e)
 		}
 		for _, name := range c.Own {
-			if l := r.listeners[name]; l != nil && !l.configured { // else it is pending
-				l.configured = true
+			if l := r.listeners[name]; l != nil && !l.Configured { // else it is pending
+				l.Configured = true
 				r.saveListener(l)
 			}
 		}
@@ -68,7 +68,7 @@ func (r *Registry) checkRemoval(names []string) error {
 }
 
 func (r *Registry) add(e Listener) {
-	l := &listener{socket: e.Socket, token: e.Token, configured: e.Configured, blocking: e.Socket.Spec().Options.Blocking}
+	l := &listener{Listener: e, blocking: e.Socket.Spec().Options.Blocking}
 	if is, err := e.Socket.Blocking(); err == nil {
 		l.blocking = is // a socket that others hold keeps their mode
 	}
@@ -79,21 +79,21 @@ func (r *Registry) add(e Listener) {
 
 // enroll puts a listener into the books.
 func (r *Registry) enroll(l *listener) {
-	name := l.socket.Name()
+	name := l.Socket.Name()
 	r.listeners[name], r.sorted = l, nil
 	delete(r.pending, name)
-	r.cfg.Health.Watch(l.socket, l.blocking)
+	r.cfg.Health.Watch(l.Socket, l.blocking)
 }
 
 func (r *Registry) remove(l *listener) {
-	delete(r.listeners, l.socket.Name())
+	delete(r.listeners, l.Socket.Name())
 	r.sorted = nil
 	l.unbound = true
-	r.journal.RemoveListener(l.token)
+	r.journal.RemoveListener(l.Token)
 	for _, g := range slices.Clone(l.holders) {
 		r.revoke(g, l)
 	}
-	r.cfg.Health.Unwatch(l.socket)
+	r.cfg.Health.Unwatch(l.Socket)
 	r.noteListener(protocol.EventUnbound, l)
 }
 

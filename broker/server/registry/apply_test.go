@@ -88,7 +88,7 @@ func TestApply(t *testing.T) {
 		Own: []string{"b"}, Altered: []string{"c"}, Pending: []string{"later"}, Expire: []string{"old"},
 	}
 	removed, err := b.Apply(c)
-	if err != nil || len(removed) != 1 || removed[0].Socket != was.socket || removed[0].Token != was.token {
+	if err != nil || len(removed) != 1 || removed[0].Socket != was.Socket || removed[0].Token != was.Token {
 		t.Errorf("removed %+v, %v", removed, err)
 	}
 	if now := b.names(); !slices.Equal(now, []string{"b", "c", "new"}) {
@@ -100,10 +100,10 @@ func TestApply(t *testing.T) {
 			t.Errorf("%s is configured: %t, and in the journal %+v", name, l.Configured, saved)
 		}
 	}
-	if saved := b.saved().Listeners[was.token]; saved != nil {
+	if saved := b.saved().Listeners[was.Token]; saved != nil {
 		t.Errorf("the journal still has %+v", saved)
 	}
-	if slices.Contains(b.health.watched, was.socket) || !slices.Contains(b.health.watched, sock) {
+	if slices.Contains(b.health.watched, was.Socket) || !slices.Contains(b.health.watched, sock) {
 		t.Errorf("watched: %v", b.health.watched)
 	}
 	if !b.has(both, "b") || !one.ended {
@@ -118,7 +118,7 @@ func TestApply(t *testing.T) {
 	if b.pending["new"] || b.pending["old"] || !b.pending["later"] {
 		t.Errorf("pending: %v", b.pending)
 	}
-	_ = was.socket.Close()
+	_ = was.Socket.Close()
 }
 
 // TestApplyIsOneStep: a listener is replaced under readers that must always see exactly one.

@@ -22,8 +22,8 @@ func (r *Registry) enrollDeploy(d *Deploy) (*Deploy, error) {
 		l := r.listeners[name]
 		switch {
 		case l == nil: // may be bound later
-		case !d.caller.May(l.socket.Spec().Options):
-			return nil, &protocol.DeniedError{Name: name, UID: d.caller.Peer.UID, Allow: Allowed(l.socket.Spec().Options)}
+		case !d.caller.May(l.Socket.Spec().Options):
+			return nil, &protocol.DeniedError{Name: name, UID: d.caller.Peer.UID, Allow: Allowed(l.Socket.Spec().Options)}
 		case l.fence.excludes(d.caller.Peer.UID, d.generation):
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}

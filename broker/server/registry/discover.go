@@ -23,7 +23,7 @@ func (r *Registry) Discover(pid int, name string, drain unix.Signal, holds func(
 	held := bound && holds(e.Socket) && !peer.Exited(proc.FD) // it is the process that was looked at
 	r.do(func() {
 		err = os.ErrClosed
-		if l := r.listeners[name]; held && l != nil && l.socket == e.Socket {
+		if l := r.listeners[name]; held && l != nil && l.Socket == e.Socket {
 			err = nil
 			if own := r.grantOf(q); !own.holds(l) {
 				err = r.grant(q, own, []*listener{l})

@@ -43,7 +43,7 @@ func (r *Registry) grant(q *Request, own *Grant, listeners []*listener) error {
 			changed = true
 			r.hold(g, l)
 		}
-		q.sockets = append(q.sockets, l.socket)
+		q.sockets = append(q.sockets, l.Socket)
 	}
 	r.replaceDiscovered(q, listeners)
 	if changed {
@@ -83,13 +83,13 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 func (r *Registry) hold(g *Grant, l *listener) {
 	g.listeners = append(g.listeners, l)
 	l.holders = append(l.holders, g)
-	r.cfg.Health.Held(l.socket)
+	r.cfg.Health.Held(l.Socket)
 }
 
 // release takes g from the holders of l.
 func (r *Registry) release(g *Grant, l *listener) {
 	l.holders = without(l.holders, g)
-	r.cfg.Health.Freed(l.socket)
+	r.cfg.Health.Freed(l.Socket)
 }
 
 // leave takes l from g, which has others.

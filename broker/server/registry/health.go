@@ -9,7 +9,7 @@ import (
 // It does nothing if the socket is no listener's any more.
 func (r *Registry) HealthEvent(what string, sock *socket.Socket, why string, err error) {
 	r.do(func() {
-		if l := r.listeners[sock.Name()]; l != nil && l.socket == sock {
+		if l := r.listeners[sock.Name()]; l != nil && l.Socket == sock {
 			r.note(Event{What: what, Name: sock.Name(), Socket: sock, Why: why, Err: err, PIDs: l.pids()})
 		}
 	})
@@ -28,7 +28,7 @@ func (l *listener) pids() []int {
 // ModeChanged notes that a holder has changed O_NONBLOCK of a socket.
 func (r *Registry) ModeChanged(sock *socket.Socket) {
 	r.do(func() {
-		if l := r.listeners[sock.Name()]; l != nil && l.socket == sock {
+		if l := r.listeners[sock.Name()]; l != nil && l.Socket == sock {
 			r.noteListener(protocol.EventFlipped, l)
 		}
 	})

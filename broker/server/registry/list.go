@@ -24,7 +24,7 @@ func (r *Registry) List(c *Caller) ([]Snapshot, []protocol.Holder) {
 	var shots []Snapshot
 	seen := make(map[string]bool)
 	for _, l := range r.byName() {
-		if name := l.socket.Name(); c == nil || c.May(l.socket.Spec().Options) {
+		if name := l.Socket.Name(); c == nil || c.May(l.Socket.Spec().Options) {
 			seen[name] = true
 			shots = append(shots, l.snapshot(waiting[name]))
 		}
@@ -46,7 +46,7 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 }
 
 func (l *listener) snapshot(waiting int) Snapshot {
-	return Snapshot{l.socket, l.blocking, len(l.holders), waiting}
+	return Snapshot{l.Socket, l.blocking, len(l.holders), waiting}
 }
 
 // waitingFor counts the requests that wait, by name.
@@ -98,7 +98,7 @@ func (r *Registry) Visible(c *Caller, holders []protocol.Holder) []protocol.Hold
 	defer r.mu.Unlock()
 	return visible(holders, func(name string) bool {
 		l := r.listeners[name]
-		return l != nil && c.May(l.socket.Spec().Options)
+		return l != nil && c.May(l.Socket.Spec().Options)
 	})
 }
 

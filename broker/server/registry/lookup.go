@@ -13,7 +13,7 @@ import (
 func (r *Registry) byName() []*listener {
 	if r.sorted == nil { // clients without privilege may ask for it as often as they like
 		r.sorted = slices.SortedFunc(maps.Values(r.listeners), func(a, b *listener) int {
-			return strings.Compare(a.socket.Name(), b.socket.Name())
+			return strings.Compare(a.Socket.Name(), b.Socket.Name())
 		})
 	}
 	return r.sorted
@@ -27,7 +27,7 @@ func (r *Registry) visibleTo(may func(*spec.Options) bool) (names []string) {
 		if len(names) == protocol.MaxNamesInError {
 			break
 		}
-		if s := l.socket.Spec(); may(s.Options) {
+		if s := l.Socket.Spec(); may(s.Options) {
 			names = append(names, s.Name)
 		}
 	}
@@ -36,7 +36,7 @@ func (r *Registry) visibleTo(may func(*spec.Options) bool) (names []string) {
 
 // full reports whether l has as many holders as it may have.
 func (l *listener) full() bool {
-	most := l.socket.Spec().Options.Max
+	most := l.Socket.Spec().Options.Max
 	return most > 0 && len(l.holders) >= most
 }
 
@@ -57,7 +57,7 @@ func (r *Registry) listenersFor(c *Caller, names []string) ([]*listener, error) 
 		if l == nil {
 			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(c.May)}
 		}
-		if options := l.socket.Spec().Options; !c.May(options) {
+		if options := l.Socket.Spec().Options; !c.May(options) {
 			return nil, &protocol.DeniedError{Name: name, UID: c.Peer.UID, Allow: Allowed(options)}
 		}
 		listeners[i] = l
@@ -73,7 +73,7 @@ func (r *Registry) Lookup(name string) (Listener, bool) {
 	if l == nil {
 		return Listener{}, false
 	}
-	return Listener{l.socket, l.token, l.configured}, true
+	return l.Listener, true
 }
 
 // Listeners returns all listeners, by name.
@@ -82,7 +82,7 @@ func (r *Registry) Listeners() []Listener {
 	defer r.mu.Unlock()
 	all := make([]Listener, 0, len(r.listeners))
 	for _, l := range r.byName() {
-		all = append(all, Listener{l.socket, l.token, l.configured})
+		all = append(all, l.Listener)
 	}
 	return all
 }

@@ -14,12 +14,12 @@ func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err e
 	defer func() {
 		if err != nil {
 			for _, l := range changed {
-				_, _ = r.cfg.Health.SetMode(l.socket, !*q.Blocking)
+				_, _ = r.cfg.Health.SetMode(l.Socket, !*q.Blocking)
 			}
 		}
 	}()
 	for _, l := range listeners {
-		is, err := l.socket.Blocking()
+		is, err := l.Socket.Blocking()
 		if err != nil {
 			return err
 		}
@@ -27,9 +27,9 @@ func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err e
 			continue
 		}
 		if len(l.holders) > 1 || len(l.holders) == 1 && l.holders[0] != own {
-			return &protocol.ConflictError{Name: l.socket.Name(), Blocking: is, Holders: holdersOf(l)}
+			return &protocol.ConflictError{Name: l.Socket.Name(), Blocking: is, Holders: holdersOf(l)}
 		}
-		if _, err := r.cfg.Health.SetMode(l.socket, *q.Blocking); err != nil {
+		if _, err := r.cfg.Health.SetMode(l.Socket, *q.Blocking); err != nil {
 			return err
 		}
 		changed = append(changed, l)
@@ -47,7 +47,7 @@ func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err e
 // is, so that a dead holder is no conflict.
 func (r *Registry) reapForMode(q *Request, listeners []*listener) {
 	for _, l := range listeners {
-		if is, err := l.socket.Blocking(); err == nil && is != *q.Blocking {
+		if is, err := l.Socket.Blocking(); err == nil && is != *q.Blocking {
 			r.reap(l)
 		}
 	}
@@ -59,8 +59,8 @@ func (r *Registry) resetMode(l *listener) {
 	if len(l.holders) > 0 || l.unbound {
 		return
 	}
-	own := l.socket.Spec().Options.Blocking
-	changed, err := r.cfg.Health.SetMode(l.socket, own)
+	own := l.Socket.Spec().Options.Blocking
+	changed, err := r.cfg.Health.SetMode(l.Socket, own)
 	if changed {
 		r.noteListener(protocol.EventFlipped, l)
 	}

@@ -25,7 +25,7 @@ func (r *Registry) note(e Event) {
 
 // noteListener notes something about l.
 func (r *Registry) noteListener(what string, l *listener) {
-	r.note(Event{What: what, Name: l.socket.Name(), Socket: l.socket})
+	r.note(Event{What: what, Name: l.Socket.Name(), Socket: l.Socket})
 }
 
 // noteGrant notes what has become of a grant, unless neither the log nor a watcher wants to know:
@@ -60,7 +60,7 @@ func holder(id int64, p peer.Credentials, names []string, since time.Time, state
 func (g *Grant) names() []string {
 	names := make([]string, len(g.listeners))
 	for i, l := range g.listeners {
-		names[i] = l.socket.Name()
+		names[i] = l.Socket.Name()
 	}
 	return names
 }

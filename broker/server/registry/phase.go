@@ -59,7 +59,7 @@ func (r *Registry) Close() (sockets []*socket.Socket) {
 			r.end(g, EndStop)
 		}
 		for _, l := range r.listeners {
-			sockets = append(sockets, l.socket)
+			sockets = append(sockets, l.Socket)
 		}
 		clear(r.listeners)
 		r.sorted = nil

@@ -89,13 +89,11 @@ const (
 
 // listener is a name with its socket.
 type listener struct {
-	socket     *socket.Socket
-	token      uint32 // names the socket in the store and in the journal
-	configured bool   // a reload decides what becomes of it
-	blocking   bool   // how the broker has left O_NONBLOCK
-	unbound    bool   // the socket belongs to its holders only
-	holders    []*Grant
-	fence      fence
+	Listener
+	blocking bool // how the broker has left O_NONBLOCK
+	unbound  bool // the socket belongs to its holders only
+	holders  []*Grant
+	fence    fence
 }
 
 // Grant records that a process holds listeners. It lasts as long as the process behind pidfd, or as

@@ -111,7 +111,7 @@ func (r *Registry) cancel(q *Request) {
 		return
 	}
 	for _, sock := range q.sockets {
-		i := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.socket == sock })
+		i := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.Socket == sock })
 		if i < 0 {
 			continue // unbound since
 		}
@@ -162,7 +162,7 @@ func (r *Registry) try(q *Request) (err error, final bool) {
 	discovered := r.discoveredGrantOf(q)
 	for _, l := range listeners {
 		if l.full() && !own.holds(l) && !discovered.holds(l) {
-			return &protocol.FullError{Name: l.socket.Name(), Max: l.socket.Spec().Options.Max, Holders: holdersOf(l)}, false
+			return &protocol.FullError{Name: l.Socket.Name(), Max: l.Socket.Spec().Options.Max, Holders: holdersOf(l)}, false
 		}
 	}
 	if q.Blocking != nil {
@@ -184,7 +184,7 @@ func (r *Registry) listenersOf(q *Request) (listeners []*listener, err error, fi
 			err, final := r.missing(q, i)
 			return nil, err, final
 		}
-		if options := l.socket.Spec().Options; !q.Caller.May(options) {
+		if options := l.Socket.Spec().Options; !q.Caller.May(options) {
 			return nil, &protocol.DeniedError{Name: name, UID: q.Caller.Peer.UID, Allow: Allowed(options)}, true
 		}
 		if r.excludes(l, q) {

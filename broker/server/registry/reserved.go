@@ -20,15 +20,15 @@ func (r *Registry) reclaim(q *Request) bool {
 	}
 	sockets := make([]*socket.Socket, len(q.Names))
 	for i, name := range q.Names {
-		j := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.socket.Name() == name })
+		j := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.Socket.Name() == name })
 		if j < 0 {
 			r.end(g, EndDisconnected) // its other places are free for the new grant
 			return false
 		}
-		sockets[i] = g.listeners[j].socket
+		sockets[i] = g.listeners[j].Socket
 	}
 	for _, l := range slices.Clone(g.listeners) {
-		if !slices.Contains(q.Names, l.socket.Name()) { // its process has closed it meanwhile
+		if !slices.Contains(q.Names, l.Socket.Name()) { // its process has closed it meanwhile
 			r.leave(g, l)
 			r.resetMode(l)
 			r.freed = true

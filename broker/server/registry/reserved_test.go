@@ -57,7 +57,7 @@ func TestReclaim(t *testing.T) {
 		t.Fatal("not decided")
 	}
 	got, sockets, err := q.Result()
-	if err != nil || got != g || len(sockets) != 2 || sockets[0] != b.listeners["b"].socket || sockets[1] != b.listeners["a"].socket {
+	if err != nil || got != g || len(sockets) != 2 || sockets[0] != b.listeners["b"].Socket || sockets[1] != b.listeners["a"].Socket {
 		t.Fatalf("got %+v %v, %v", got, sockets, err)
 	}
 	if b.Reserved() || g.pidfd != nil || g.generation != generation || !g.since.Equal(time.UnixMicro(5)) || !b.has(g, "a", "b") {

@@ -40,7 +40,7 @@ func (r *Registry) Journal(use func(*journal.Journal)) {
 // RestoreListener makes sock, which it takes, the socket of the listener that v was.
 func (r *Registry) RestoreListener(v *journal.Listener, sock *socket.Socket) {
 	r.do(func() {
-		l := &listener{socket: sock, token: v.Token, configured: v.Configured, blocking: v.Blocking, fence: fence{v.Fence.All, v.Fence.Of}}
+		l := &listener{Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, fence: fence{v.Fence.All, v.Fence.Of}}
 		r.enroll(l)
 		r.saveListener(l)
 		r.noteListener(EventRestored, l)
@@ -54,7 +54,7 @@ func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) 
 	r.do(func() {
 		byToken := make(map[uint32]*listener)
 		for _, l := range r.listeners {
-			byToken[l.token] = l
+			byToken[l.Token] = l
 		}
 		for _, id := range slices.Sorted(maps.Keys(saved)) {
 			if v := saved[id]; r.restoreGrant(v, byToken) {

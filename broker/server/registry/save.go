@@ -5,8 +5,8 @@ import "github.com/fdbroker/fdbroker/broker/server/journal"
 // saveListener writes l to the journal, in place of what that says of it.
 func (r *Registry) saveListener(l *listener) {
 	r.journal.PutListener(&journal.Listener{
-		Token: l.token, Cookie: l.socket.Cookie(), File: l.socket.File(), Fence: l.fence.saved(),
-		Configured: l.configured, Adopted: l.socket.Adopted(), Blocking: l.blocking, Spec: l.socket.Spec().String(),
+		Token: l.Token, Cookie: l.Socket.Cookie(), File: l.Socket.File(), Fence: l.fence.saved(),
+		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Spec: l.Socket.Spec().String(),
 	})
 }
 
@@ -15,7 +15,7 @@ func (r *Registry) saveGrant(g *Grant) {
 	var few [8]uint32
 	tokens := few[:0]
 	for _, l := range g.listeners {
-		tokens = append(tokens, l.token)
+		tokens = append(tokens, l.Token)
 	}
 	r.journal.PutGrant(&journal.Grant{
 		ID: g.id, Generation: g.generation, Since: g.since, Process: g.process, Peer: g.peer, Signal: g.signal,
