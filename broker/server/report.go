@@ -34,6 +34,8 @@ func (s *Server) report(e registry.Event) {
 		l.Str("name", e.Name).Str("what", e.Why).Strs("holders", commands(e.PIDs)).Msg("healed what a worker has done to the socket")
 	case registry.EventFaulty:
 		s.reportFault(e)
+	case registry.EventUnwritten:
+		s.log.Error().Err(e.Err).Msg("the journal cannot be written: the next broker would not know what happens from here on")
 	case registry.EventUnasked:
 		l := s.sampled.Warn().Err(e.Err)
 		addHolder(l, e.Holder)

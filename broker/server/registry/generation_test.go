@@ -37,7 +37,7 @@ func TestFenceOfManyUsers(t *testing.T) {
 	if f.excludes(1, 0) || f.all != 0 {
 		t.Errorf("users without privilege have raised the fence of all to %d", f.all)
 	}
-	token := b.listeners["web"].token
+	token := b.listeners["web"].Token
 	if saved := b.saved().Listeners[token]; saved == nil || !maps.Equal(saved.Fence.Of, f.of) {
 		t.Errorf("the journal has %+v", saved)
 	}

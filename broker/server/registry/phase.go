@@ -19,6 +19,10 @@ func (r *Registry) locked(f func()) []Event {
 	defer r.mu.Unlock()
 	f()
 	r.serveWaiting()
+	if err := r.journal.Err(); err != nil && !r.unwritten {
+		r.unwritten = true
+		r.note(Event{What: EventUnwritten, Err: err})
+	}
 	events := r.events
 	r.events = nil
 	return events

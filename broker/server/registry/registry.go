@@ -42,6 +42,7 @@ type Registry struct {
 	lastToken uint32
 	freed     bool // a place or a name may be free for a request that waits
 	events    []Event
+	unwritten bool // that the journal cannot be written was noted
 }
 
 // Config is what a registry needs.
@@ -183,6 +184,8 @@ const (
 	EventRestored = "restored"
 	EventUnasked  = "unasked" // a drain signal could not be sent
 	EventFaulty   = "sick"    // a fault of a socket that lasts
+	// EventUnwritten: something could not be written to the journal; this is said once.
+	EventUnwritten = "unwritten"
 )
 
 // New returns empty books.
