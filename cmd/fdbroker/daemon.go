@@ -69,7 +69,6 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err := d.configure(); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { d.manager.tell(notify.Stopping) })()
 	cause := d.serve(ctx, control)
 	switch handsOver := isHandover(cause); {
 	case handsOver && ctx.Err() == nil:
@@ -160,13 +159,19 @@ func (d *daemon) disown(sockets []server.Passed) {
 	}
 }
 
-// serve answers until ctx is done, another program is to take over, or a listener cannot be
+// serve answers until stop is done, another program is to take over, or a listener cannot be
 // bound because a worker does not hand its socket back. The error says which.
-func (d *daemon) serve(ctx context.Context, control *server.Control) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (d *daemon) serve(stop context.Context, control *server.Control) error {
+	ctx, cancel := context.WithCancelCause(stop)
 	defer cancel(nil)
 	d.end = cancel
 	var helpers sync.WaitGroup
+	helpers.Go(func() {
+		<-ctx.Done()
+		if stop.Err() != nil {
+			d.manager.tell(notify.Stopping)
+		}
+	})
 	helpers.Go(func() { d.reloader.onSignals(ctx, d.hangups) })
 	helpers.Go(func() { d.onUpgradeSignals(ctx) })
 	helpers.Go(func() { d.manager.feedWatchdog(ctx, control.Path()) })

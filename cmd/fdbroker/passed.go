@@ -25,26 +25,32 @@ func (p passed) close() {
 	_ = p.keeper.Close() // nil fails
 }
 
-// takePassed takes the descriptors that this process was passed.
+// takePassed takes the descriptors that this process was passed, and checks the names of sockets.
 func takePassed() (p passed, err error) {
+	const help = "(with systemd, each socket needs a .socket unit of its own with FileDescriptorName=NAME)"
 	all, err := activation.Take()
-	if err != nil {
-		return p, err
-	}
-	var sockets []activation.Passed
+	first := make(map[string]int)
 	for _, d := range all {
-		switch {
+		switch n, twice := first[d.Name]; {
 		case d.Name == keeper.StoreName && p.keeper == nil:
-			p.keeper, err = d.FD.File("keeper")
+			var kerr error
+			p.keeper, kerr = d.FD.File("keeper")
+			err = errors.Join(err, kerr)
+			continue
 		case server.IsStored(d.Name):
 			p.stored = append(p.stored, server.Passed{Name: d.Name, FD: d.FD})
+			continue
+		case twice:
+			err = errors.Join(err, fmt.Errorf("LISTEN_FDNAMES: descriptors %d and %d are both called %q %s", n, d.Number, d.Name, help))
 		default:
-			sockets = append(sockets, d)
+			if cerr := spec.CheckName(d.Name); cerr != nil {
+				err = errors.Join(err, fmt.Errorf("LISTEN_FDNAMES: descriptor %d: %w %s", d.Number, cerr, help))
+			}
 		}
+		first[d.Name] = d.Number
+		p.sockets = append(p.sockets, server.Passed{Name: d.Name, FD: d.FD})
 	}
-	named, nerr := namedSockets(sockets)
-	p.sockets = named
-	if err = errors.Join(err, nerr); err != nil {
+	if err != nil {
 		p.close()
 		p = passed{}
 	}
@@ -57,29 +63,6 @@ func warnForeign(log zerolog.Logger, f activation.Foreign) {
 		log.Warn().Str("listen_pid", f.PID).Int("pid", os.Getpid()).Int("count", f.Sockets).
 			Msg("sockets were passed to another process (LISTEN_PID) and are not used here: start fdbroker directly, or by exec where a shell starts it")
 	}
-}
-
-// namedSockets checks the names of sockets that a service manager has passed. It takes
-// the sockets, and the caller must close the result.
-func namedSockets(all []activation.Passed) ([]server.Passed, error) {
-	const help = "(with systemd, each socket needs a .socket unit of its own with FileDescriptorName=NAME)"
-	var errs []error
-	passed := make([]server.Passed, len(all))
-	first := make(map[string]int)
-	for i, p := range all {
-		passed[i] = server.Passed{Name: p.Name, FD: p.FD}
-		if n, twice := first[p.Name]; twice {
-			errs = append(errs, fmt.Errorf("LISTEN_FDNAMES: descriptors %d and %d are both called %q %s", n, p.Number, p.Name, help))
-		} else if err := spec.CheckName(p.Name); err != nil {
-			errs = append(errs, fmt.Errorf("LISTEN_FDNAMES: descriptor %d: %w %s", p.Number, err, help))
-		}
-		first[p.Name] = p.Number
-	}
-	if len(errs) > 0 {
-		closePassed(passed)
-		return nil, errors.Join(errs...)
-	}
-	return passed, nil
 }
 
 func closePassed(passed []server.Passed) {

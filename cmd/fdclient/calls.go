@@ -27,7 +27,7 @@ var (
 `,
 		act:   addr,
 		takes: arguments{1, 1, "give one name"},
-		words: oneName,
+		words: otherNames,
 	}
 	bindVerb = verb{
 		usage: "bind NAME=ADDRESS[,OPTION[=VALUE]]...",

@@ -21,7 +21,7 @@ func answer(words []string) complete.Answer {
 	default:
 		return verbNames("help").Filter(word)
 	}
-	socket, _ = line.Flag("socket")
+	socket = line.Given["socket"]
 	name, args := before[line.Rest], before[line.Rest+1:]
 	if v, ok := findVerb(name); ok {
 		a := v.answer(socket, args, word)
@@ -40,7 +40,7 @@ func answer(words []string) complete.Answer {
 func (v verb) answer(socket string, before []string, word string) complete.Answer {
 	fs, _ := v.flags(new(string))
 	line := complete.Read(fs, true, before)
-	if s, ok := line.Flag("socket"); ok {
+	if s, ok := line.Given["socket"]; ok {
 		socket = s
 	}
 	a := complete.Answer{Kind: complete.Words}
@@ -51,7 +51,7 @@ func (v verb) answer(socket string, before []string, word string) complete.Answe
 		return complete.Answer{Kind: complete.Command, Skip: line.Rest}
 	case line.Rest >= 0:
 		return a
-	case v.words != nil:
+	case v.words != nil && len(line.Args) < v.takes.most:
 		a.Words = v.words(line.Args, socket)
 	}
 	if strings.HasPrefix(word, "-") || len(a.Words) == 0 && len(line.Args) == 0 && word == "" {

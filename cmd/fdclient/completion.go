@@ -32,10 +32,7 @@ looks for such scripts, or have it read when the shell starts:
 `,
 	act:   completion,
 	takes: arguments{1, 1, "give one shell: bash, zsh or fish"},
-	words: func(args []string, _ string) []complete.Word {
-		if len(args) > 0 {
-			return nil
-		}
+	words: func([]string, string) []complete.Word {
 		return []complete.Word{{Text: "bash"}, {Text: "zsh"}, {Text: "fish"}}
 	},
 }
@@ -61,12 +58,4 @@ func otherNames(args []string, socket string) (words []complete.Word) {
 		}
 	}
 	return words
-}
-
-// oneName completes the only name.
-func oneName(args []string, socket string) []complete.Word {
-	if len(args) > 0 {
-		return nil
-	}
-	return otherNames(nil, socket)
 }

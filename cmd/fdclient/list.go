@@ -39,17 +39,13 @@ func defineList(fs *pflag.FlagSet) action {
 			return err
 		}
 		if *asJSON {
-			return printJSON(c.out, list)
+			e := json.NewEncoder(c.out)
+			e.SetEscapeHTML(false)
+			e.SetIndent("", "  ")
+			return e.Encode(list)
 		}
 		return printList(c.out, list, time.Now())
 	}
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 func printList(w io.Writer, list protocol.ListReply, now time.Time) error {

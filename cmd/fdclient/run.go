@@ -86,9 +86,11 @@ func defineRun(fs *pflag.FlagSet) action {
 
 // check completes the configuration from the flags.
 func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
-	if _, err := f.launch.options(c); err != nil {
+	options, err := f.launch.options(c)
+	if err != nil {
 		return err
 	}
+	f.config.DrainSignal = unix.SignalNum("SIG" + options.DrainSignal)
 	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
 		return usagef("%s is for the sockets of names, and there is no name", words[0])
 	}
@@ -113,10 +115,6 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 		return usagef("--stop-signal %s: a worker must be told somehow", f.stopSignal)
 	}
 	f.config.StopSignal = unix.SignalNum("SIG" + signal)
-	if signal, err = signalName("--drain-signal", f.launch.drainSignal); err != nil {
-		return err
-	}
-	f.config.DrainSignal = unix.SignalNum("SIG" + signal)
 	if f.config.NotifyReady = f.ready == "notify"; f.config.NotifyReady {
 		return nil
 	}
@@ -136,9 +134,9 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	}
 	f.config.Logger = log
 	if manager != nil {
-		t := newTeller(manager, log)
-		defer t.close()
-		f.config.Tell, f.config.Watchdog = t.tell, manager.Watchdog()
+		tell, done := tellLater(manager, log)
+		defer done()
+		f.config.Tell, f.config.Watchdog = tell, manager.Watchdog()
 	}
 	if f.config.Command, err = f.command(c); err != nil {
 		return err
@@ -208,34 +206,26 @@ func runSignals() (<-chan os.Signal, func()) {
 	}
 }
 
-// teller tells the service manager how the workers are doing, without waiting for it.
-type teller struct {
-	states chan []string
-	done   chan struct{}
-}
-
-func newTeller(m *notify.Manager, log zerolog.Logger) *teller {
-	t := &teller{make(chan []string, 64), make(chan struct{})}
+// tellLater returns a function that tells the service manager states without waiting for it. It drops states if the
+// manager has not read many before. Done waits until the others are sent.
+func tellLater(m *notify.Manager, log zerolog.Logger) (tell func(states ...string), done func()) {
+	waiting, sent := make(chan []string, 64), make(chan struct{})
 	go func() {
-		defer close(t.done)
-		for states := range t.states {
+		defer close(sent)
+		for states := range waiting {
 			if err := m.Tell(states...); err != nil {
 				log.Warn().Err(err).Msg("the service manager was not told")
 			}
 		}
 	}()
-	return t
-}
-
-// tell drops states if the manager has not read many before.
-func (t *teller) tell(states ...string) {
-	select {
-	case t.states <- states:
-	default:
+	tell = func(states ...string) {
+		select {
+		case waiting <- states:
+		default:
+		}
 	}
-}
-
-func (t *teller) close() {
-	close(t.states)
-	<-t.done
+	return tell, func() {
+		close(waiting)
+		<-sent
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 )
@@ -76,20 +77,13 @@ func Cursor(words []string) (before []string, word string) {
 
 // plain reports whether text has no special meaning to any shell.
 func plain(text string) bool {
-	for _, c := range []byte(text) {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
-		case strings.IndexByte("-_.", c) >= 0:
-		default:
-			return false
-		}
-	}
-	return text != ""
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	return text != "" && strings.Trim(text, letters) == ""
 }
 
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r

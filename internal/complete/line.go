@@ -17,18 +17,13 @@ type Line struct {
 	Rest int
 	// Value is the flag whose value the cursor is at; nil for none.
 	Value *pflag.Flag
-	given map[string]string
-}
-
-// Flag returns the value that a flag has been given, and whether it was.
-func (l *Line) Flag(name string) (string, bool) {
-	v, ok := l.given[name]
-	return v, ok
+	// Given are the values of flags by their names.
+	Given map[string]string
 }
 
 // Read reads the words before the cursor.
 func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
-	l := Line{Rest: -1, given: make(map[string]string)}
+	l := Line{Rest: -1, Given: make(map[string]string)}
 	for i := 0; i < len(words); i++ {
 		name, isFlag := strings.CutPrefix(words[i], "--")
 		switch {
@@ -44,7 +39,7 @@ func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
 				}
 				value = words[i]
 			}
-			l.given[name] = value
+			l.Given[name] = value
 		case strings.HasPrefix(words[i], "-") && words[i] != "-":
 			// A value is the next word, or follows the letter.
 			f := fs.ShorthandLookup(words[i][1:2])
@@ -57,7 +52,7 @@ func Read(fs *pflag.FlagSet, interspersed bool, words []string) Line {
 					return l
 				}
 			}
-			l.given[f.Name] = words[i]
+			l.Given[f.Name] = words[i]
 		case !interspersed:
 			l.Rest = i
 			return l
@@ -82,7 +77,7 @@ func (l *Line) Flags(fs *pflag.FlagSet, word string, choices map[string][]string
 	a := Answer{Kind: Words}
 	fs.VisitAll(func(f *pflag.Flag) {
 		_, repeats := f.Value.(pflag.SliceValue)
-		if _, given := l.given[f.Name]; f.Hidden || given && !repeats {
+		if _, given := l.Given[f.Name]; f.Hidden || given && !repeats {
 			return
 		}
 		_, usage := pflag.UnquoteUsage(f)
