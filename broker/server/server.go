@@ -22,6 +22,7 @@ type (
 	Passed        = bind.Passed
 	Donation      = bind.Donation
 	Changes       = bind.Changes
+	Takeover      = bind.Takeover
 	Store         = bind.Store
 	Control       = control.Control
 	ControlConfig = control.Config

@@ -12,16 +12,15 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // Takeover is what a Restore has found.
 type Takeover struct {
-	// Restarted says that this is not the first broker. Ending and Process say what the journal does of
-	// the end of the one before.
+	// Restarted says that this is not the first broker, and Why what became of the one before.
 	Restarted bool
-	Ending    journal.Ending
-	Process   int
+	Why       string
 	// Control is for [control.Config]; nil if there is none.
 	Control *control.Restored
 	// Listeners and Grants are how many there are again.
@@ -56,7 +55,7 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 	if err != nil {
 		return t, err
 	}
-	t.Ending, t.Process = was.Ending, was.Process
+	t.Why = whyEnded(was.Ending, was.Process)
 	b.restore(&t, was, sockets)
 	store()
 	if controlFD != nil {
@@ -266,4 +265,21 @@ func (b *Binder) Descriptors() []Passed {
 		all = append(all, Passed{storedSocket(l.Token), l.Socket.FD()})
 	}
 	return all
+}
+
+// whyEnded is what a watcher is sent. The program of a broker that was upgraded runs in the same process; if
+// this is another one, what was started there did not work.
+func whyEnded(e journal.Ending, process int) string {
+	switch e {
+	case journal.Stopped:
+		return protocol.WhyStopped
+	case journal.Upgrading:
+		if process != os.Getpid() {
+			return protocol.WhyUpgradeFailed
+		}
+		return protocol.WhyUpgraded
+	case journal.KeeperLost:
+		return protocol.WhyKeeperLost
+	}
+	return protocol.WhyCrashed
 }

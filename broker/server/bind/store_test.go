@@ -10,14 +10,16 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fdbroker/fdbroker/broker/server/journal"
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { fdtest.Main(m, nil) }
@@ -193,7 +195,7 @@ func TestOldJournalIsKept(t *testing.T) {
 	s.keepFile(t, "@state.old", oldJournal(41, journal.Upgrading))
 	b := newBinder(t, s)
 	took, err := b.Restore(s.passed(t, "@state.old"))
-	if err != nil || !took.Restarted || took.Ending != journal.Upgrading {
+	if err != nil || !took.Restarted || took.Why != protocol.WhyUpgradeFailed {
 		t.Fatalf("took over %+v, %v", took, err)
 	}
 	if now := b.cfg.Registry.Listeners(); len(now) != 1 || now[0].Socket.Name() != "old" || now[0].Token != 10 {
