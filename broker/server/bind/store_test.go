@@ -258,7 +258,7 @@ func TestTwoJournals(t *testing.T) {
 			s.keepJournal(t, "@state.new", 70)
 			b := newBinder(t, s)
 			took, err := b.Restore(s.passed(t, order...))
-			if err != nil || took.Ending != journal.Killed || b.journal != "@state.new" {
+			if err != nil || took.Why != protocol.WhyCrashed || b.journal != "@state.new" {
 				t.Errorf("took over %+v, %v; the journal is %s", took, err, b.journal)
 			}
 			if now := b.cfg.Registry.Listeners(); len(now) > 0 {
