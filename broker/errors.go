@@ -20,7 +20,7 @@ var (
 	ErrBindFailed    = protocol.ErrBindFailed    // an address cannot be bound
 	ErrReloadFailed  = protocol.ErrReloadFailed  // the configuration has errors, or there is none
 	ErrReplaced      = protocol.ErrReplaced      // a newer deploy has replaced this process's
-	ErrUpgradeFailed = protocol.ErrUpgradeFailed // the new program does not accept the broker's arguments, or there is none
+	ErrUpgradeFailed = protocol.ErrUpgradeFailed // the new program refuses the broker's arguments, or there is none
 	ErrLimitReached  = protocol.ErrLimitReached  // one of the broker's limits is reached
 
 	// ErrNoBroker says that no broker answers at the control socket. The error is a

@@ -112,8 +112,8 @@ func (h *handle) forget(old netSocket) {
 	h.old = slices.DeleteFunc(h.old, func(c netSocket) bool { return c == old })
 }
 
-// renew takes the socket that the broker hands out by the name now. If that is another one than h has, h goes on with it
-// once the queue of its own is empty.
+// renew takes the socket that the broker hands out by the name now. If it is another socket than h has, h goes on with
+// it once the queue of its own is empty.
 func (h *handle) renew(s Socket) {
 	socket := h.current()
 	if same(socket, s.FD) {

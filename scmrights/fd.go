@@ -88,19 +88,10 @@ func (f *FD) File(name string) (*os.File, error) {
 
 // Close closes f. Closing it again does nothing.
 func (f *FD) Close() error {
-	for {
-		s := f.state.Load()
-		if s&fdClosed != 0 {
-			return nil
-		}
-		if !f.state.CompareAndSwap(s, s|fdClosed) {
-			continue
-		}
-		if s != 0 {
-			return nil // the last release closes it
-		}
-		return os.NewSyscallError("close", unix.Close(int(f.n)))
+	if f.state.Or(fdClosed) != 0 {
+		return nil // it was closed before, or the last release closes it
 	}
+	return os.NewSyscallError("close", unix.Close(int(f.n)))
 }
 
 // CloseAll closes each of fds.

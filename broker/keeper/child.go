@@ -107,7 +107,9 @@ func watch(pid int, end *os.File) (*child, error) {
 		_ = end.Close()
 		return nil, err
 	}
-	c := &child{pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1)}
+	c := &child{
+		pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1),
+	}
 	go c.receive(conn)
 	go func() {
 		var e ending

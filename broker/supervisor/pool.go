@@ -137,7 +137,7 @@ func (p *pool) becomeReady(w *worker) {
 	w.step, w.due = stepReady, time.Time{}
 	p.log.Info().Int("pid", w.pid).Msg("worker ready")
 	if p.roll != nil && w.wasStandby {
-		p.roll.served()
+		p.roll.owed = max(p.roll.owed-1, 0)
 	}
 }
 

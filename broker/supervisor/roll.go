@@ -115,15 +115,6 @@ func (r *roll) steady(p *pool) bool {
 	return true
 }
 
-// served notes that a worker that was on standby has got a place.
-func (r *roll) served() {
-	if r.owed > 0 {
-		if r.owed--; r.owed == 0 {
-			r.due = time.Time{}
-		}
-	}
-}
-
 // fail stops r: the old workers stay, and those that were to replace them leave.
 func (r *roll) fail(p *pool, why string, now time.Time) {
 	if r.err != "" || p.fatal != nil {

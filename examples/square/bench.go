@@ -40,7 +40,7 @@ func newBench(ctx context.Context) (b *bench, err error) {
 			b.close()
 		}
 	}()
-	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/examples/square/worker")
+	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/...", module+"/examples/square/worker")
 	if err != nil {
 		return nil, err
 	}
