@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
@@ -58,10 +59,8 @@ type GetOptions struct {
 // Errors: [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced].
 func (c *Client) Get(ctx context.Context, o GetOptions, names ...string) (sockets []Socket, err error) {
 	p := protocol.GetParameters{
-		Names: names, Wait: o.Wait, Blocking: o.Blocking, DrainSignal: o.DrainSignal, Generation: o.Generation,
-	}
-	if p.Generation == 0 {
-		p.Generation = protocol.GenerationOf(os.Getenv)
+		Names: names, Wait: o.Wait, Blocking: o.Blocking, DrainSignal: o.DrainSignal,
+		Generation: cmp.Or(o.Generation, protocol.GenerationOf(os.Getenv)),
 	}
 	err = retry(ctx, o.Wait, func() error {
 		return c.do(ctx, func(ctx context.Context, x *exchange) (err error) {

@@ -108,7 +108,12 @@ func (x *exchange) call(ctx context.Context, method string, parameters, reply an
 	if err != nil {
 		return err
 	}
-	m, err := x.ask(ctx, b, fds...)
+	return x.receive(ctx, b, reply, fds...)
+}
+
+// receive is ask for a reply without descriptors, whose parameters it decodes into reply, unless that is nil.
+func (x *exchange) receive(ctx context.Context, call []byte, reply any, fds ...*scmrights.FD) error {
+	m, err := x.ask(ctx, call, fds...)
 	if err != nil {
 		return err
 	}

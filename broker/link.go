@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"slices"
@@ -85,8 +86,5 @@ func (l *link) close() {
 
 // generation returns the generation of the link's grant.
 func (l *link) generation() int64 {
-	if n := protocol.GenerationOf(os.Getenv); n != 0 {
-		return n
-	}
-	return l.first
+	return cmp.Or(protocol.GenerationOf(os.Getenv), l.first)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/fdbroker/fdbroker/scmrights"
 )
 
 // ErrOverflow says that a watcher was too slow to be sent all events.
@@ -41,13 +40,8 @@ func stream[Reply any](ctx context.Context, c *Client, method string, parameters
 		return err
 	}
 	for more := true; more; call = nil {
-		m, err := x.ask(ctx, call)
-		if err != nil {
-			return err
-		}
-		scmrights.CloseAll(m.FDs) // there should be none
 		reply := new(Reply)
-		if err := protocol.ParseReply(m.Bytes, reply); err != nil {
+		if err := x.receive(ctx, call, reply); err != nil {
 			return err
 		}
 		if more, err = each(reply); err != nil {

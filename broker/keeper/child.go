@@ -20,39 +20,28 @@ const StoreName = "@store"
 // child is a broker that runs.
 type child struct {
 	pid        int
-	end        *os.File      // ours of the pair
-	messages   chan message  // closed when the broker's end is closed
-	next       chan struct{} // gets one for each message that was handled; closed when no other is
-	ended      chan ending   // gets one
-	ready      bool          // since it was started, or has restarted in place
-	restarting bool          // it said RELOADING=1, and neither READY=1 nor STOPPING=1 since
+	end        *os.File                // ours of the pair
+	messages   chan message            // closed when the broker's end is closed
+	next       chan struct{}           // gets one for each message that was handled; closed when no other is
+	ended      chan syscall.WaitStatus // gets one
+	ready      bool                    // since it was started, or has restarted in place
+	restarting bool                    // it said RELOADING=1, and neither READY=1 nor STOPPING=1 since
 }
 
-// ending is how a broker ended.
-type ending struct {
-	status syscall.WaitStatus
-	err    error
-}
-
-// code returns the exit status that says the same.
-func (e ending) code() int {
-	switch {
-	case e.err != nil:
-		return 1
-	case e.status.Signaled():
-		return 128 + int(e.status.Signal())
+// code returns the exit status that says how a broker has ended.
+func code(how syscall.WaitStatus) int {
+	if how.Signaled() {
+		return 128 + int(how.Signal())
 	}
-	return e.status.ExitStatus()
+	return how.ExitStatus()
 }
 
-func (e ending) String() string {
-	switch {
-	case e.err != nil:
-		return e.err.Error()
-	case e.status.Signaled():
-		return "killed by signal " + strconv.Itoa(int(e.status.Signal())) + " (" + e.status.Signal().String() + ")"
+// describe says how a broker has ended.
+func describe(how syscall.WaitStatus) string {
+	if how.Signaled() {
+		return fmt.Sprintf("killed by signal %d (%v)", int(how.Signal()), how.Signal())
 	}
-	return "exit status " + strconv.Itoa(e.status.ExitStatus())
+	return "exit status " + strconv.Itoa(how.ExitStatus())
 }
 
 // start starts a broker, which gets all of h.
@@ -108,18 +97,15 @@ func watch(pid int, end *os.File) (*child, error) {
 		return nil, err
 	}
 	c := &child{
-		pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan ending, 1),
+		pid: pid, end: end, messages: make(chan message), next: make(chan struct{}, 1), ended: make(chan syscall.WaitStatus, 1),
 	}
 	go c.receive(conn)
 	go func() {
-		var e ending
-		for {
-			_, e.err = syscall.Wait4(pid, &e.status, 0, nil)
-			if e.err != syscall.EINTR {
-				break
-			}
+		var how syscall.WaitStatus
+		for err := error(syscall.EINTR); err == syscall.EINTR; {
+			_, err = syscall.Wait4(pid, &how, 0, nil) // no other error: it is a child, and no other goroutine waits for it
 		}
-		c.ended <- e
+		c.ended <- how
 	}()
 	return c, nil
 }

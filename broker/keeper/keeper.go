@@ -100,7 +100,7 @@ func (k *keeper) start() bool {
 // turn handles one event.
 func (k *keeper) turn() (status int, done bool) {
 	var messages chan message
-	var ended chan ending
+	var ended chan syscall.WaitStatus
 	if k.child != nil {
 		messages, ended = k.child.messages, k.child.ended
 	}
@@ -114,8 +114,8 @@ func (k *keeper) turn() (status int, done bool) {
 		} else {
 			k.child.messages = nil // ended reports its exit
 		}
-	case e := <-ended:
-		return k.ended(e)
+	case how := <-ended:
+		return k.ended(how)
 	case <-k.overdue:
 		k.late()
 	case <-k.restart:
@@ -212,7 +212,7 @@ func same(a, b string) bool {
 }
 
 // ended handles the last messages of a broker that has exited, and decides whether to go on.
-func (k *keeper) ended(e ending) (status int, done bool) {
+func (k *keeper) ended(how syscall.WaitStatus) (status int, done bool) {
 	limit := time.After(drainTime)
 	for open := k.child.messages != nil; open; {
 		select {
@@ -231,13 +231,13 @@ func (k *keeper) ended(e ending) (status int, done bool) {
 	ready, restarting := k.child.ready, k.child.restarting
 	k.child.close()
 	k.child, k.overdue = nil, nil
-	if k.stopping || !k.everReady || e.code() == 0 && !restarting {
-		return e.code(), true
+	if k.stopping || !k.everReady || code(how) == 0 && !restarting {
+		return code(how), true
 	}
 	if ready && time.Since(k.since) >= longLived {
 		k.delays.Last = 0
 	}
-	l := k.Logger.Error().Str("ended", e.String()).Int64("wait_ms", k.delays.Last.Milliseconds())
+	l := k.Logger.Error().Str("ended", describe(how)).Int64("wait_ms", k.delays.Last.Milliseconds())
 	if ready {
 		l.Msg("the broker has ended: it is started again")
 	} else {
