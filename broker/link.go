@@ -26,7 +26,6 @@ type link struct {
 
 	mu       sync.Mutex
 	exchange *exchange          // until the link is maintained
-	file     *os.File           // the same connection, from then on
 	cancel   context.CancelFunc // of maintain
 	handles  []*handle          // that use the link
 	closed   bool
@@ -74,9 +73,6 @@ func (l *link) close() {
 	l.closed = true
 	if l.cancel != nil {
 		l.cancel()
-	}
-	if l.file != nil {
-		_ = l.file.Close()
 	}
 	if l.exchange != nil {
 		_ = l.exchange.close()

@@ -43,12 +43,8 @@ func (l *link) run(ctx context.Context, x *exchange) {
 	r := reclaim{link: l}
 	for x != nil {
 		begun := time.Now()
-		event, _ := l.readEvent(x)
+		event, _ := l.readEvent(ctx, x)
 		if ctx.Err() != nil {
-			return
-		}
-		if event == protocol.EventDrain {
-			l.drained()
 			return
 		}
 		// If all names were unbound, accepting goes on too. Should one be bound again, it goes on with that socket.
@@ -67,21 +63,16 @@ func (l *link) drained() {
 	l.close()
 }
 
-// readEvent waits for an event. It takes x, and waits in the runtime's poller, because that needs no thread.
-func (l *link) readEvent(x *exchange) (event string, err error) {
+// readEvent waits for an event, and handles a drain. It takes x, and waits in the runtime's poller, because that needs
+// no thread.
+func (l *link) readEvent(ctx context.Context, x *exchange) (event string, err error) {
 	x.conn.Discard() // it is empty: a reply with descriptors comes alone
 	f, err := x.stream.File()
 	if err != nil {
 		return "", err
 	}
-	l.mu.Lock()
-	l.file = f
-	closed := l.closed
-	l.mu.Unlock()
 	defer f.Close()
-	if closed {
-		return "", os.ErrClosed
-	}
+	defer context.AfterFunc(ctx, func() { _ = f.Close() })()
 	sc, err := scmrights.NewConn(f)
 	if err != nil {
 		return "", err
@@ -94,6 +85,9 @@ func (l *link) readEvent(x *exchange) (event string, err error) {
 			return "", err
 		}
 		reply, err := protocol.ParseGetReply(m.Bytes)
+		if reply.Event == protocol.EventDrain {
+			l.drained()
+		}
 		if err != nil || reply.Event != "" {
 			return reply.Event, err
 		}

@@ -27,8 +27,10 @@ func ParseGetReply(b []byte) (GetReply, error) {
 		return reply, nil
 	}
 	var reply GetReply
-	err := ParseReply(b, &reply)
-	return reply, err
+	if err := ParseReply(b, &reply); err != nil {
+		return GetReply{}, err
+	}
+	return reply, nil
 }
 
 // pair returns fds in the order of names. If got and fds are not exactly their sockets, in
