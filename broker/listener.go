@@ -51,6 +51,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		case old:
 			return nil, err
 		case l.drained.Load():
+			l.link.maintained.Wait() // the grant ends before Accept returns
 			l.linger()
 			return nil, &drainedError{"accept " + l.name}
 		case l.closed.Load():

@@ -31,6 +31,7 @@ func (c *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		case old:
 			c.forget(pc)
 		case c.drained.Load():
+			c.link.maintained.Wait() // as Accept does
 			return n, from, &drainedError{"read " + c.name}
 		case c.closed.Load() || pc == c.current():
 			return n, from, err
