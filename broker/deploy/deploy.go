@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,7 @@ func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) 
 			},
 			Replaced: func() { each(supervisor.DeployEvent{Replaced: true}) },
 		}, d.config.Names...)
+		_, invalid := errors.AsType[*protocol.InvalidParameterError](err)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -102,7 +104,7 @@ func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) 
 			d.replaced(ctx, err != nil, each)
 			return
 		case isAway(err):
-		case d.generation.Load() != 0 && isInvalid(err):
+		case d.generation.Load() != 0 && invalid:
 			d.generation.Store(0) // this broker knows nothing of the one before
 			continue
 		case d.generation.Load() == 0:
@@ -122,11 +124,6 @@ func isAway(err error) bool {
 	return errors.Is(err, broker.ErrNoBroker) || errors.Is(err, broker.ErrLost)
 }
 
-func isInvalid(err error) bool {
-	_, ok := errors.AsType[*protocol.InvalidParameterError](err)
-	return ok
-}
-
 // joined reports the deploy's generation, or why it cannot work.
 func (d *Deploy) joined(ctx context.Context, generation int64, each func(supervisor.DeployEvent)) {
 	if d.generation.Load() == 0 && d.config.Standby && len(d.config.Names) > 0 {
@@ -142,10 +139,7 @@ func (d *Deploy) joined(ctx context.Context, generation int64, each func(supervi
 
 // checkPlaces returns an error if no worker could ever be on standby.
 func (d *Deploy) checkPlaces(ctx context.Context) error {
-	list, err := d.client.List(ctx)
-	if err != nil {
-		return nil // the next call returns it
-	}
+	list, _ := d.client.List(ctx) // the next call returns the error
 	bound := 0
 	for _, l := range list.Listeners {
 		if !slices.Contains(d.config.Names, l.Name) {
@@ -161,4 +155,44 @@ func (d *Deploy) checkPlaces(ctx context.Context) error {
 	}
 	name := d.config.Names[0]
 	return fmt.Errorf("--standby: %q has places for any number of workers, so none would ever wait: bind it with max=N, as in --bind %s=ADDRESS,max=1", name, name)
+}
+
+// errNoSocket says that no worker has the socket that a broker lacks.
+var errNoSocket = errors.New("no worker has it")
+
+// handBack hands the workers' sockets back to a broker that has started with nothing. It is
+// for workers that do not know of brokers; those of the package broker do it themselves.
+func (d *Deploy) handBack(ctx context.Context) {
+	if d.config.SocketOf == nil {
+		return
+	}
+	list, _ := d.client.List(ctx) // after an error it is empty
+	for _, name := range d.config.Names {
+		if slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return l.Name == name }) {
+			continue // the broker would refuse the socket, and log that
+		}
+		err := d.client.Attach(ctx, name, d.socket)
+		switch {
+		case err == nil:
+			d.config.Logger.Info().Str("name", name).Msg("gave the broker a worker's socket back")
+		case errors.Is(err, broker.ErrBindFailed), errors.Is(err, errNoSocket):
+			d.config.Logger.Warn().Err(err).Str("name", name).Msg("the broker lacks a socket that the workers cannot give back")
+		} // otherwise the broker does not want it
+	}
+}
+
+// socket returns a duplicate of the socket that one of the workers has open at an address.
+func (d *Deploy) socket(network, address string) (*scmrights.FD, error) {
+	d.mu.Lock()
+	pids := slices.Collect(maps.Keys(d.workers))
+	d.mu.Unlock()
+	errs := []error{errNoSocket}
+	for _, pid := range pids {
+		fd, err := d.config.SocketOf(pid, network, address)
+		if err == nil {
+			return fd, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
