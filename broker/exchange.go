@@ -28,6 +28,7 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 	var errs []error
 	for _, p := range paths {
 		s, err := scmrights.Dial(ctx, p)
+		_, ofPath := errors.AsType[*os.PathError](err)
 		switch {
 		case err == nil:
 			return s, nil
@@ -35,7 +36,7 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 			return nil, fmt.Errorf("connect to the control socket %s: it is not a socket", p)
 		case len(p) > maxPath:
 			return nil, fmt.Errorf("connect to the control socket %s: a Unix socket's path has at most %d bytes, and this one %d: %w", p, maxPath, len(p), unix.EINVAL)
-		case ctx.Err() == nil && !isAbsence(err):
+		case ctx.Err() == nil && (!ofPath || errors.Is(err, unix.EINVAL)): // of this process, or of an empty path
 			return nil, fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
 		}
 		errs = append(errs, err)
@@ -50,13 +51,6 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 func isOther(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode()&fs.ModeSocket == 0
-}
-
-// isAbsence reports whether an error of connecting to a path says something about the broker
-// there, rather than about the path or this process.
-func isAbsence(err error) bool {
-	_, ok := errors.AsType[*os.PathError](err)
-	return ok && !errors.Is(err, unix.EINVAL) // a path that is too long, or empty
 }
 
 // isAway reports whether err means that there is no broker for now.

@@ -98,9 +98,9 @@ func (l *link) readEvent(ctx context.Context, x *exchange) (event string, err er
 type reclaim struct {
 	*link
 	retry      backoff.Backoff
-	waits      bool            // at the broker, for a name or a place
-	handedBack bool            // the sockets were offered to this broker
-	without    map[string]bool // names that this broker does not have, while it has others
+	waits      bool     // at the broker, for a name or a place
+	handedBack bool     // the sockets were offered to this broker
+	without    []string // names that this broker does not have, while it has others
 }
 
 // run reclaims the grant from the next broker, however long that takes to come. It returns the connection that the
@@ -157,16 +157,13 @@ func (r *reclaim) dropName(name string) bool {
 	if len(r.wanted()) < 2 {
 		return false
 	}
-	if r.without == nil {
-		r.without = make(map[string]bool)
-	}
-	r.without[name] = true
+	r.without = append(r.without, name)
 	return true
 }
 
 // wanted returns the handles whose sockets r reclaims.
 func (r *reclaim) wanted() []*handle {
-	return slices.DeleteFunc(r.open(), func(h *handle) bool { return r.without[h.name] })
+	return slices.DeleteFunc(r.open(), func(h *handle) bool { return slices.Contains(r.without, h.name) })
 }
 
 // try asks the broker once for the sockets of the link.

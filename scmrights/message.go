@@ -31,7 +31,11 @@ func sendAll(fd int, b []byte, fds []*FD) ([]byte, []*FD, error) {
 func send(fd int, b []byte, fds []*FD) (n int, err error) {
 	var few [8]int // more descriptors need memory of their own
 	nums, err := numbers(few[:0], fds)
-	defer func() { release(fds[:len(nums)]) }()
+	defer func() {
+		for _, f := range fds[:len(nums)] {
+			f.release()
+		}
+	}()
 	if err != nil {
 		return 0, fmt.Errorf("send: %w", err)
 	}
@@ -153,8 +157,7 @@ func parseRights(oob []byte) (fds []*FD, err error) {
 	return fds, nil
 }
 
-// numbers appends the numbers of fds to nums, for use until release is called with as many
-// of fds as numbers were appended.
+// numbers appends the numbers of fds to nums. The caller must release as many of fds as numbers were appended.
 func numbers(nums []int, fds []*FD) ([]int, error) {
 	for _, f := range fds {
 		n, ok := f.acquire()
@@ -164,10 +167,4 @@ func numbers(nums []int, fds []*FD) ([]int, error) {
 		nums = append(nums, n)
 	}
 	return nums, nil
-}
-
-func release(fds []*FD) {
-	for _, f := range fds {
-		f.release()
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,11 +60,10 @@ func start(c Config, h held) (*child, error) {
 		return nil, os.NewSyscallError("fstat", err)
 	}
 	files, names := []uintptr{0, 1, 2}, []string{}
-	for _, is := range h {
+	for _, is := range append(slices.Clip(h), Held{StoreName, theirs}) {
 		_ = is.FD.Control(func(fd uintptr) { files = append(files, fd) }) // no other goroutine closes it
 		names = append(names, is.Name)
 	}
-	files, names = append(files, uintptr(pair[1])), append(names, StoreName)
 	env := append(strip(c.Env), "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		c.StoreEnv+"="+fmt.Sprintf("%d:%d", len(files)-1, st.Ino))
 	pid, err := syscall.ForkExec(c.Program, c.Args, &syscall.ProcAttr{Env: env, Files: files})
@@ -76,16 +76,12 @@ func start(c Config, h held) (*child, error) {
 }
 
 // strip returns env without the variables that are not for the broker.
-func strip(env []string) (stripped []string) {
-	for _, kv := range env {
+func strip(env []string) []string {
+	others := []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_PID"}
+	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")
-		switch key {
-		case "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_PID":
-		default:
-			stripped = append(stripped, kv)
-		}
-	}
-	return stripped
+		return slices.Contains(others, key)
+	})
 }
 
 // watch reads the messages of a broker that runs, and waits for its exit. It takes our end

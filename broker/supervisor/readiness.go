@@ -2,10 +2,8 @@ package supervisor
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/closer"
@@ -51,11 +49,7 @@ func newReadiness(c *closer.Closer, nudge time.Duration) (_ *readiness, err erro
 	if err != nil {
 		return nil, os.NewSyscallError("getsockname", err)
 	}
-	u, ok := sa.(*unix.SockaddrUnix)
-	if !ok || !strings.HasPrefix(u.Name, "@") {
-		return nil, fmt.Errorf("the kernel has bound a socket to %v, not to an abstract address", sa)
-	}
-	r.address = u.Name
+	r.address = sa.(*unix.SockaddrUnix).Name
 	return r, nil
 }
 

@@ -3,6 +3,7 @@
 package backoff
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -18,13 +19,7 @@ type Backoff struct {
 
 // Next returns how long to wait before the next attempt.
 func (b *Backoff) Next() time.Duration {
-	least, most := b.Min, b.Max
-	if least == 0 {
-		least = 10 * time.Millisecond
-	}
-	if most == 0 {
-		most = 250 * time.Millisecond
-	}
+	least, most := cmp.Or(b.Min, 10*time.Millisecond), cmp.Or(b.Max, 250*time.Millisecond)
 	b.Last = min(max(2*b.Last, least), most)
 	return b.Last
 }
