@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 
@@ -217,6 +218,7 @@ func (d *daemon) awaitReady(ctx context.Context, control *server.Control) error 
 		return nil
 	}
 	d.broker.Ready()
+	debug.FreeOSMemory() // which binding all took, and which a broker may never need again
 	d.log.Info().Str("socket", control.Path()).Msg("ready")
 	d.manager.tell(notify.Ready)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,7 +59,12 @@ func keep(s self, o options) int {
 	c := keeper.Config{
 		Program: ownProgram, Args: os.Args, Env: s.env, StoreEnv: activation.StoreEnv,
 		Signals: signals, Logger: log, Renewed: s.renew,
-		Relay: func(text string) error { return manager.Tell(text) },
+		Relay: func(text string) error {
+			if strings.Contains(text, notify.Ready) {
+				debug.FreeOSMemory() // as the broker does now
+			}
+			return manager.Tell(text)
+		},
 	}
 	if manager.Watchdog() == 0 {
 		c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(kv string) bool { return strings.HasPrefix(kv, "WATCHDOG_USEC=") })
