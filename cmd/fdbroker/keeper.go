@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -9,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/activation"
@@ -16,11 +19,31 @@ import (
 	"github.com/fdbroker/fdbroker/internal/launch"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
 )
 
 // pairName is the name under which a keeper that replaces itself passes its end of the socket pair with the broker.
 const pairName = "@keeper"
+
+// The values of --store.
+const (
+	storeAuto    = "auto"
+	storeSystemd = "systemd"
+	storeKeeper  = "keeper"
+	storeNone    = "none"
+)
+
+// chosenStore returns flag, or for auto systemd's store if there is one, else a keeper.
+func chosenStore(flag string) string {
+	if flag != "" && flag != storeAuto {
+		return flag
+	}
+	if n, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && n > 0 && os.Getenv("NOTIFY_SOCKET") != "" {
+		return storeSystemd
+	}
+	return storeKeeper
+}
 
 // wantsKeeper returns the parsed command line, and whether this process is to be a keeper. It leaves complaints about the
 // command line to the broker.
@@ -97,4 +120,24 @@ func (s self) renew(pid int, held []keeper.Held, pair *os.File) error {
 	}
 	child := strconv.Itoa(pid)
 	return s.reexec("/proc/"+child+"/exe", passed, childEnv+"="+child)
+}
+
+// dupOf returns a duplicate of f's descriptor; the caller must close it.
+func dupOf(f *os.File) (fd *scmrights.FD, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := rc.Control(func(n uintptr) { fd, err = scmrights.NewFD(int(n)).Dup() })
+	return fd, errors.Join(cerr, err)
+}
+
+// awaitKeeper reports whether the keeper at the other end of the socket pair ends before ctx; nil: there is none.
+func awaitKeeper(ctx context.Context, end *os.File) (lost bool) {
+	if end == nil {
+		return false
+	}
+	defer context.AfterFunc(ctx, func() { _ = end.SetReadDeadline(time.Unix(1, 0)) })()
+	_, err := end.Read(make([]byte, 1))
+	return err != nil && ctx.Err() == nil
 }

@@ -20,12 +20,6 @@ type progress struct {
 	last string // the last step that run knows
 }
 
-// startedByRun reports whether 'fdclient run' has started this get, and logs why it waits.
-func startedByRun() bool {
-	_, is := os.LookupEnv(supervisor.StatusEnv)
-	return is
-}
-
 // inheritedProgress returns the progress that the environment names.
 func inheritedProgress() *progress {
 	fd, ok := inheritedPipe(supervisor.StatusEnv)

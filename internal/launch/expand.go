@@ -88,3 +88,20 @@ func (x expander) value(kind string, socket int) (string, error) {
 	}
 	return s.Address, nil
 }
+
+// settings returns K=TEMPLATE settings with their templates expanded.
+func (x expander) settings(templates []string) ([]string, error) {
+	set := make([]string, 0, len(templates))
+	for _, t := range templates {
+		key, template, ok := strings.Cut(t, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("--env %q is not of the form NAME=VALUE", t)
+		}
+		value, err := x.expand(template)
+		if err != nil {
+			return nil, fmt.Errorf("in --env %q: %w", t, err)
+		}
+		set = append(set, key+"="+value)
+	}
+	return set, nil
+}

@@ -3,6 +3,7 @@ package launch
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -117,4 +118,30 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// compose returns inherited with set on top. A later setting replaces an earlier one of the
+// same key. Inherited variables about descriptors are dropped: the program has others.
+func compose(inherited, set []string) []string {
+	env := make([]string, 0, len(inherited)+len(set))
+	for _, kv := range inherited {
+		if key := keyOf(kv); !activation.IsListenVariable(key) && !hasKey(set, key) {
+			env = append(env, kv)
+		}
+	}
+	for i, kv := range set {
+		if !hasKey(set[i+1:], keyOf(kv)) {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+func keyOf(kv string) string {
+	key, _, _ := strings.Cut(kv, "=")
+	return key
+}
+
+func hasKey(env []string, key string) bool {
+	return slices.ContainsFunc(env, func(kv string) bool { return keyOf(kv) == key })
 }
