@@ -19,20 +19,18 @@ func specs(binds []string, config string) ([]spec.Spec, error) {
 	where := make(map[string]string, len(binds))
 	add := func(text, from string) {
 		spec, err := spec.Parse(text)
-		if err != nil {
+		first, twice := where[spec.Name]
+		switch {
+		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", from, err))
-			return
+		case twice && first == from:
+			errs = append(errs, fmt.Errorf("%s: the name %q is given twice", from, spec.Name))
+		case twice:
+			errs = append(errs, fmt.Errorf("%s: the name %q is given twice, first in %s", from, spec.Name, first))
+		default:
+			where[spec.Name] = from
+			all = append(all, spec)
 		}
-		if first, ok := where[spec.Name]; ok {
-			text := fmt.Sprintf("%s: the name %q is given twice", from, spec.Name)
-			if first != from {
-				text += ", first in " + first
-			}
-			errs = append(errs, errors.New(text))
-			return
-		}
-		where[spec.Name] = from
-		all = append(all, spec)
 	}
 	for _, text := range binds {
 		add(text, "--bind")

@@ -90,7 +90,8 @@ func (d *daemon) newServer() (err error) {
 	if d.config != "" {
 		d.reloader.binds = d.binds
 	}
-	d.server.Logger, d.server.Reload, d.server.Counted, d.server.Upgrade = d.log, d.reloader.reload, d.manager.counted, d.upgrade
+	d.server.Logger, d.server.Counted = d.log, d.manager.counted
+	d.server.Reload, d.server.Upgrade = d.reloader.reload, d.upgrade
 	d.useStore()
 	d.broker, err = server.New(d.server)
 	d.reloader.server = d.broker

@@ -45,8 +45,8 @@ func chosenStore(flag string) string {
 	return storeKeeper
 }
 
-// wantsKeeper returns the parsed command line, and whether this process is to be a keeper. It leaves complaints about the
-// command line to the broker.
+// wantsKeeper returns the parsed command line, and whether this process is to be a keeper. It leaves complaints about
+// the command line to the broker.
 func (s self) wantsKeeper(args []string) (o options, wants bool) {
 	if s.kept {
 		return o, false
@@ -69,7 +69,8 @@ func keep(s self, o options) int {
 	defer lines.Close()
 	running, _ := strconv.Atoi(os.Getenv(childEnv))
 	_ = os.Unsetenv(childEnv)
-	warnForeign(log, activation.FindForeign()) // the broker will find none
+	foreign, owner := activation.Foreign()
+	warnForeign(log, foreign, owner) // the broker will find none
 	passed, err := activation.Take()
 	if err != nil {
 		cli.Complain(os.Stderr, "fdbroker", err)

@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	if o.check {
 		return check(listeners, err, stdout, stderr)
 	}
-	foreign := activation.FindForeign()
+	foreign, owner := activation.Foreign()
 	passed, perr := takePassed()
 	switch {
 	case perr != nil:
@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		return cli.Usage
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
-	warnForeign(log, foreign)
+	warnForeign(log, foreign, owner)
 	d := &daemon{options: o, inputs: in, log: log, passed: passed, listeners: listeners, configErr: err}
 	err = d.run(ctx)
 	lines.Close()

@@ -41,7 +41,8 @@ func takePassed() (p passed, err error) {
 			p.stored = append(p.stored, server.Passed{Name: d.Name, FD: d.FD})
 			continue
 		case twice:
-			err = errors.Join(err, fmt.Errorf("LISTEN_FDNAMES: descriptors %d and %d are both called %q %s", n, d.Number, d.Name, help))
+			err = errors.Join(err,
+				fmt.Errorf("LISTEN_FDNAMES: descriptors %d and %d are both called %q %s", n, d.Number, d.Name, help))
 		default:
 			if cerr := spec.CheckName(d.Name); cerr != nil {
 				err = errors.Join(err, fmt.Errorf("LISTEN_FDNAMES: descriptor %d: %w %s", d.Number, cerr, help))
@@ -58,9 +59,9 @@ func takePassed() (p passed, err error) {
 }
 
 // warnForeign says why passed sockets are not used, if there are such.
-func warnForeign(log zerolog.Logger, f activation.Foreign) {
-	if f.Sockets > 0 {
-		log.Warn().Str("listen_pid", f.PID).Int("pid", os.Getpid()).Int("count", f.Sockets).
+func warnForeign(log zerolog.Logger, sockets int, pid string) {
+	if sockets > 0 {
+		log.Warn().Str("listen_pid", pid).Int("pid", os.Getpid()).Int("count", sockets).
 			Msg("sockets were passed to another process (LISTEN_PID) and are not used here: start fdbroker directly, or by exec where a shell starts it")
 	}
 }

@@ -80,18 +80,16 @@ func (r *reloader) load() (server.Changes, error) {
 // unless returns the results of f, or [errStops] once over is closed: f may block for ever in
 // a file system, and then ends with the process.
 func unless[T any](over <-chan struct{}, f func() (T, error)) (value T, err error) {
-	type result struct {
-		value T
-		err   error
-	}
-	results := make(chan result, 1)
+	var result T
+	var rerr error
+	done := make(chan struct{})
 	go func() {
-		value, err := f()
-		results <- result{value, err}
+		result, rerr = f()
+		close(done)
 	}()
 	select {
-	case r := <-results:
-		return r.value, r.err
+	case <-done:
+		return result, rerr
 	case <-over:
 		return value, errStops
 	}

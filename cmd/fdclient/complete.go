@@ -9,8 +9,7 @@ import (
 // answer completes the last of the words of a command line, without "fdclient".
 func answer(words []string) complete.Answer {
 	before, word := complete.Cursor(words)
-	var socket string
-	root := rootFlags(&socket, new(bool))
+	root := rootFlags(new(string), new(bool))
 	line := complete.Read(root, false, before)
 	switch {
 	case line.Value != nil:
@@ -21,10 +20,9 @@ func answer(words []string) complete.Answer {
 	default:
 		return verbNames("help").Filter(word)
 	}
-	socket = line.Given["socket"]
 	name, args := before[line.Rest], before[line.Rest+1:]
 	if v, ok := findVerb(name); ok {
-		a := v.answer(socket, args, word)
+		a := v.answer(line.Given["socket"], args, word)
 		if a.Kind == complete.Command {
 			a.Skip += len(before) - len(args) + 1
 		}

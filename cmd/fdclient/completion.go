@@ -2,8 +2,7 @@ package main
 
 import (
 	"context"
-	_ "embed"
-	"io"
+	"embed"
 	"slices"
 	"time"
 
@@ -11,14 +10,9 @@ import (
 )
 
 // The scripts only ask the commands (complete.Verb), so they know every flag.
-var (
-	//go:embed completion/bash
-	bashScript string
-	//go:embed completion/zsh
-	zshScript string
-	//go:embed completion/fish
-	fishScript string
-)
+//
+//go:embed completion
+var scripts embed.FS
 
 var completionVerb = verb{
 	usage: "completion bash|zsh|fish",
@@ -38,11 +32,11 @@ looks for such scripts, or have it read when the shell starts:
 }
 
 func completion(_ context.Context, c command) error {
-	script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.args[0]]
-	if !ok {
+	script, err := scripts.ReadFile("completion/" + c.args[0])
+	if err != nil {
 		return usagef("no completion for %q: give bash, zsh or fish", c.args[0])
 	}
-	_, err := io.WriteString(c.out, script)
+	_, err = c.out.Write(script)
 	return err
 }
 

@@ -45,17 +45,17 @@ run, 127 CMD is not found, else CMD's own.
 
 // launchFlags say how a command gets its sockets. Get and run have them.
 type launchFlags struct {
-	fs                      *pflag.FlagSet
-	stdin, noListen, blocks bool
-	env                     []string
-	drainSignal             string
+	fs          *pflag.FlagSet
+	config      launch.Config // without the command
+	blocks      bool
+	drainSignal string
 }
 
 func defineLaunch(fs *pflag.FlagSet) *launchFlags {
 	l := &launchFlags{fs: fs}
-	fs.BoolVar(&l.stdin, "stdin", false, "give CMD the one socket as standard input, and set no LISTEN_*")
-	fs.BoolVar(&l.noListen, "no-listen-env", false, "set no LISTEN_*")
-	fs.StringArrayVar(&l.env, "env", nil, "set an environment variable of CMD: `K=TEMPLATE`; may be given many times")
+	fs.BoolVar(&l.config.Stdin, "stdin", false, "give CMD the one socket as standard input, and set no LISTEN_*")
+	fs.BoolVar(&l.config.NoListenEnv, "no-listen-env", false, "set no LISTEN_*")
+	fs.StringArrayVar(&l.config.Env, "env", nil, "set an environment variable of CMD: `K=TEMPLATE`; may be given many times")
 	fs.BoolVar(&l.blocks, "blocking", false, "CMD needs blocking sockets (implied by --stdin; --blocking=false: non-blocking ones)")
 	fs.StringVar(&l.drainSignal, "drain-signal", "TERM", "`SIGNAL` that asks CMD to stop accepting and leave, or none")
 	return l
@@ -66,7 +66,7 @@ func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	if len(c.dashed) == 0 {
 		return o, usagef("no command: put -- and the command behind the names")
 	}
-	if l.stdin && len(c.args) > 1 {
+	if l.config.Stdin && len(c.args) > 1 {
 		return o, usagef("--stdin is for one socket, and there are %d names", len(c.args))
 	}
 	for i, name := range c.args {
@@ -77,15 +77,10 @@ func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	if o.DrainSignal, err = signalName("--drain-signal", l.drainSignal); err != nil {
 		return o, err
 	}
-	if l.stdin || l.fs.Changed("blocking") {
-		o.Blocking = new(l.blocks || l.stdin && !l.fs.Changed("blocking"))
+	if changed := l.fs.Changed("blocking"); changed || l.config.Stdin {
+		o.Blocking = new(l.blocks || !changed)
 	}
 	return o, nil
-}
-
-// config returns how to run the command.
-func (l *launchFlags) config(c command) launch.Config {
-	return launch.Config{Stdin: l.stdin, NoListenEnv: l.noListen, Env: l.env, Command: c.dashed}
 }
 
 // words returns the given flags as words of a command line.
@@ -146,7 +141,7 @@ func defineGet(fs *pflag.FlagSet) action {
 		if _, startedByRun := os.LookupEnv(supervisor.StatusEnv); options.Wait && !startedByRun { // run logs why
 			defer tellWaiting(c)()
 		}
-		return get(ctx, c, options, l.config(c))
+		return get(ctx, c, options, l.config)
 	}
 }
 
@@ -156,7 +151,7 @@ func get(ctx context.Context, c command, options broker.GetOptions, program laun
 	if !report.awaitStart() {
 		return nil
 	}
-	program.Environ = os.Environ()
+	program.Command, program.Environ = c.dashed, os.Environ()
 	err := become(ctx, c, options, program, report)
 	status := exitGet
 	if e, ok := errors.AsType[*exitError](err); ok {

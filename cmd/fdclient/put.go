@@ -14,7 +14,6 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 )
 
 var putVerb = verb{
@@ -74,7 +73,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return printBound(c.out, l)
 	}
 	c.args = []string{name}
-	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{Command: c.dashed})
+	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{})
 }
 
 // donated returns a duplicate of descriptor number or, if that is negative, the descriptor
@@ -82,11 +81,11 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 func donated(name string, number int) (*scmrights.FD, error) {
 	if number >= 0 {
 		// A duplicate, because number may be standard input or output.
-		n, err := unix.FcntlInt(uintptr(number), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := scmrights.NewFD(number).Dup()
 		if err != nil {
-			return nil, fmt.Errorf("--fd %d: no such descriptor is open", number)
+			err = fmt.Errorf("--fd %d: no such descriptor is open", number)
 		}
-		return scmrights.NewFD(n), nil
+		return fd, err
 	}
 	passed, err := activation.Take()
 	if err != nil {

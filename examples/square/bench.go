@@ -25,7 +25,7 @@ type bench struct {
 }
 
 // newBench builds the programs; the caller must close the bench.
-func newBench(ctx context.Context) (b *bench, err error) {
+func newBench(ctx context.Context) (*bench, error) {
 	dir, err := run(ctx, "", nil, "go", "list", "-f", "{{.Dir}}", module+"/examples/square")
 	if err != nil {
 		return nil, err
@@ -34,18 +34,17 @@ func newBench(ctx context.Context) (b *bench, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b = &bench{dir: dir, bin: bin}
-	defer func() {
-		if err != nil {
-			b.close()
-		}
-	}()
+	b := &bench{dir: dir, bin: bin}
 	_, err = run(ctx, dir, nil, "go", "build", "-o", bin, module+"/cmd/...", module+"/examples/square/worker")
+	if err == nil {
+		b.noPython = b.linkPython(ctx)
+		err = ctx.Err() // an interrupt is no missing Python
+	}
 	if err != nil {
+		b.close()
 		return nil, err
 	}
-	b.noPython = b.linkPython(ctx)
-	return b, ctx.Err() // so that an interrupt is not taken for a missing Python
+	return b, nil
 }
 
 func (b *bench) close() { _ = os.RemoveAll(b.bin) }

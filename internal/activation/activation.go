@@ -86,28 +86,18 @@ func Take() ([]Passed, error) {
 	return passed, nil
 }
 
-// Foreign says which inherited sockets were passed to another process, as LISTEN_PID says:
-// a service manager may have started a shell that has started this process.
-type Foreign struct {
-	PID     string // of LISTEN_PID
-	Sockets int    // how many are open here
-}
-
-// FindForeign returns the open sockets that [Take] will not take. Call it before Take.
-func FindForeign() Foreign {
+// Foreign returns how many open sockets were passed to another process, and its pid, as LISTEN_PID says: a service
+// manager may have started a shell that has started this process. [Take], which must come later, does not take them.
+func Foreign() (sockets int, pid string) {
 	env := make(map[string]string)
 	for _, key := range variables {
 		env[key] = os.Getenv(key)
 	}
-	s := Foreign{PID: env["LISTEN_PID"]}
 	count, err := strconv.Atoi(env["LISTEN_FDS"])
-	if err != nil || ours(env) {
-		return s
+	for err == nil && !ours(env) && sockets < count && isInherited(first+sockets) {
+		sockets++
 	}
-	for s.Sockets < count && isInherited(first+s.Sockets) {
-		s.Sockets++
-	}
-	return s
+	return sockets, env["LISTEN_PID"]
 }
 
 // isInherited reports whether a descriptor is a socket that was open when this process began:

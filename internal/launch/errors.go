@@ -18,25 +18,18 @@ var (
 	ErrNotRunnable = errors.New("launch: command not runnable")
 )
 
-// The exit statuses that env(1), timeout(1) and the shells share.
-const (
-	exitFailed      = 125
-	exitNotRunnable = 126
-	exitNotFound    = 127
-)
-
-// ExitCode returns the exit status for an error of this package: 127 if the command was not
-// found, 126 if it was found but cannot be run, 125 for everything else, and 0 for nil.
+// ExitCode returns the exit status for an error of this package, as of env(1), timeout(1) and the shells: 127 if the
+// command was not found, 126 if it was found but cannot be run, 125 for everything else, and 0 for nil.
 func ExitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, ErrNotFound):
-		return exitNotFound
+		return 127
 	case errors.Is(err, ErrNotRunnable):
-		return exitNotRunnable
+		return 126
 	}
-	return exitFailed
+	return 125
 }
 
 // commandError says in text why a command cannot be run. It matches kind, one of the sentinels

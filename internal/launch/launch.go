@@ -37,7 +37,8 @@ type Program struct {
 	// Held is blocked from the exec until the program asks for it, which must be a Go program that does. It stays blocked
 	// in processes that it starts. SIGHUP, SIGINT and SIGTERM cannot be held, because a Go program unblocks them itself.
 	Held syscall.Signal
-	// Ignored is ignored when the program starts. A Go program keeps only SIGHUP and SIGINT ignored, until it asks for them.
+	// Ignored is ignored when the program starts. A Go program keeps only SIGHUP and SIGINT ignored, until it asks for
+	// them.
 	Ignored syscall.Signal
 
 	path  string

@@ -30,8 +30,8 @@ func DefaultSignal(name string) error {
 	return setAction(unix.SignalNum("SIG"+name), new(sigaction), nil)
 }
 
-// ignore makes this process ignore p.Ignored, if any, until restore is called. The Go runtime does not know, so that its
-// handler is there again after restore. A signal that has arrived before always finds a process that handles it or
+// ignore makes this process ignore p.Ignored, if any, until restore is called. The Go runtime does not know, so that
+// its handler is there again after restore. A signal that has arrived before always finds a process that handles it or
 // ignores it.
 func (p *Program) ignore() (restore func()) {
 	var old sigaction
@@ -55,10 +55,8 @@ func (p *Program) hold() error {
 // sets it before it executes fdclient sets it for the main thread alone (PR_SET_PDEATHSIG(2const)).
 func parentDeathSignal() int {
 	var sig int32
-	_, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&sig)), 0)
-	if errno != 0 {
-		return 0
-	}
+	// If it fails, sig stays 0.
+	_, _, _ = unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&sig)), 0)
 	return int(sig)
 }
 

@@ -88,7 +88,8 @@ func (m *Manager) Tell(states ...string) error {
 	return m.send([]byte(strings.Join(states, "\n")))
 }
 
-// Keep gives fd, which it borrows, to the manager to keep by that name, without a look at it (sd_pid_notify_with_fds(3)).
+// Keep gives fd, which it borrows, to the manager to keep by that name, without a look at it: see
+// sd_pid_notify_with_fds(3).
 func (m *Manager) Keep(name string, fd *scmrights.FD) error {
 	return m.send([]byte("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0"), fd)
 }
