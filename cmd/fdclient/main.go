@@ -1,7 +1,7 @@
 // Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners. See fdclient --help.
 //
-// It reaches a broker only through package broker and, in run, broker/supervisor. It keeps no state and opens no
-// listener.
+// It reaches a broker only through package broker and, in run, broker/deploy; broker/supervisor keeps the workers of run.
+// It keeps no state and opens no listener.
 //
 // A verb is a value of type verb, in a file of its own unless it is a single call (calls.go). Verbs may use each
 // other's functions and command.go, but not the table of all verbs (verbs.go): only main.go and complete.go do.
