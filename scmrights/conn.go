@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // MaxFDs is the most descriptors that one message can carry: the kernel's SCM_MAX_FD
@@ -17,9 +15,6 @@ const MaxFDs = 253
 // ErrTooMany is returned by [Conn.Recv] if a message came with more descriptors than it was asked for, or than this
 // process may open; then the error is EMFILE as well. All descriptors of that message have been closed.
 var ErrTooMany = errors.New("scmrights: more descriptors than expected")
-
-// errNoRoom says that a message came with more descriptors than this process may open.
-var errNoRoom = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany)
 
 // Conn sends and receives descriptors over a Unix stream socket in the runtime's poller, such as a [net.UnixConn]. It
 // does not own the socket. One Send and one Recv may run at the same time, but not two of a kind.

@@ -71,7 +71,7 @@ func receive(fd int, b []byte, limit int) (n int, fds []*FD, err error) {
 	switch {
 	case err != nil:
 	case flags&unix.MSG_CTRUNC != 0 && len(fds) < limit:
-		err = errNoRoom
+		err = fmt.Errorf("%w (%w)", unix.EMFILE, ErrTooMany) // more than this process may open
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) > limit: // alignment makes room for one more than an odd limit
 		err = ErrTooMany
 	case n == 0 && len(b) > 0:

@@ -182,7 +182,7 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 	}
 	p, err := launch.Prepare(program)
 	if err == nil {
-		err = p.Exec()
+		err = p.ExecOnThread() // main has locked it
 	}
 	return &exitError{err, launch.ExitCode(err)}
 }

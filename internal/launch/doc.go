@@ -20,5 +20,6 @@
 // IgnoreSIGPIPE=, become default: only the runtime knows their former state (runtime.initsig).
 //
 // PR_SET_PDEATHSIG is the one attribute of the caller that belongs to its main thread only. The program has it if
-// [Program.Exec] is called on that thread. A main function ensures that by calling [runtime.LockOSThread] first.
+// [Program.Exec] or [Program.ExecOnThread] is called on that thread. A main function ensures that by calling
+// [runtime.LockOSThread] first.
 package launch
