@@ -139,10 +139,15 @@ func pidfdID() (id uint64, known bool) {
 	return st.Ino, true
 }
 
-// closeOnExec checks that the descriptors exist, all of them before it changes any.
+// closeOnExec checks that the descriptors were passed, all of them before it changes any. One that is close-on-exec
+// already is the Go runtime's own: it opens files of its cgroup before main.
 func closeOnExec(count int) error {
 	for n := first; n < first+count; n++ {
-		if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err != nil {
+		flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC != 0 {
+			err = unix.EBADF
+		}
+		if err != nil {
 			return fmt.Errorf("LISTEN_FDS=%d: descriptor %d was not passed: %w", count, n, err)
 		}
 	}

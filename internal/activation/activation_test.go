@@ -32,6 +32,9 @@ func takeHelper(args []string) int {
 			value = strconv.Itoa(os.Getpid())
 		case "PIDFDID":
 			value = strconv.FormatUint(st.Ino, 10)
+		case "OWN": // all up to a descriptor that this process has opened
+			fd, _ := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			value = strconv.Itoa(fd - 2)
 		}
 		_ = os.Setenv(key, value)
 	}
@@ -70,6 +73,7 @@ func TestTake(t *testing.T) {
 		{"negative", "LISTEN_PID=PID LISTEN_FDS=-1", "LISTEN_FDS=-1: not a number of descriptors\n"},
 		{"too few names", "LISTEN_PID=PID LISTEN_FDS=2 LISTEN_FDNAMES=web", "LISTEN_FDNAMES=web: 1 names for 2 descriptors\n"},
 		{"not passed", "LISTEN_PID=PID LISTEN_FDS=900", "LISTEN_FDS=900: descriptor"},
+		{"not passed, but open", "LISTEN_PID=PID LISTEN_FDS=OWN", "LISTEN_FDS="},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if strings.Contains(c.env, "LISTEN_PIDFDID") && !hasPidfs(t) {
@@ -85,7 +89,8 @@ func TestTake(t *testing.T) {
 				defer w.Close()
 				cmd.ExtraFiles = append(cmd.ExtraFiles, r)
 			}
-			if got := output(t, cmd); got != c.want && !(c.name == "not passed" && strings.HasPrefix(got, c.want)) {
+			notPassed := strings.HasPrefix(c.name, "not passed")
+			if got := output(t, cmd); got != c.want && !(notPassed && strings.HasPrefix(got, c.want)) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
