@@ -283,3 +283,21 @@ func TestPassed(t *testing.T) {
 		}
 	}
 }
+
+// TestSystemdStore: a broker uses the store that its service manager offers.
+func TestSystemdStore(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	m := newServiceManager(t)
+	cmd := m.command("--bind", "web=127.0.0.1:0")
+	cmd.Env = append(cmd.Env, "FDSTORE=10")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { fdtest.Stop(cmd.Process, func() { _ = cmd.Wait() }) })
+	if got := m.next("STATUS="); !strings.HasPrefix(got, "FDSTORE=1\n") {
+		t.Errorf("told %q first, want the journal to be stored", got)
+	}
+	for m.next() != "READY=1" { // all is stored before
+	}
+	terminate(t, cmd)
+}
