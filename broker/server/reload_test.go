@@ -406,6 +406,15 @@ func TestConfigure(t *testing.T) {
 	bad, _ := passed("adm", "a=udp://127.0.0.1:0")
 	unknown, _ := passed("unknown", "a=127.0.0.1:0")
 	s = newServer()
+	n, err := unix.MemfdCreate("", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Configure(nil, []server.Passed{{Name: "file", FD: scmrights.NewFD(n)}})
+	if want := `the socket "file": the descriptor that was passed is no socket`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	s = newServer()
 	err = s.Configure(specs, []server.Passed{good, bad, unknown})
 	if !errors.Is(err, protocol.ErrBindFailed) || !strings.Contains(err.Error(), "adm=127.0.0.1:0: the socket that was passed is udp://") || !strings.Contains(err.Error(), `"unknown"`) {
 		t.Errorf("got %v", err)

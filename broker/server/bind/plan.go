@@ -2,6 +2,7 @@ package bind
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
 		}
 		s, err := socket.Donation{Name: fd.Name, Options: "blocking=no"}.Spec(fd.FD)
 		if err != nil {
-			p.fail(protocol.BindFailure{Spec: fd.Name, Message: err.Error()})
+			p.fail(protocol.BindFailure{Spec: fd.Name, Message: fmt.Sprintf("the socket %q: %v", fd.Name, err)})
 			continue
 		}
 		if err := p.add(s, p.notConfigured); err != nil {
