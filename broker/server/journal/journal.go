@@ -50,8 +50,13 @@ func New() (*Journal, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	j := &Journal{file: scmrights.NewFD(n), end: headerSize, at: make(map[key]int)}
-	if err = os.NewSyscallError("ftruncate", unix.Ftruncate(n, fileSize)); err == nil {
-		err = j.mapFile()
+	for size := int64(fileSize); size >= leastSize; size /= 2 { // this process may have limits (setrlimit(2))
+		if err = os.NewSyscallError("ftruncate", unix.Ftruncate(n, size)); err == nil {
+			err = j.mapFile()
+		}
+		if err == nil {
+			break
+		}
 	}
 	if err != nil {
 		j.Close()

@@ -454,3 +454,25 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestLimited: a process that may not make large files has a smaller journal.
+func TestLimited(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 100 << 20, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.New()
+	_ = unix.Setrlimit(unix.RLIMIT_FSIZE, &was)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	j.PutListener(&journal.Listener{Token: 1, Spec: "web=:80"})
+	if _, c := reopen(t, j); len(c.Listeners) != 1 {
+		t.Errorf("got %+v", c)
+	}
+}

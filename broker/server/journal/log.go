@@ -32,8 +32,9 @@ const (
 	headSize = 8
 	maxBody  = 1<<24 - 1
 
-	fileSize = 1 << 29
-	minDead  = 1 << 18 // fewer bytes of replaced records are not worth compacting
+	fileSize  = 1 << 29
+	leastSize = 1 << 20
+	minDead   = 1 << 18 // fewer bytes of replaced records are not worth compacting
 )
 
 // kind is the subject of a record. The numbers are part of the layout.
