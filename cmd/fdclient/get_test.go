@@ -133,6 +133,15 @@ func TestGetBusy(t *testing.T) {
 	}
 }
 
+// TestGetFewDescriptors: the runtime has no descriptors of its own at the sockets' numbers.
+func TestGetFewDescriptors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	out, said := newGetRig(t).sh(t, "ulimit -n 8; fdclient get web adm -- sh -c 'echo $LISTEN_FDS'", "")
+	if out != "2\n" || said != "" {
+		t.Errorf("got %q and %q", out, said)
+	}
+}
+
 // TestGetAsksOnce: get asks once, also if the address in the answer needs JSON escapes.
 func TestGetAsksOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)

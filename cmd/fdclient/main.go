@@ -1,4 +1,9 @@
-// Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners. See fdclient --help.
+// Before main, the runtime would open files of its cgroup at 3 and 4, where sockets go, and follow their limits.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// Command fdclient asks a running fdbroker for sockets, and tells it to bind and close listeners. See "fdclient --help".
 //
 // It reaches a broker only through package broker and, in run, broker/deploy; broker/supervisor keeps the workers of run.
 // It keeps no state and opens no listener.
