@@ -32,7 +32,7 @@ type verb struct {
 	words func(args []string, socket string) []complete.Word
 }
 
-func (v verb) name() string {
+func (v *verb) name() string {
 	name, _, _ := strings.Cut(v.usage, " ")
 	return name
 }
@@ -83,7 +83,7 @@ func (a arguments) check(args []string) error {
 }
 
 // flags returns the flags of a verb, and the action for when they are parsed.
-func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
+func (v *verb) flags(socket *string) (*pflag.FlagSet, action) {
 	fs, act := cli.Flags(v.name()), v.act
 	if v.define != nil {
 		act = v.define(fs)
@@ -93,7 +93,7 @@ func (v verb) flags(socket *string) (*pflag.FlagSet, action) {
 }
 
 // run parses the verb's flags and runs it. It returns the exit status.
-func (v verb) run(ctx context.Context, socket string, args []string, stdout, stderr io.Writer) int {
+func (v *verb) run(ctx context.Context, socket string, args []string, stdout, stderr io.Writer) int {
 	fs, act := v.flags(&socket)
 	err := cli.Parse(fs, args, "a number")
 	switch {
@@ -119,7 +119,7 @@ func (v verb) run(ctx context.Context, socket string, args []string, stdout, std
 }
 
 // fail prints an error, with advice if there is any. It returns the exit status.
-func (v verb) fail(w io.Writer, err error) int {
+func (v *verb) fail(w io.Writer, err error) int {
 	if bad, ok := errors.AsType[usageError](err); ok {
 		return cmp.Or(v.status, wrongUsage(w, "fdclient "+v.name(), bad))
 	}

@@ -21,7 +21,7 @@ func answer(words []string) complete.Answer {
 		return verbNames("help").Filter(word)
 	}
 	name, args := before[line.Rest], before[line.Rest+1:]
-	if v, ok := findVerb(name); ok {
+	if v := findVerb(name); v != nil {
 		a := v.answer(line.Given["socket"], args, word)
 		if a.Kind == complete.Command {
 			a.Skip += len(before) - len(args) + 1
@@ -35,7 +35,7 @@ func answer(words []string) complete.Answer {
 }
 
 // answer completes the word behind a verb and the words before it.
-func (v verb) answer(socket string, before []string, word string) complete.Answer {
+func (v *verb) answer(socket string, before []string, word string) complete.Answer {
 	fs, _ := v.flags(new(string))
 	line := complete.Read(fs, true, before)
 	if s, ok := line.Given["socket"]; ok {

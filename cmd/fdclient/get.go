@@ -141,12 +141,12 @@ func defineGet(fs *pflag.FlagSet) action {
 		if _, startedByRun := os.LookupEnv(supervisor.StatusEnv); options.Wait && !startedByRun { // run logs why
 			defer tellWaiting(c)()
 		}
-		return get(ctx, c, options, l.config)
+		return get(ctx, c, options, &l.config)
 	}
 }
 
 // get gets the sockets and becomes the command. It returns only an error.
-func get(ctx context.Context, c command, options broker.GetOptions, program launch.Config) error {
+func get(ctx context.Context, c command, options broker.GetOptions, program *launch.Config) error {
 	report := inheritedProgress()
 	if !report.awaitStart() {
 		return nil
@@ -161,7 +161,7 @@ func get(ctx context.Context, c command, options broker.GetOptions, program laun
 	return err
 }
 
-func become(ctx context.Context, c command, options broker.GetOptions, program launch.Config, report *progress) error {
+func become(ctx context.Context, c command, options broker.GetOptions, program *launch.Config, report *progress) error {
 	if s := options.DrainSignal; s != "" && s != "TERM" { // SIGTERM ends a Go program anyway
 		_ = launch.DefaultSignal(s) // fails for KILL and STOP, which cannot be ignored
 	}
@@ -180,7 +180,7 @@ func become(ctx context.Context, c command, options broker.GetOptions, program l
 	for _, s := range sockets {
 		program.Sockets = append(program.Sockets, launch.Socket(s))
 	}
-	p, err := launch.Prepare(program)
+	p, err := launch.Prepare(*program)
 	if err == nil {
 		err = p.ExecOnThread() // main has locked it
 	}

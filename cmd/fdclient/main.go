@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_ = answer(fs.Args()[1:]).Print(stdout)
 		return cli.OK
 	}
-	if v, ok := findVerb(fs.Arg(0)); ok {
+	if v := findVerb(fs.Arg(0)); v != nil {
 		return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
 	}
 	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown verb %q", fs.Arg(0)))

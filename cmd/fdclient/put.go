@@ -73,7 +73,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return printBound(c.out, l)
 	}
 	c.args = []string{name}
-	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, launch.Config{})
+	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, &launch.Config{})
 }
 
 // donated returns a duplicate of descriptor number or, if that is negative, the descriptor

@@ -33,24 +33,25 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get and run: 125 fdc
 itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of get).
 `
 
-func verbs() []verb {
-	return []verb{
-		getVerb, runVerb, listVerb, watchVerb, bindVerb, unbindVerb, drainVerb, putVerb, adoptVerb, reloadVerb, upgradeVerb,
-		addrVerb, pingVerb, completionVerb, versionVerb,
+func verbs() []*verb {
+	return []*verb{
+		&getVerb, &runVerb, &listVerb, &watchVerb, &bindVerb, &unbindVerb, &drainVerb, &putVerb, &adoptVerb, &reloadVerb,
+		&upgradeVerb, &addrVerb, &pingVerb, &completionVerb, &versionVerb,
 	}
 }
 
-func findVerb(name string) (verb, bool) {
+// findVerb returns the verb of that name, or nil.
+func findVerb(name string) *verb {
 	for _, v := range verbs() {
 		if v.name() == name {
-			return v, true
+			return v
 		}
 	}
-	return verb{}, false
+	return nil
 }
 
 // summary is the line of the usage about the verb.
-func (v verb) summary() string {
+func (v *verb) summary() string {
 	_, list, _ := strings.Cut(usage, "\nVerbs:\n")
 	for line := range strings.SplitSeq(list, "\n") {
 		if words, summary, ok := strings.Cut(strings.TrimSpace(line), "  "); ok && strings.Fields(words)[0] == v.name() {
