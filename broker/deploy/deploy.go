@@ -38,7 +38,6 @@ type Config struct {
 // Deploy is a [supervisor.Deploy] that a broker knows.
 type Deploy struct {
 	config     Config
-	client     broker.Client
 	generation atomic.Int64
 	ready      chan struct{}
 
@@ -50,7 +49,7 @@ var _ supervisor.Deploy = (*Deploy)(nil)
 
 // New returns a deploy that begins with Follow.
 func New(c Config) *Deploy {
-	return &Deploy{config: c, client: broker.Client{Socket: c.Socket}, ready: make(chan struct{}, 1), workers: make(map[int]struct{})}
+	return &Deploy{config: c, ready: make(chan struct{}, 1), workers: make(map[int]struct{})}
 }
 
 // Ready implements [supervisor.Deploy].
@@ -60,6 +59,9 @@ func (d *Deploy) Ready() {
 	default:
 	}
 }
+
+// client returns a client that the caller closes. So no connection stays open beside that of Follow.
+func (d *Deploy) client() *broker.Client { return &broker.Client{Socket: d.config.Socket} }
 
 // Works implements [supervisor.Deploy].
 func (d *Deploy) Works(pid int, works bool) {
@@ -75,16 +77,17 @@ func (d *Deploy) Works(pid int, works bool) {
 // Follow implements [supervisor.Deploy]. As long as there is no broker it waits for one. It may be called once.
 func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) {
 	ctx, cancel := context.WithCancel(ctx)
+	client := d.client()
 	var replacing sync.WaitGroup
 	replacing.Go(func() { d.replaceOlder(ctx) })
 	defer func() {
 		cancel()
 		replacing.Wait()
-		_ = d.client.Close()
+		_ = client.Close()
 	}()
 	var retry backoff.Backoff
 	for missed := false; ; {
-		err := d.client.Deploy(ctx, broker.DeployOptions{
+		err := client.Deploy(ctx, broker.DeployOptions{
 			Generation: d.generation.Load(),
 			Joined: func(generation int64) {
 				if missed {
@@ -139,7 +142,9 @@ func (d *Deploy) joined(ctx context.Context, generation int64, each func(supervi
 
 // checkPlaces returns an error if no worker could ever be on standby.
 func (d *Deploy) checkPlaces(ctx context.Context) error {
-	list, _ := d.client.List(ctx) // the next call returns the error
+	client := d.client()
+	defer client.Close()
+	list, _ := client.List(ctx) // the next call returns the error
 	bound := 0
 	for _, l := range list.Listeners {
 		if !slices.Contains(d.config.Names, l.Name) {
@@ -166,12 +171,14 @@ func (d *Deploy) handBack(ctx context.Context) {
 	if d.config.SocketOf == nil {
 		return
 	}
-	list, _ := d.client.List(ctx) // after an error it is empty
+	client := d.client()
+	defer client.Close()
+	list, _ := client.List(ctx) // after an error it is empty
 	for _, name := range d.config.Names {
 		if slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return l.Name == name }) {
 			continue // the broker would refuse the socket, and log that
 		}
-		err := d.client.Attach(ctx, name, d.socket)
+		err := client.Attach(ctx, name, d.socket)
 		switch {
 		case err == nil:
 			d.config.Logger.Info().Str("name", name).Msg("gave the broker a worker's socket back")

@@ -57,9 +57,11 @@ func (d *Deploy) replaceOlder(ctx context.Context) {
 
 // drain asks the older holders of the listeners that this deploy names or holds to leave.
 func (d *Deploy) drain(ctx context.Context) (int, error) {
+	client := d.client()
+	defer client.Close()
 	names := slices.Clone(d.config.Names)
 	if len(names) == 0 {
-		list, err := d.client.List(ctx)
+		list, err := client.List(ctx)
 		if err != nil {
 			return 0, err
 		}
@@ -73,7 +75,7 @@ func (d *Deploy) drain(ctx context.Context) (int, error) {
 			return 0, errNothingHeld
 		}
 	}
-	return d.client.Drain(ctx, broker.DrainOptions{Before: d.generation.Load()}, names...)
+	return client.Drain(ctx, broker.DrainOptions{Before: d.generation.Load()}, names...)
 }
 
 // replaced reports that a newer deploy has replaced this one, and whether the broker could
@@ -91,13 +93,15 @@ func (d *Deploy) replaced(ctx context.Context, before bool, each func(supervisor
 // allAsked waits until the broker has asked all workers of this deploy to leave, or none is left. It returns false if
 // that takes too long: a broker without privileges may not signal another user's processes.
 func (d *Deploy) allAsked(ctx context.Context) bool {
+	client := d.client()
+	defer client.Close()
 	limited, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	serves := func(h protocol.Holder) bool {
 		return h.Generation == d.generation.Load() && h.State == protocol.StateActive
 	}
 	for retry := new(backoff.Backoff); ; {
-		list, err := d.client.List(limited)
+		list, err := client.List(limited)
 		if err == nil && !slices.ContainsFunc(list.Holders, serves) {
 			return true
 		}
