@@ -263,8 +263,12 @@ func (r *repair) linkAgain() error {
 	if !ok {
 		return r.beyond("the path of %s was removed")
 	}
-	if err := unix.Linkat(unix.AT_FDCWD, backup, unix.AT_FDCWD, path, 0); err != nil {
+	switch err := unix.Linkat(unix.AT_FDCWD, backup, unix.AT_FDCWD, path, 0); err {
+	case nil:
+		return nil
+	case unix.EEXIST: // made since Clear: the next look sees what it is
+		return os.NewSyscallError("linkat", err)
+	default:
 		return errors.Join(r.beyond("the path of %s was removed"), os.NewSyscallError("linkat", err))
 	}
-	return nil
 }
