@@ -8,8 +8,8 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// OpenWindow lets the next call carry one descriptor, unless it begins later than CallTimeout. At any other time the
-// kernel refuses descriptors, if it can (SO_PASSRIGHTS, Linux 6.16).
+// OpenWindow lets the next call carry one descriptor. After CallTimeout, and at any other time, the kernel refuses
+// descriptors, if it can (SO_PASSRIGHTS, Linux 6.16).
 func (c *Conn) OpenWindow() {
 	c.window, c.windowEnd = true, time.Now().Add(c.loop.cfg.CallTimeout)
 	c.unguarded = true // what arrives in the window may be read after it
