@@ -240,7 +240,8 @@ func (k *keeper) ended(how syscall.WaitStatus) (status int, done bool) {
 	ready, restarting := k.child.ready, k.child.restarting
 	k.child.close()
 	k.child, k.overdue = nil, nil
-	if k.stopping || !k.everReady || code(how) == 0 && !restarting {
+	killed := how.Signaled() && len(k.held) > 0 // a broker answers before it is ready: what it has stored is in use
+	if k.stopping || !k.everReady && !killed || code(how) == 0 && !restarting {
 		return code(how), true
 	}
 	if ready && time.Since(k.since) >= longLived {

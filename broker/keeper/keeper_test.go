@@ -123,6 +123,8 @@ func TestLives(t *testing.T) {
 	}{
 		{"fails at once", "exit=3", 3, nil, ""},
 		{"killed at once", "signal=9", 128 + 9, nil, ""},
+		{"killed before it is ready, with something stored", "store=a signal=9 / has=a ready exit=0", 0, []string{"READY=1\nSTATUS=life 1"}, "before it was ready"},
+		{"fails before it is ready, with something stored", "store=a exit=3", 3, nil, ""},
 		{"ends by itself", "ready exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, ""},
 		{"ends when it is started again", "ready exit=7 / exit=0", 0, []string{"READY=1\nSTATUS=life 0"}, "exit status 7"},
 		{"fails before it is ready again", "ready signal=9 / exit=4 / ready exit=0", 0, []string{"READY=1\nSTATUS=life 0", "READY=1\nSTATUS=life 2"}, "before it was ready"},

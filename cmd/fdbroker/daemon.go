@@ -220,9 +220,9 @@ func (d *daemon) awaitReady(ctx context.Context, control *server.Control) error 
 		return nil
 	}
 	d.broker.Ready()
-	debug.FreeOSMemory() // which binding all took, and which a broker may never need again
 	d.log.Info().Str("socket", control.Path()).Msg("ready")
 	d.manager.tell(notify.Ready)
+	debug.FreeOSMemory() // which binding all took, and which a broker may never need again
 	return nil
 }
 
