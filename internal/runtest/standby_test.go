@@ -3,6 +3,7 @@ package runtest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,10 +47,34 @@ func TestStandby(t *testing.T) {
 			}
 			l.waitFor("a", 5)
 			l.done(*rounds)
+			fdtest.Eventually(t, "run has no connection beside that of its deploy", func() bool { return p.streams() == 1 })
 			p.signal(syscall.SIGTERM)
 			p.ends(0)
 		})
 	}
+}
+
+// streams returns how many Unix stream sockets p has open.
+func (p *process) streams() (n int) {
+	p.t.Helper()
+	sockets, err := os.ReadFile("/proc/net/unix") // "Num RefCount Protocol Flags Type St Inode Path"
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.Process.Pid))
+	if err != nil || len(links) == 0 {
+		p.t.Fatalf("no descriptors of %d: %v", p.Process.Pid, err)
+	}
+	for _, link := range links {
+		to, _ := os.Readlink(link) // it may be closed meanwhile
+		inode := strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")
+		for line := range strings.Lines(string(sockets)) {
+			if f := strings.Fields(line); f[4] == "0001" && f[6] == inode {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // TestStandbyRolls: with max=, the new one is ready as soon as it only lacks the place
