@@ -142,6 +142,15 @@ func TestGetFewDescriptors(t *testing.T) {
 	}
 }
 
+// TestGetParentDeathSignal: the command keeps the signal that a supervisor wants it to get (PR_SET_PDEATHSIG).
+func TestGetParentDeathSignal(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	out, said := newGetRig(t).sh(t, "setpriv --pdeathsig TERM fdclient get web -- setpriv --dump", "")
+	if !strings.Contains(out, "Parent death signal: TERM\n") || said != "" {
+		t.Errorf("got %q and %q", out, said)
+	}
+}
+
 // TestGetAsksOnce: get asks once, also if the address in the answer needs JSON escapes.
 func TestGetAsksOnce(t *testing.T) {
 	fdtest.CheckLeaks(t)
