@@ -97,7 +97,7 @@ type DeployOptions struct {
 
 // Deploy tells the broker that this process starts workers of the named listeners. It returns nil once a newer deploy
 // has replaced this one: then the broker asks its workers to leave, and it must not start others. Without names, the
-// listeners are those that its workers hold: processes of the same user that have its generation.
+// listeners are those that its workers hold: processes of the same user, or root's, that have its generation.
 //
 // Errors: [ErrReplaced] if that has happened already, [ErrDenied], [ErrLost].
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {

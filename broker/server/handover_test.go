@@ -78,7 +78,7 @@ func TestRestartedOnceItServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(10 * time.Millisecond)
+	time.Sleep(10 * time.Millisecond) // so the time of the event cannot be that of Restore
 	began := time.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)

@@ -55,7 +55,7 @@ func (b *broker) roomFor(t *testing.T) int {
 	n := 0
 	fdtest.Eventually(t, "the buffer is full", func() bool {
 		last := n
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // nothing tells that the broker has stopped sending
 		n = unread() / one
 		return n == last
 	})
@@ -70,7 +70,7 @@ func TestHalfClosedDeployRests(t *testing.T) {
 	for n := room - 2; n <= room; n++ {
 		c := b.client(t)
 		c.send(append(slices.Repeat([]call{unknown}, n), deploy(0, "web"))...)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // nothing tells that the broker has read all
 		b.client(t).drain(all("web"))
 		_ = c.uc.CloseWrite()
 		rests(t, "half closed")
@@ -104,7 +104,7 @@ func TestReplyWithDescriptorsWaitsForRoom(t *testing.T) {
 	for n := room - 2; n <= room+2; n++ {
 		c := b.client(t)
 		c.send(append(slices.Repeat([]call{unknown}, n), get("a"), get("a"))...)
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // the same
 		for range n {
 			_ = c.refused()
 		}

@@ -93,7 +93,7 @@ func TestReaderStops(t *testing.T) {
 	if got == 0 || got >= large {
 		t.Errorf("it was sent %d bytes", got)
 	}
-	time.Sleep(timeout)
+	time.Sleep(timeout) // more than a client that reads nothing may take
 	patient.slowly(large, 0)
 	r.release()
 	patient.alive()

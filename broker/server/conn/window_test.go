@@ -101,7 +101,7 @@ func TestWindowOfABusyLoop(t *testing.T) {
 	if err := c.send("take\x00", writer); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(timeout * 3 / 2)
+	time.Sleep(timeout * 3 / 2) // the window's deadline passes before the loop looks
 	close(busy)
 	c.answers("1")
 	c.alive()

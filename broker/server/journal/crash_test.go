@@ -158,7 +158,7 @@ func TestKilled(t *testing.T) {
 		if line, _ := bufio.NewReader(out).ReadString('\n'); line != "writes\n" {
 			t.Fatalf("got %q", line)
 		}
-		time.Sleep(time.Duration(rand.IntN(10000)) * time.Microsecond)
+		time.Sleep(time.Duration(rand.IntN(10000)) * time.Microsecond) // it is killed at any instant
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		next, got := reopen(t, j)
