@@ -3,8 +3,11 @@ package socket_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,7 +28,7 @@ func TestInUseNamesHolder(t *testing.T) {
 		{"a=udp://:0", []string{"b=udp://", "b=udp://127.0.0.1", "b=udp6://[::1]"}},
 		{"a=udp4://127.0.0.1:0", []string{"b=udp://127.0.0.1", "b=udp4://"}},
 	} {
-		cmd, addresses, end := hold(t, test.held)
+		cmd, addresses, end := hold(t, strings.TrimSuffix(test.held, "0")+privatePort(t))
 		for _, spec := range test.want {
 			spec += portOf(addresses[0])
 			be := refused(t, spec+",blocking")
@@ -46,6 +49,28 @@ func TestInUseNamesHolder(t *testing.T) {
 		t.Errorf("got %v", be)
 	}
 	end()
+}
+
+// privatePort returns a port that nobody has on any address. It is below those that the kernel gives for port 0
+// (ip_local_port_range), so that no other test has it a moment later.
+func privatePort(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		port := strconv.Itoa(10000 + rand.IntN(20000))
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		p, err := net.ListenPacket("udp", ":"+port)
+		if err != nil {
+			continue
+		}
+		_ = p.Close()
+		return port
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 func TestInUseNamesSeveral(t *testing.T) {
