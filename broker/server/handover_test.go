@@ -59,6 +59,41 @@ func TestUntilReady(t *testing.T) {
 	}
 }
 
+// TestWasReady: a broker that follows one which was never ready may refuse to start; one that follows a broker which has
+// answered may not, even if nothing is left of what that had bound.
+func TestWasReady(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	k := newKeeping(t)
+	for i, want := range []bool{false, false, true, true} {
+		s, err := server.New(server.Config{Store: k, Outlived: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		took, err := s.Restore(k.passed())
+		if err != nil {
+			t.Fatal(err)
+		}
+		control, err := server.ListenControl(server.ControlConfig{Path: k.path, Restored: took.Control})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.KeepControl(control); err != nil {
+			t.Error(err)
+		}
+		_ = control.Listener.Close()
+		control.Release()
+		if took.WasReady != want || took.Restarted != (i > 0) {
+			t.Errorf("%d: %+v, want WasReady %t", i, took, want)
+		}
+		if i == 1 {
+			s.Ready()
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestRestartedOnceItServes: clients that begin to watch are told of a restart as long after the broker serves,
 // however long it took to start.
 func TestRestartedOnceItServes(t *testing.T) {

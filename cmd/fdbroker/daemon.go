@@ -102,7 +102,7 @@ func (d *daemon) newServer() (err error) {
 // restore takes over from the broker before this one, if there was one.
 func (d *daemon) restore() error {
 	took, err := d.broker.Restore(d.passed.stored)
-	d.took, d.control.Restored = took.Listeners > 0, took.Control
+	d.took, d.control.Restored = took.WasReady || took.Listeners > 0, took.Control
 	if err == nil && took.Restarted {
 		d.log.Warn().Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).
 			Msg("took over from the broker before")
@@ -131,7 +131,8 @@ func (d *daemon) useStore() {
 	}
 }
 
-// configure binds the configured listeners. If that fails, a broker that has taken over goes on with its listeners.
+// configure binds the configured listeners. If that fails, a broker that has taken over goes on with its listeners, and
+// with those of the configuration that can be bound.
 func (d *daemon) configure() error {
 	sockets, err := d.passed.sockets, d.configErr
 	d.passed.sockets = nil
@@ -143,9 +144,13 @@ func (d *daemon) configure() error {
 	if err == nil && d.passed.keeper != nil {
 		d.disown(sockets)
 	}
+	listeners := d.listeners
 	d.listeners = nil
 	if err != nil && d.took {
 		d.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
+		if d.configErr == nil {
+			d.broker.ConfigureEach(listeners)
+		}
 		d.manager.tell(notify.Status(d.manager.serving() + "; configuration not loaded: " + err.Error()))
 		return nil
 	}

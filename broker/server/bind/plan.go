@@ -63,6 +63,27 @@ func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
 	return nil
 }
 
+// ConfigureEach binds those of specs that can be bound, after a Configure of them has failed. It changes nothing that is
+// bound. It is for a broker that has taken over, which cannot refuse to start.
+func (b *Binder) ConfigureEach(specs []spec.Spec) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range specs {
+		if _, bound := b.cfg.Registry.Lookup(s.Name); bound {
+			continue
+		}
+		p := b.newPlan()
+		p.recovers, p.waits = !b.cfg.NoRecover, true
+		err := p.add(s, p.configured)
+		if err == nil {
+			err = p.execute()
+		}
+		if err != nil {
+			b.cfg.Log.Error().Err(err).Str("spec", s.String()).Msg("not bound")
+		}
+	}
+}
+
 // Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
 // What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
 // says; otherwise a new one is bound before the old one is closed. A listener that was bound by [Binder.Bind] is left

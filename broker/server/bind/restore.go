@@ -23,6 +23,9 @@ type Takeover struct {
 	Why       string
 	// Control is for [control.Config]; nil if there is none.
 	Control *control.Restored
+	// WasReady says that this broker or one before it has been ready: whatever cannot be restored or bound, clients
+	// count on an answer.
+	WasReady bool
 	// Listeners and Grants are how many there are again.
 	Listeners, Grants int
 }
@@ -55,7 +58,10 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 	if err != nil {
 		return t, err
 	}
-	t.Why = whyEnded(was.Ending, was.Process)
+	if !t.Restarted {
+		b.cfg.Registry.Journal(func(j *journal.Journal) { j.SetEnding(journal.Starting, 0) })
+	}
+	t.Why, t.WasReady = whyEnded(was.Ending, was.Process), t.Restarted && was.Ending != journal.Starting
 	b.restore(&t, was, sockets)
 	store()
 	if controlFD != nil {

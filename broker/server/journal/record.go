@@ -18,6 +18,7 @@ const (
 	Stopped
 	Upgrading
 	KeeperLost
+	Starting // it was the first one, and was never ready
 )
 
 // Control is the control socket.
