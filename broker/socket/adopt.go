@@ -135,17 +135,19 @@ func setOwner(is sockdiag.Identity, s spec.Spec, fd int) error {
 // errForeign says that a socket is not one that a broker of this user has opened.
 var errForeign = errors.New("no broker of this user has opened it")
 
-// reclaim returns the socket of s that is Ours and has that cookie, unless it is 0. It borrows fd until it succeeds.
-func reclaim(s spec.Spec, fd *scmrights.FD, cookie uint64) (*Socket, error) {
+// reclaim returns the socket of s that is Ours and has that inode, unless it is 0. It borrows fd until it succeeds. The
+// cookie would not do: of an MPTCP socket, sock_diag tells that of its subflow.
+func reclaim(s spec.Spec, fd *scmrights.FD, inode uint32) (*Socket, error) {
 	var file *sockfile.File
 	sock, err := adopt(s, fd, func(is sockdiag.Identity, num int) error {
-		has, err := cookieOf(num)
+		var st unix.Stat_t
+		err := unix.Fstat(num, &st)
 		switch {
 		case err != nil:
-			return err
-		case !isMarked(num):
+			return os.NewSyscallError("fstat", err)
+		case !isMarked(&st):
 			return fmt.Errorf("the socket %s: %w", is, errForeign)
-		case cookie != 0 && has != cookie:
+		case inode != 0 && uint32(st.Ino) != inode:
 			return errors.New("it is another socket by now")
 		}
 		file, err = fileAt(is, s, num)
@@ -215,8 +217,7 @@ const markMode = unix.S_ISVTX | 0o600
 // mark marks a socket as a broker's. It fails if another user has made the socket, which then is none of ours.
 func mark(fd int) { _ = unix.Fchmod(fd, markMode) }
 
-// isMarked reports whether a broker of this user has opened the socket.
-func isMarked(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&^unix.S_IFMT == markMode && st.Uid == uint32(os.Geteuid())
+// isMarked reports whether a broker of this user has opened the socket that st describes.
+func isMarked(st *unix.Stat_t) bool {
+	return st.Mode&^unix.S_IFMT == markMode && st.Uid == uint32(os.Geteuid())
 }

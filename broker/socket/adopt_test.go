@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -97,13 +98,51 @@ func TestAdopt(t *testing.T) {
 // TestAdoptMPTCP adopts such a socket as Go's net.Listen opens by default.
 func TestAdoptMPTCP(t *testing.T) {
 	fdtest.CheckLeaks(t)
+	ln, fd := mptcp(t)
+	defer ln.Close()
+	sock, err := socket.Adopt(parse(t, "web=:80,backlog=3,nodelay,keepalive,fastopen=2,defer-accept=1s"), fd, socket.Foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	if figures, err := sock.Figures(); err != nil || figures.Limit != 3 || sock.Address() != ln.Addr().String() {
+		t.Errorf("%s: %+v, %v", sock.Address(), figures, err)
+	}
+}
+
+// TestRecoverMPTCP: a socket that a server has opened with MPTCP, as Go's do, is taken back from the server as any other.
+func TestRecoverMPTCP(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	ln, fd := mptcp(t)
+	defer ln.Close()
+	s := parse(t, "web="+ln.Addr().String())
+	adopted, err := socket.Adopt(s, fd, socket.Foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie := adopted.Cookie()
+	if err := adopted.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := socket.Recover([]spec.Spec{s})[0]
+	if got.Socket == nil {
+		t.Fatalf("not taken back: %s", got.Why)
+	}
+	defer got.Socket.Close()
+	if got.Socket.Cookie() != cookie || len(got.Holders) != 1 || got.Holders[0].PID != os.Getpid() {
+		t.Errorf("got %d, %+v, want %d", got.Socket.Cookie(), got.Holders, cookie)
+	}
+}
+
+// mptcp returns a listener that has MPTCP if the kernel has, and a duplicate of its socket; the caller must close both.
+func mptcp(t *testing.T) (net.Listener, *scmrights.FD) {
+	t.Helper()
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(true)
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
 	f, err := ln.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)
@@ -121,14 +160,7 @@ func TestAdoptMPTCP(t *testing.T) {
 		fd = scmrights.NewFD(d)
 	})
 	_ = f.Close()
-	sock, err := socket.Adopt(parse(t, "web=:80,backlog=3,nodelay,keepalive,fastopen=2,defer-accept=1s"), fd, socket.Foreign)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sock.Close()
-	if figures, err := sock.Figures(); err != nil || figures.Limit != 3 || sock.Address() != ln.Addr().String() {
-		t.Errorf("%s: %+v, %v", sock.Address(), figures, err)
-	}
+	return ln, fd
 }
 
 // TestAdoptOptions: the options of a spec are applied to a socket that was made without.

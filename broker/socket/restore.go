@@ -129,14 +129,14 @@ type Recovered struct {
 // another broker has.
 func Recover(specs []spec.Spec) []Recovered {
 	results := make([]Recovered, len(specs))
-	wanted, cookies := make(map[uint32]int), make([]uint64, len(specs)) // which spec, by the inode of its socket
+	wanted := make(map[uint32]int) // which spec, by the inode of its socket
 	for i, s := range specs {
 		d, why := occupant(s)
 		switch {
 		case why != "":
 			results[i].Why = why
 		case d.Inode != 0 && d.UID == uint32(os.Geteuid()):
-			wanted[d.Inode], cookies[i] = i, d.Cookie
+			wanted[d.Inode] = i
 		}
 	}
 	brokers := make(map[int]bool)
@@ -150,7 +150,7 @@ func Recover(specs []spec.Spec) []Recovered {
 	}
 	seen, _ := holders.Sightings(slices.Collect(maps.Keys(wanted)))
 	for inode, i := range wanted {
-		results[i] = recoverFrom(specs[i], cookies[i], seen[inode], isBroker)
+		results[i] = recoverFrom(specs[i], inode, seen[inode], isBroker)
 	}
 	return results
 }
@@ -190,8 +190,8 @@ func occupant(s spec.Spec) (d sockdiag.Socket, why string) {
 	return d, ""
 }
 
-// recoverFrom takes the socket of s with that cookie from the first process that lets it, unless a broker has it.
-func recoverFrom(s spec.Spec, cookie uint64, seen []holders.Sighting, isBroker func(pid int) bool) Recovered {
+// recoverFrom takes the socket of s with that inode from the first process that lets it, unless a broker has it.
+func recoverFrom(s spec.Spec, inode uint32, seen []holders.Sighting, isBroker func(pid int) bool) Recovered {
 	for _, at := range seen {
 		if isBroker(at.PID) {
 			return Recovered{Why: fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.PID, procfs.Name(at.PID))}
@@ -205,7 +205,7 @@ func recoverFrom(s spec.Spec, cookie uint64, seen []holders.Sighting, isBroker f
 				at.PID, procfs.Name(at.PID), spec.Reason(err))
 			continue
 		}
-		sock, err := reclaim(s, fd, cookie)
+		sock, err := reclaim(s, fd, inode)
 		if err == nil {
 			return Recovered{Socket: sock, Holders: holders.Topmost(seen)}
 		}
