@@ -93,6 +93,9 @@ type DeployOptions struct {
 	// Replaced, if it is not nil, is called when a newer deploy has replaced this one. The
 	// broker asks the workers to leave once it has returned, or after a tenth of a second.
 	Replaced func()
+	// Roll, if it is not nil, is called when the broker asks the deploy to replace each worker by a new one, because
+	// the workers have sockets that its listeners have no more. It must not block for long.
+	Roll func()
 }
 
 // Deploy tells the broker that this process starts workers of the named listeners. It returns nil once a newer deploy
@@ -103,13 +106,19 @@ type DeployOptions struct {
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
 	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: o.Generation}
 	return stream(ctx, c, protocol.MethodDeploy, p, func(reply *protocol.DeployReply) (more bool, err error) {
-		if reply.Event == protocol.EventDrain {
+		switch reply.Event {
+		case "":
+			o.Joined(reply.Generation)
+		case protocol.EventRoll:
+			if o.Roll != nil {
+				o.Roll()
+			}
+		case protocol.EventDrain:
 			if o.Replaced != nil {
 				o.Replaced()
 			}
 			return false, nil // closes the connection, which tells the broker
-		}
-		o.Joined(reply.Generation)
+		} // a later broker may send others
 		return true, nil
 	})
 }

@@ -384,6 +384,35 @@ func TestDeployEnds(t *testing.T) {
 	}
 }
 
+// TestDeployEvents: the client acts on each event that it knows, and ignores those of later brokers.
+func TestDeployEvents(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	f := startFake(t)
+	var got []string
+	done := make(chan error, 1)
+	go func() {
+		c := broker.Client{Socket: f.path}
+		defer c.Close()
+		done <- c.Deploy(context.Background(), broker.DeployOptions{
+			Joined:   func(generation int64) { got = append(got, fmt.Sprint("joined ", generation)) },
+			Roll:     func() { got = append(got, "roll") },
+			Replaced: func() { got = append(got, "replaced") },
+		})
+	}()
+	conn := f.accept()
+	conn.readCall()
+	for _, p := range []string{`"generation":7`, `"generation":7,"event":"roll"`, `"generation":7,"event":"later"`, `"event":"later"`} {
+		conn.send(`{"parameters":{`+p+`},"continues":true}`+end, 0)
+	}
+	conn.send(`{"parameters":{"generation":7,"event":"drain"}}`+end, 0)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if want := []string{"joined 7", "roll", "replaced"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // load is clients that make requests over and over, and count those that fail.
 type load struct {
 	stop     context.CancelFunc

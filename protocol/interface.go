@@ -55,6 +55,9 @@ const (
 	EventDrain   = "drain"   // the holder should stop accepting, and leave
 )
 
+// EventRoll is an event of a deploy, as [DeployReply] has it: it should replace its workers by new ones.
+const EventRoll = "roll"
+
 // The events that a watcher gets, as [Event] has them.
 const (
 	EventWatching = "watching"

@@ -98,6 +98,7 @@ func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) 
 				d.joined(ctx, generation, each)
 			},
 			Replaced: func() { each(supervisor.DeployEvent{Replaced: true}) },
+			Roll:     func() { each(supervisor.DeployEvent{Roll: true}) },
 		}, d.config.Names...)
 		_, invalid := errors.AsType[*protocol.InvalidParameterError](err)
 		switch {

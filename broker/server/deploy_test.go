@@ -127,6 +127,41 @@ func firstReadable(t *testing.T, clients ...*client) *client {
 	}
 }
 
+// TestDeployIsToldToRoll: a deploy is told to replace its workers if it names the listener, or one of them holds it. The
+// event has the generation, by which clients that do not know of rolls go on.
+func TestDeployIsToldToRoll(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
+	named, one := b.deploy(t, "web", "later")
+	nameless, two := b.deploy(t)
+	other, _ := b.deploy(t, "api")
+	b.hold(t, protocol.GetParameters{Names: []string{"web"}, Generation: two})
+	rolled := func(c *client, generation int64) {
+		t.Helper()
+		if reply, continues := c.deployed(); reply.Event != protocol.EventRoll || reply.Generation != generation || !continues {
+			t.Errorf("got %+v continues=%v, want roll of %d", reply, continues, generation)
+		}
+	}
+	for range 2 {
+		if n := b.Roll("web"); n != 2 {
+			t.Errorf("%d deploys are to roll, want 2", n)
+		}
+		rolled(named, one)
+		rolled(nameless, two)
+	}
+	if n := b.Roll("later"); n != 1 {
+		t.Errorf("%d deploys are to roll, want 1", n)
+	}
+	rolled(named, one)
+	b.client(t).drain(all("web")) // a deploy that was replaced starts nothing any more
+	named.replaced(one)
+	nameless.replaced(two)
+	if n := b.Roll("web"); n != 0 {
+		t.Errorf("%d deploys are to roll, want none", n)
+	}
+	other.wasToldNothing()
+}
+
 // TestDeployOfNameToCome: a deploy may name a listener that is not bound yet.
 func TestDeployOfNameToCome(t *testing.T) {
 	fdtest.CheckLeaks(t)

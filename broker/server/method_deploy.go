@@ -32,11 +32,14 @@ func (k *call) deploy() error {
 	leave := func(bool) { k.registry.Leave(d) }
 	k.conn.Park(&conn.Parked{
 		Step: func() error {
-			if !k.registry.Replaced(d) {
-				return nil
+			switch {
+			case k.registry.Replaced(d):
+				k.awaitAck(leave)
+				return k.reply(protocol.DeployReply{Generation: d.ID(), Event: protocol.EventDrain}, false)
+			case k.registry.TakeRoll(d): // clients that do not know of rolls read the generation that they have
+				return k.reply(protocol.DeployReply{Generation: d.ID(), Event: protocol.EventRoll}, true)
 			}
-			k.awaitAck(leave)
-			return k.reply(protocol.DeployReply{Generation: d.ID(), Event: protocol.EventDrain}, false)
+			return nil
 		},
 		End: leave,
 	})

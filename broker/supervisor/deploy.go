@@ -18,6 +18,7 @@ type DeployEvent struct {
 	Generation int64 // of the deploy from now on; 0: as before
 	Replaced   bool  // a newer deploy has taken over, and its broker asks the workers to leave
 	Unasked    bool  // the broker could not ask all of them
+	Roll       bool  // the broker asks for new workers in place of all
 	Err        error // the deploy cannot begin
 }
 

@@ -1,6 +1,7 @@
 package supervisor_test
 
 import (
+	"context"
 	"net"
 	"slices"
 	"syscall"
@@ -37,6 +38,37 @@ func TestRoll(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// asks is a deploy that sends what the test gives it.
+type asks chan supervisor.DeployEvent
+
+func (d asks) Follow(ctx context.Context, each func(supervisor.DeployEvent)) {
+	for {
+		select {
+		case e := <-d:
+			each(e)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+func (asks) Ready()          {}
+func (asks) Works(int, bool) {}
+
+// TestRollOfBroker: a broker can ask for a roll.
+func TestRollOfBroker(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	h, d := newHub(t, "notify"), make(asks)
+	r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, Deploy: d})
+	d <- supervisor.DeployEvent{Generation: 7}
+	r.waitFor("2 of 2 workers ready")
+	old := h.pids()
+	d <- supervisor.DeployEvent{Roll: true}
+	h.replaced(2, old)
+	if err := r.stop(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -191,6 +191,8 @@ func (s *supervisor) deployed(e DeployEvent, now time.Time) {
 		s.replaced()
 	case e.Unasked:
 		s.askWorkers()
+	case e.Roll:
+		s.beginRoll()
 	case e.Generation != 0:
 		s.open = true
 		s.dropPrestarted() // it has another generation

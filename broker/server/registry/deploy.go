@@ -63,6 +63,37 @@ func (d *Deploy) replace() {
 	d.link.Wake()
 }
 
+// Roll asks the deploys that name one of the listeners, or have a worker that holds one, to replace their workers by new
+// ones. It returns how many there are.
+func (r *Registry) Roll(names ...string) (asked int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for d := range r.deploys {
+		if d.replaced || !slices.ContainsFunc(names, func(name string) bool { return r.serves(d, name) }) {
+			continue
+		}
+		d.roll = true
+		d.link.Wake()
+		asked++
+	}
+	return asked
+}
+
+// serves reports whether d names the listener, or has a worker that holds it.
+func (r *Registry) serves(d *Deploy, name string) bool {
+	l := r.listeners[name]
+	return slices.Contains(d.names, name) || l != nil && slices.ContainsFunc(l.holders, d.has)
+}
+
+// TakeRoll reports whether d is to be told to replace its workers, once for each [Registry.Roll] that it has not
+// been told of.
+func (r *Registry) TakeRoll(d *Deploy) (roll bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	roll, d.roll = d.roll, false
+	return roll
+}
+
 // replaceDeploys tells the deploys that c, by draining the named listeners below limit, has replaced,
 // and returns them. Leaving are the grants that are to be asked to leave.
 func (r *Registry) replaceDeploys(c *Caller, names []string, limit int64, leaving []*Grant) []*Deploy {
