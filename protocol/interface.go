@@ -68,6 +68,8 @@ const (
 	EventRefused  = "refused"
 	EventFlipped  = "flipped"
 	EventHealed   = "healed"
+	EventStalled  = "stalled"
+	EventServed   = "served" // a stalled listener's queue is empty again
 	EventOverflow = "overflow"
 	// EventRestarted is for a client that begins to watch soon after a broker took over.
 	EventRestarted = "restarted"
@@ -116,8 +118,9 @@ type ListReply struct {
 
 // Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not say them; the first two
 // count connections, or bytes if Bytes is set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
-// something is queued and the listener has no holder. Healed is how often the broker repaired the socket after a
-// holder, and Ailment the fault that it cannot repair.
+// something is queued and the listener has no holder. Stalled says that the listener has holders and its queue has not
+// been empty for 5 s. Healed is how often the broker repaired the socket after a holder, and Ailment the fault that it
+// cannot repair.
 type Listener struct {
 	Name     string  `json:"name"`
 	Network  string  `json:"network"`
@@ -134,8 +137,12 @@ type Listener struct {
 	Holders  int     `json:"holders"`
 	Waiting  int     `json:"waiting"`
 	Orphaned bool    `json:"orphaned"`
-	Healed   int     `json:"healed"`
-	Ailment  string  `json:"ailment,omitempty"`
+	Stalled  bool    `json:"stalled"`
+	// StalledSince is when the broker saw the queue empty last, in microseconds since 1970-01-01 UTC, if Stalled is set.
+	StalledSince int64 `json:"stalledSince,omitempty"`
+
+	Healed  int    `json:"healed"`
+	Ailment string `json:"ailment,omitempty"`
 }
 
 // Holder is a grant and the process behind it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/fdbroker/fdbroker/broker/server/health"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
@@ -51,7 +52,7 @@ func (s *Server) describe(shots []registry.Snapshot) []protocol.Listener {
 	listeners := make([]protocol.Listener, len(shots))
 	for i, shot := range shots {
 		listeners[i] = describe(shot, figures[i], errs[i])
-		listeners[i].Healed, listeners[i].Ailment = s.monitor.Status(shot.Socket)
+		addStatus(&listeners[i], s.monitor.Status(shot.Socket))
 	}
 	return listeners
 }
@@ -74,6 +75,14 @@ func describe(shot registry.Snapshot, f sockdiag.Figures, err error) protocol.Li
 		l.Orphaned = f.Queue > 0 && shot.Holders == 0
 	}
 	return l
+}
+
+// addStatus adds what the health monitor says. What it saw last may be out of date: the figures are new.
+func addStatus(l *protocol.Listener, is health.Status) {
+	l.Healed, l.Ailment = is.Repaired, is.Fault
+	if !is.Stalled.IsZero() && l.Holders > 0 && l.Queue != nil && *l.Queue > 0 {
+		l.Stalled, l.StalledSince = true, is.Stalled.UnixMicro()
+	}
 }
 
 // Listeners describes all listeners, by name.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -32,6 +33,11 @@ func (s *Server) report(e registry.Event) {
 			l = s.sampled.Info()
 		}
 		l.Str("name", e.Name).Str("what", e.Why).Strs("holders", commands(e.PIDs)).Msg("healed what a worker has done to the socket")
+	case protocol.EventStalled:
+		s.log.Warn().Str("name", e.Name).Strs("holders", commands(e.PIDs)).
+			Msgf("%s, although the listener is held: its holders do not accept, or too slowly", e.Why)
+	case protocol.EventServed:
+		s.log.Info().Str("name", e.Name).Msg(e.Why)
 	case registry.EventFaulty:
 		s.reportFault(e)
 	case registry.EventUnwritten:
@@ -79,6 +85,16 @@ func (r report) Faulty(sock *socket.Socket, f health.Fault) {
 }
 
 func (r report) ModeChanged(sock *socket.Socket) { r.registry.ModeChanged(sock) }
+
+func (r report) Stalled(sock *socket.Socket, lasted time.Duration) {
+	why := fmt.Sprintf("queue not empty for %v", lasted.Truncate(time.Second))
+	r.registry.HealthEvent(protocol.EventStalled, sock, why, nil)
+}
+
+func (r report) Served(sock *socket.Socket, lasted time.Duration) {
+	why := fmt.Sprintf("queue empty again after %v", lasted.Truncate(time.Second))
+	r.registry.HealthEvent(protocol.EventServed, sock, why, nil)
+}
 
 // infoFor begins a line about what a call has done. Callers without privilege may call as often as they like.
 func (s *Server) infoFor(c *conn.Conn) *zerolog.Event {

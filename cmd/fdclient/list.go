@@ -24,9 +24,10 @@ var listVerb = verb{
 	help: `Shows each listener with its address, how many hold it, how many connections are
 queued of how many that may be, and how many found the queue full; then each
 grant with the process behind it. Bytes instead of connections for datagrams.
-A listener with a queue and nobody to serve it stands out on a terminal. A note says
-how often the broker has undone what a worker did to the shared socket, and what it
-cannot undo at the moment.
+A listener with a queue and nobody to serve it stands out on a terminal. So does one
+whose holders do not accept, or too slowly: its queue has not been empty for 5 seconds.
+A note says so, how often the broker has undone what a worker did to the shared socket,
+and what it cannot undo at the moment.
 `,
 	define: defineList,
 }
@@ -50,19 +51,19 @@ func defineList(fs *pflag.FlagSet) action {
 
 func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
 	listeners := [][]string{{"NAME", "ADDRESS", "HOLDERS", "QUEUE", "DROPS"}}
-	noted := slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return noteText(l) != "" })
+	noted := slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return noteText(l, now) != "" })
 	if noted {
 		listeners[0] = append(listeners[0], "NOTE")
 	}
 	for _, l := range list.Listeners {
 		row := []string{l.Name, l.Network + " " + l.Address, holdersText(l), queueText(l), dropsText(l)}
 		if noted {
-			row = append(row, cmp.Or(noteText(l), "-"))
+			row = append(row, cmp.Or(noteText(l, now), "-"))
 		}
 		listeners = append(listeners, row)
 	}
 	err := printTable(w, listeners, func(row int) bool {
-		return row > 0 && (list.Listeners[row-1].Orphaned || list.Listeners[row-1].Ailment != "")
+		return row > 0 && isLoud(list.Listeners[row-1])
 	})
 	if err != nil || len(list.Holders) == 0 {
 		return err
@@ -137,11 +138,21 @@ func dropsText(l protocol.Listener) string {
 	return strconv.FormatUint(*l.Drops, 10)
 }
 
-// noteText is the column NOTE: the fault of the socket, else how often it was repaired.
-func noteText(l protocol.Listener) string {
+// isLoud reports whether a listener needs somebody's attention.
+func isLoud(l protocol.Listener) bool { return l.Orphaned || l.Stalled || l.Ailment != "" }
+
+// noteText is the column NOTE: the fault of the socket, and that nobody accepts; else how often it was repaired.
+func noteText(l protocol.Listener, now time.Time) string {
+	var notes []string
+	if l.Ailment != "" {
+		notes = append(notes, l.Ailment)
+	}
+	if l.Stalled {
+		notes = append(notes, fmt.Sprintf("queue not served for %s, or too slowly", age(now.Sub(time.UnixMicro(l.StalledSince)))))
+	}
 	switch {
-	case l.Ailment != "":
-		return l.Ailment
+	case len(notes) > 0:
+		return strings.Join(notes, "; ")
 	case l.Healed == 1:
 		return "healed once"
 	case l.Healed > 0:

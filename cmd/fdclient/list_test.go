@@ -66,12 +66,16 @@ func TestPrintListNotes(t *testing.T) {
 		{Name: "b", Network: "unix", Address: "/b", Healed: 1},
 		{Name: "c", Network: "unix", Address: "/c", Healed: 12},
 		{Name: "d", Network: "unix", Address: "/d", Healed: 12, Ailment: "somebody has it"},
+		{Name: "e", Network: "unix", Address: "/e", Healed: 12, Stalled: true, StalledSince: since(12 * time.Second), Holders: 2},
+		{Name: "f", Network: "unix", Address: "/f", Ailment: "somebody has it", Stalled: true, StalledSince: since(time.Hour), Holders: 1},
 	}}
 	const want = `NAME  ADDRESS  HOLDERS  QUEUE  DROPS  NOTE
 a     unix /a  nobody   -      -      -
 b     unix /b  nobody   -      -      healed once
 c     unix /c  nobody   -      -      healed 12 times
 d     unix /d  nobody   -      -      somebody has it
+e     unix /e  2        -      -      queue not served for 12s, or too slowly
+f     unix /f  1        -      -      somebody has it; queue not served for 1h0m0s, or too slowly
 `
 	var b bytes.Buffer
 	if err := printList(&b, list, now); err != nil {
@@ -132,6 +136,19 @@ func TestListOnTerminal(t *testing.T) {
 			t.Errorf("got\n%s", got)
 		}
 	})
+}
+
+// TestStalledOnTerminal: a listener whose holders do not accept is highlighted.
+func TestStalledOnTerminal(t *testing.T) {
+	t.Setenv("NO_COLOR", "")
+	list := protocol.ListReply{Listeners: []protocol.Listener{{Name: "a", Stalled: true, StalledSince: since(6 * time.Second), Holders: 1}}}
+	tty, text := fdtest.Terminal(t)
+	if err := printList(tty, list, now); err != nil {
+		t.Fatal(err)
+	}
+	if line := strings.Split(text(), "\n")[1]; !strings.HasPrefix(line, "\x1b[1;31ma ") || !strings.Contains(line, "queue not served for 6s") {
+		t.Errorf("got %q", line)
+	}
 }
 
 // hostile is a name by which a process tries to write on an operator's terminal.

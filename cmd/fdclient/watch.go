@@ -18,7 +18,7 @@ var watchVerb = verb{
 	usage: "watch [--json]",
 	help: `Prints what happens at the broker, an event a line, until it is interrupted:
 listeners bound and unbound, grants made, draining and ended and why, calls refused,
-harm to sockets undone. When the broker ends it says "lost", and goes on with the next
+harm to sockets undone, listeners whose holders do not accept. When the broker ends it says "lost", and goes on with the next
 one. Only root and the user that the broker runs as may watch. When more happens than
 can be printed, that is the last event, and the exit status is 1.
 `,

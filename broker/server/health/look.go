@@ -22,7 +22,7 @@ const (
 	retryMost = 500 * time.Millisecond // between attempts, or a quarter of the time that they have gone on
 	lookShare = 100                    // scheduled looks take one in so many of a processor's time
 	roundMost = 1000                   // so many of them delay a report of the kernel
-	breath    = 2 * time.Millisecond   // after each report of the kernel: a worker may do harm in a loop
+	breath    = 2 * time.Millisecond   // after a report of harm by the kernel: a worker may do that in a loop
 	notesMost = 5                      // so many of a socket's incidents Report receives in a second
 
 	never = time.Duration(math.MaxInt64)
@@ -30,26 +30,25 @@ const (
 
 // run makes a round whenever something is due or the kernel has reported something.
 func (m *Monitor) run() {
-	reported := false
-	each := func(id uint64, _ uint32) {
+	harm := false
+	each := func(id uint64, events uint32) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		switch id {
 		case timerID:
-			return
 		case inotifyID:
 			m.pathsChanged()
+			harm = true
 		default:
-			m.lookSoon(m.byID[id], 0)
+			harm = m.reported(m.byID[id], events) || harm
 		}
-		reported = true
 	}
 	for m.poller.Wait(each) == nil {
 		m.round()
-		if reported {
+		if harm {
 			time.Sleep(breath)
 		}
-		reported = false
+		harm = false
 	}
 }
 
@@ -68,30 +67,32 @@ func (m *Monitor) pathsChanged() {
 	}
 }
 
-// lookSoon schedules a look because something has happened to t, which may be nil. If a
-// repair has failed, its next attempt is soon enough: perhaps the last one caused the report.
+// lookSoon schedules a look because something has happened to t. If a repair has failed, its
+// next attempt is soon enough: perhaps the last one caused the report.
 func (m *Monitor) lookSoon(t *target, pause time.Duration) {
-	switch {
-	case t == nil:
-	case t.attempts > 0:
-		m.lookWithin(t, min(t.pause, retryMost))
-	default:
-		m.lookWithin(t, pause)
+	if t.attempts > 0 {
+		pause = min(t.pause, retryMost)
 	}
+	m.lookWithin(t, pause)
 }
 
 // lookWithin schedules a look now (0) or at the next multiple of pause, unless one is due
-// before. So any number of sockets with the same pause need one wake-up. Because the
-// multiples begin with the last grant, it is quiet between 26 s and 51 s after that.
+// before. Because the multiples begin with the last grant, it is quiet between 26 s and 51 s
+// after that.
 func (m *Monitor) lookWithin(t *target, pause time.Duration) {
 	var due time.Duration
 	if t.pause = pause; pause > 0 {
-		due = m.origin + (m.now() - m.origin).Truncate(pause) + pause
+		due = m.multiple(m.now(), pause)
 	}
 	if due < t.due {
 		t.due = due
 		m.arm(due)
 	}
+}
+
+// multiple returns the next multiple of pause. So any number of sockets with the same pause need one wake-up.
+func (m *Monitor) multiple(now, pause time.Duration) time.Duration {
+	return m.origin + (now - m.origin).Truncate(pause) + pause
 }
 
 func (m *Monitor) arm(due time.Duration) {
@@ -109,10 +110,11 @@ func (m *Monitor) round() {
 	runtime.LockOSThread() // for its clock
 	defer runtime.UnlockOSThread()
 	began := threadTime()
-	m.collect()
+	found := m.collect()
 	for _, t := range m.batch {
 		m.look(t)
 	}
+	m.reportIncidents(found)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.notBefore = max(m.notBefore, m.now()+lookShare*(threadTime()-began))
@@ -125,13 +127,14 @@ func threadTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// collect makes batch the targets that are due, and arms the timer for the others.
-func (m *Monitor) collect() {
+// collect makes batch the targets that are due, checks the queues that are, and arms the timer for the others.
+func (m *Monitor) collect() (found []incident) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.batch)
 	m.batch = m.batch[:0]
-	now, next := m.now(), never
+	now := m.now()
+	next, found := m.checkQueues(now)
 	for _, t := range m.targets {
 		if t.due == 0 || t.due <= now && m.notBefore <= now && len(m.batch) < roundMost {
 			t.due = never
@@ -141,6 +144,7 @@ func (m *Monitor) collect() {
 	}
 	m.wakeAt = never
 	m.arm(next)
+	return found
 }
 
 func (m *Monitor) look(t *target) {
@@ -160,6 +164,7 @@ func (m *Monitor) look(t *target) {
 		if pause := t.nextPause(m.now()); pause > 0 {
 			m.lookWithin(t, pause)
 		}
+		m.awaitArrival(t)
 	}) {
 		return // it is not watched any more
 	}

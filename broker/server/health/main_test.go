@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
@@ -38,6 +39,14 @@ func (r *reports) Faulty(s *socket.Socket, f Fault) {
 }
 
 func (r *reports) ModeChanged(s *socket.Socket) { r.add(s, "mode") }
+
+func (r *reports) Stalled(s *socket.Socket, lasted time.Duration) {
+	r.add(s, "stalled %v", lasted.Truncate(time.Second))
+}
+
+func (r *reports) Served(s *socket.Socket, lasted time.Duration) {
+	r.add(s, "served %v", lasted.Truncate(time.Second))
+}
 
 func (r *reports) all() []string {
 	r.mu.Lock()

@@ -1,10 +1,11 @@
 // Package health watches the sockets of listeners and repairs the harm that workers do to
 // them (see [socket.Socket.Repair]): a worker holds the very socket that all others hold.
 //
-// The kernel reports shutdowns, by an epoll instance that asks for nothing that a connection
+// The kernel reports shutdowns, by an epoll instance that asks for nothing that every connection
 // brings (docs/kernel.md, Listeners and shutdown), and changes of paths, by inotify. Other
 // changes it does not report. Servers make those as they start or stop, so the monitor looks
-// at a held socket often after a grant began or ended, and then more and more rarely.
+// at a held socket often after a grant began or ended, and then more and more rarely. It also
+// notices that holders leave connections in the queue (see queue.go).
 //
 // The package has its own lock and its own list of sockets. It knows no names, grants or
 // connections, calls only [Report], and never opens, replaces or closes a socket.
@@ -32,6 +33,10 @@ type Report interface {
 	Faulty(s *socket.Socket, f Fault)
 	// ModeChanged says, once until it is right again, that a holder has changed O_NONBLOCK.
 	ModeChanged(s *socket.Socket)
+	// Stalled says, once until Served, that the queue of a held socket was never seen empty for so long.
+	Stalled(s *socket.Socket, lasted time.Duration)
+	// Served says that a stalled queue is empty again.
+	Served(s *socket.Socket, lasted time.Duration)
 }
 
 // Fault is something that Repair could not undo.
@@ -55,6 +60,7 @@ type Monitor struct {
 	mu        sync.Mutex
 	targets   map[*socket.Socket]*target
 	byID      map[uint64]*target // of the epoll instance
+	queues    map[*target]*queue // those that were not empty
 	lastID    uint64
 	notBefore time.Duration // no scheduled look
 	wakeAt    time.Duration // when timer fires
@@ -67,6 +73,7 @@ type target struct {
 	id       uint64
 	watch    int  // of its path; 0: none
 	newPath  bool // its path is to be watched
+	armed    bool // the kernel is to report the next arrival
 	holders  int32
 	blocking bool // how the broker has left O_NONBLOCK
 	modeTold bool // ModeChanged was called
@@ -111,7 +118,7 @@ func newMonitor(r Report) (*Monitor, error) {
 	m := &Monitor{
 		report: r, poller: poller, timer: scmrights.NewFD(n), now: func() time.Duration { return time.Since(began) },
 		wakeAt: never, lastID: inotifyID,
-		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target),
+		targets: make(map[*socket.Socket]*target), byID: make(map[uint64]*target), queues: make(map[*target]*queue),
 	}
 	_ = poller.Add(m.timer, unix.EPOLLIN|unix.EPOLLET, timerID)
 	if n, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil {
@@ -145,7 +152,7 @@ func (m *Monitor) Watch(s *socket.Socket, blocking bool) {
 	m.lastID++
 	t := &target{socket: s, id: m.lastID, blocking: blocking, due: never}
 	m.targets[s], m.byID[t.id] = t, t
-	_ = m.poller.Add(s.FD(), unix.EPOLLRDHUP|unix.EPOLLET, t.id) // without that, only looks find a shutdown
+	_ = m.poller.Add(s.FD(), quiet, t.id) // without that, only looks find a shutdown
 	if m.inotify != nil && strings.HasPrefix(s.Address(), "/") {
 		t.newPath = true
 		m.lookSoon(t, 0)
@@ -159,6 +166,7 @@ func (m *Monitor) Unwatch(s *socket.Socket) {
 		if t.watch != 0 {
 			_ = m.inotify.Control(func(fd uintptr) { _, _ = unix.InotifyRmWatch(int(fd), uint32(t.watch)) })
 		}
+		delete(m.queues, t)
 		delete(m.byID, t.id)
 		delete(m.targets, s)
 	})
@@ -193,10 +201,22 @@ func (m *Monitor) SetMode(s *socket.Socket, blocking bool) (changed bool, err er
 	return changed, err
 }
 
-// Status returns how often s was repaired, and its present fault, or "".
-func (m *Monitor) Status(s *socket.Socket) (repaired int, fault string) {
-	m.with(s, func(t *target) { repaired, fault = t.repaired, t.fault })
-	return repaired, fault
+// Status is what a monitor says of a socket.
+type Status struct {
+	Repaired int       // how often
+	Fault    string    // the present one, or ""
+	Stalled  time.Time // since when; zero: it is not
+}
+
+// Status returns the status of s.
+func (m *Monitor) Status(s *socket.Socket) (status Status) {
+	m.with(s, func(t *target) {
+		status = Status{Repaired: t.repaired, Fault: t.fault}
+		if q := m.queues[t]; q != nil && q.stalled {
+			status.Stalled = time.Now().Add(q.since - m.now())
+		}
+	})
+	return status
 }
 
 // with calls f with the target of s and the lock held, if s is watched.

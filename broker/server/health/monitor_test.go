@@ -50,8 +50,8 @@ func TestKernelReports(t *testing.T) {
 		_, err := os.Lstat(path)
 		return err == nil
 	})
-	if n, fault := m.Status(web); n != 3 || fault != "" {
-		t.Errorf("Status: %d, %q", n, fault)
+	if is := m.Status(web); is.Repaired != 3 || is.Fault != "" {
+		t.Errorf("Status: %+v", is)
 	}
 }
 
@@ -103,12 +103,12 @@ func TestBeyondRepair(t *testing.T) {
 		r.await(t, i+1, "web: repaired")
 	}
 	r.await(t, 1, "app: faulty 1 the socket of app was shut down by a worker and cannot be repaired")
-	if n, fault := m.Status(app); n != 0 || !strings.Contains(fault, "fdclient unbind app") {
-		t.Errorf("Status: %d, %q", n, fault)
+	if is := m.Status(app); is.Repaired != 0 || !strings.Contains(is.Fault, "fdclient unbind app") {
+		t.Errorf("Status: %+v", is)
 	}
 	m.Unwatch(app)
-	if n, fault := m.Status(app); n != 0 || fault != "" {
-		t.Errorf("Status of one that is not watched: %d, %q", n, fault)
+	if is := m.Status(app); is.Repaired != 0 || is.Fault != "" {
+		t.Errorf("Status of one that is not watched: %+v", is)
 	}
 }
 
@@ -126,7 +126,7 @@ func TestStolenPort(t *testing.T) {
 	m.Watch(web, false)
 	who := fmt.Sprintf("pid %d ", os.Getpid())
 	fdtest.Eventually(t, "it says which process", func() bool {
-		_, fault := m.Status(web)
+		fault := m.Status(web).Fault
 		return strings.Contains(fault, who)
 	})
 	if lines := r.those("web: faulty 2 somebody else has " + web.Address()); len(lines) != 1 || !strings.Contains(lines[0], who) {
@@ -134,8 +134,8 @@ func TestStolenPort(t *testing.T) {
 	}
 	_ = thief.Close()
 	r.await(t, 1, "web: repaired 1 shut down")
-	if n, fault := m.Status(web); n != 1 || fault != "" {
-		t.Errorf("Status: %d, %q", n, fault)
+	if is := m.Status(web); is.Repaired != 1 || is.Fault != "" {
+		t.Errorf("Status: %+v", is)
 	}
 }
 
@@ -273,14 +273,14 @@ func TestLoopIsBounded(t *testing.T) {
 		}
 	}()
 	fdtest.Eventually(t, "it is repaired again and again", func() bool {
-		n, _ := m.Status(web)
+		n := m.Status(web).Repaired
 		return n >= 20
 	})
 	do(t, other, shutDown)
 	r.await(t, 1, "other: repaired")
 	close(stop)
 	<-done
-	n, _ := m.Status(web)
+	n := m.Status(web).Repaired
 	if told := len(r.those("web: repaired")); told > n/2 {
 		t.Errorf("%d of %d incidents were reported", told, n)
 	}

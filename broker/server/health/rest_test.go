@@ -246,6 +246,7 @@ func restHelper(args []string) int {
 	m.mu.Lock()
 	for _, t := range m.targets {
 		t.changed, t.pause, t.due = -freshTime, lookMost, lookMost
+		m.awaitArrival(t)
 	}
 	m.mu.Unlock()
 	fmt.Println("rest")
