@@ -80,7 +80,7 @@ func (o *opener) bindInet(end spec.Endpoint) (*Socket, error) {
 func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, err error) {
 	opts := changes(new(spec.Options), o.spec.Opts())
 	if o.network.In(spec.TCP) {
-		opts = append(opts, sockopt{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+		opts = append(opts, sockopt{name: "SO_REUSEADDR", level: unix.SOL_SOCKET, number: unix.SO_REUSEADDR, value: 1})
 	}
 	if o.sharePort {
 		opts = append(opts, reusePort(true))
@@ -101,7 +101,7 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 // and IPV6_V6ONLY cannot change later (docs/kernel.md, Options).
 func bindWith(fd int, s spec.Spec, end spec.Endpoint, more ...sockopt) error {
 	if end.Addr().Is6() { // always set, because otherwise net.ipv6.bindv6only decides
-		more = append(more, sockopt{"v6only", unix.SOL_IPV6, unix.IPV6_V6ONLY, toInt(end.V6Only)})
+		more = append(more, sockopt{name: "v6only", level: unix.SOL_IPV6, number: unix.IPV6_V6ONLY, value: toInt(end.V6Only)})
 	}
 	if err := addressOptions(fd, s, end.Addr().Is6(), more...); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -26,7 +27,7 @@ type OpenConfig struct {
 
 // Open binds the socket of s and, if its network has connections, listens. The caller must close it and, with
 // c.Replacing, first call Commit or Abort. The error is a [*BindError]; nothing is left then, neither a descriptor nor
-// a path.
+// a path, except directories that the option mkdir has made.
 //
 // The socket is close-on-exec, and non-blocking without the option blocking. A TCP socket has SO_REUSEADDR, so that it
 // can be bound while old connections linger, and listen again while accepted ones live (docs/kernel.md, listen again).
@@ -129,8 +130,14 @@ func cookieOf(fd int) (uint64, error) {
 func (o *opener) openUnix() (*Socket, error) {
 	abstract := strings.HasPrefix(o.spec.Address, "@")
 	if !abstract {
+		if err := makeDir(o.spec); err != nil {
+			return nil, err
+		}
 		lock, err := sockfile.LockFor(o.spec.Address)
 		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = spec.Problemf(err, "%v (the option mkdir makes it)", err)
+			}
 			return nil, err
 		}
 		defer lock.Unlock()
@@ -148,6 +155,15 @@ func (o *opener) openUnix() (*Socket, error) {
 		return nil, err
 	}
 	return newSocket(o.spec, o.spec.Address, fd, backlog, file)
+}
+
+// makeDir makes the directory of a Unix socket's path, if the spec wants that.
+func makeDir(s spec.Spec) error {
+	mode := s.Opts().MkDir
+	if mode == nil {
+		return nil
+	}
+	return sockfile.MakeDirFor(s.Address, *mode)
 }
 
 // setUpUnix binds fd and makes it listen. On an error there is no path.

@@ -3,10 +3,8 @@ package socket
 import (
 	"math"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
@@ -23,12 +21,13 @@ func (s *Socket) CanBecome(to spec.Spec) bool {
 	return fixed(is).Equal(fixed(to))
 }
 
-// fixed returns s without the options that can change.
+// fixed returns s with only those options that cannot change.
 func fixed(s spec.Spec) spec.Spec {
-	o := *s.Opts()
-	o.Allow, o.Max, o.Blocking = nil, 0, false
-	o.Backlog, o.Mark, o.DeferAccept, o.FastOpen, o.NoDelay, o.KeepAlive = 0, 0, 0, 0, false, false
-	s.Options = &o
+	o := s.Opts()
+	s.Options = &spec.Options{
+		Mode: o.Mode, User: o.User, Group: o.Group,
+		V6Only: o.V6Only, FreeBind: o.FreeBind, Transparent: o.Transparent, Device: o.Device,
+	}
 	return s
 }
 
@@ -104,18 +103,8 @@ func sysctl(name string, otherwise int) int {
 	return otherwise
 }
 
-// A sockopt is a socket option that an option of a spec asks for.
-type sockopt struct {
-	name                 string
-	level, number, value int
-}
-
-func (o sockopt) set(fd int) error {
-	return spec.Refused(o.name, "setsockopt", unix.SetsockoptInt(fd, o.level, o.number, o.value))
-}
-
 func reusePort(on bool) sockopt {
-	return sockopt{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, toInt(on)}
+	return sockopt{name: "SO_REUSEPORT", level: unix.SOL_SOCKET, number: unix.SO_REUSEPORT, value: toInt(on)}
 }
 
 // addressOptions sets more, and those options of s that decide which addresses a socket can have.
@@ -126,45 +115,13 @@ func addressOptions(fd int, s spec.Spec, is6 bool, more ...sockopt) error {
 		level, freebind, transparent = unix.SOL_IPV6, unix.IPV6_FREEBIND, unix.IPV6_TRANSPARENT
 	}
 	if o.FreeBind {
-		more = append(more, sockopt{"freebind", level, freebind, 1})
+		more = append(more, sockopt{name: "freebind", level: level, number: freebind, value: 1})
 	}
 	if o.Transparent {
-		more = append(more, sockopt{"transparent", level, transparent, 1})
+		more = append(more, sockopt{name: "transparent", level: level, number: transparent, value: 1})
 	}
 	if err := setOptions(fd, more); err != nil || o.Device == "" {
 		return err
 	}
 	return spec.Refused("device", "setsockopt", unix.BindToDevice(fd, o.Device))
-}
-
-// changes returns those options that a socket takes at any time, if is and to differ. They must be set before the first
-// connection or packet comes, because accepted sockets inherit most of them.
-func changes(is, to *spec.Options) []sockopt {
-	opts := func(o *spec.Options) []sockopt {
-		return []sockopt{
-			{"mark", unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark)},
-			{"defer-accept", unix.SOL_TCP, unix.TCP_DEFER_ACCEPT, int(o.DeferAccept / time.Second)},
-			{"fastopen", unix.SOL_TCP, unix.TCP_FASTOPEN, o.FastOpen},
-			{"nodelay", unix.SOL_TCP, unix.TCP_NODELAY, toInt(o.NoDelay)},
-			{"keepalive", unix.SOL_SOCKET, unix.SO_KEEPALIVE, toInt(o.KeepAlive)},
-		}
-	}
-	was := opts(is)
-	return slices.DeleteFunc(opts(to), func(o sockopt) bool { return slices.Contains(was, o) })
-}
-
-func setOptions(fd int, opts []sockopt) error {
-	for _, o := range opts {
-		if err := o.set(fd); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func toInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

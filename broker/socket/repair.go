@@ -89,7 +89,7 @@ func (r *repair) option(name string, number int, want bool) error {
 	if is == 0 {
 		what = name + " cleared"
 	}
-	if err := (sockopt{name, unix.SOL_SOCKET, number, toInt(want)}).set(r.fd); err != nil {
+	if err := (sockopt{name: name, level: unix.SOL_SOCKET, number: number, value: toInt(want)}).set(r.fd); err != nil {
 		return err
 	}
 	now, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, number)
@@ -251,6 +251,9 @@ func (r *repair) path() error {
 
 func (r *repair) linkAgain() error {
 	path := r.file.Path()
+	if err := makeDir(r.Spec()); err != nil {
+		return err
+	}
 	lock, err := sockfile.TryLock(path)
 	if err != nil {
 		return err

@@ -33,7 +33,8 @@ Addresses:
 Options of a listener:
   backlog=N allow=WHO[+WHO]... max=N mode=0660 user=NAME group=NAME v6only
   freebind transparent device=IF mark=N defer-accept=DUR fastopen=N nodelay
-  keepalive blocking
+  keepalive[=IDLE/INTERVAL/COUNT] user-timeout=DUR congestion=NAME tos=N
+  rcvbuf=BYTES sndbuf=BYTES mkdir[=MODE] blocking
   with WHO one of user:NAME uid:N group:NAME gid:N any; without allow, the
   user that the broker runs as and root
 

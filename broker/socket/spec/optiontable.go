@@ -2,10 +2,8 @@ package spec
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -27,7 +25,21 @@ type Options struct {
 	FastOpen    int           // limit of waiting connections with data in the handshake (TCP_FASTOPEN); 0: off
 	NoDelay     bool          // TCP_NODELAY for accepted connections
 	KeepAlive   bool          // SO_KEEPALIVE for accepted connections
+	Probes      Probes        // of KeepAlive
+	UserTimeout time.Duration // how long sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0: the kernel's default
+	Congestion  string        // the congestion control (TCP_CONGESTION); empty: the kernel's default
+	TOS         int           // of packets sent, for IPv4 and IPv6 (IP_TOS, IPV6_TCLASS); 0: none
+	RcvBuf      int           // bytes (SO_RCVBUF); 0: the kernel's default
+	SndBuf      int           // bytes (SO_SNDBUF); 0: the kernel's default
+	MkDir       *os.FileMode  // of missing directories above a Unix socket's path; nil: make none
 	Blocking    bool          // open the socket without O_NONBLOCK
+}
+
+// Probes are the times of keep-alive probes. In each field, zero is the kernel's default.
+type Probes struct {
+	Idle     time.Duration // before the first probe (TCP_KEEPIDLE)
+	Interval time.Duration // between two (TCP_KEEPINTVL)
+	Count    int           // that may stay without an answer (TCP_KEEPCNT)
 }
 
 // defaults is shared by specs without options. It is constant.
@@ -37,17 +49,18 @@ var defaults Options
 type option struct {
 	name  string
 	on    Set    // the networks that have it
-	value string // stands for its value in messages; empty for a flag, which needs no value
+	value string // stands for its value in messages; empty for a flag
+	bare  bool   // it may stand without a value, which means yes
 	parse func(o *Options, value string) error
-	text  func(o *Options) (string, bool) // its value in canonical form, and false if that is the default
+	text  func(o *Options) (string, bool) // its value in canonical form, empty for yes; false if that is the default
 }
 
 // optionTable is constant. Specs are printed in its order.
 var optionTable = [...]option{
 	typed("backlog", Listening, "N", func(o *Options) *int { return &o.Backlog }, parseNumber),
-	{"allow", All | anyNet, "WHO[+WHO]...", parseAllow, allowText},
+	{"allow", All | anyNet, "WHO[+WHO]...", false, parseAllow, allowText},
 	typed("max", All|anyNet, "N", func(o *Options) *int { return &o.Max }, parseNumber),
-	{"mode", Unix, "MODE", parseMode, modeText},
+	fileMode("mode", false, func(o *Options) **os.FileMode { return &o.Mode }),
 	owner("user", func(o *Options) *string { return &o.User }),
 	owner("group", func(o *Options) *string { return &o.Group }),
 	flag("v6only", Inet&^Only4, func(o *Options) *bool { return &o.V6Only }),
@@ -58,14 +71,20 @@ var optionTable = [...]option{
 	typed("defer-accept", TCP, "DURATION", func(o *Options) *time.Duration { return &o.DeferAccept }, parseDefer),
 	typed("fastopen", TCP, "N", func(o *Options) *int { return &o.FastOpen }, parseNumber),
 	flag("nodelay", TCP, func(o *Options) *bool { return &o.NoDelay }),
-	flag("keepalive", TCP, func(o *Options) *bool { return &o.KeepAlive }),
+	{"keepalive", TCP, "IDLE/INTERVAL/COUNT", true, parseKeepAlive, keepAliveText},
+	typed("user-timeout", TCP, "DURATION", func(o *Options) *time.Duration { return &o.UserTimeout }, parseTimeout),
+	typed("congestion", TCP, "NAME", func(o *Options) *string { return &o.Congestion }, parseCongestion),
+	typed("tos", Inet, "N", func(o *Options) *int { return &o.TOS }, parseTOS),
+	size("rcvbuf", func(o *Options) *int { return &o.RcvBuf }),
+	size("sndbuf", func(o *Options) *int { return &o.SndBuf }),
+	fileMode("mkdir", true, func(o *Options) **os.FileMode { return &o.MkDir }),
 	flag("blocking", All|anyNet, func(o *Options) *bool { return &o.Blocking }),
 }
 
 // typed describes an option whose value is of type T, and by default the zero value.
 func typed[T comparable](name string, on Set, value string, field func(*Options) *T,
 	parse func(string) (T, error)) option {
-	return option{name, on, value, func(o *Options, value string) (err error) {
+	return option{name, on, value, false, func(o *Options, value string) (err error) {
 		*field(o), err = parse(value)
 		return err
 	}, func(o *Options) (string, bool) {
@@ -76,124 +95,33 @@ func typed[T comparable](name string, on Set, value string, field func(*Options)
 
 // flag describes an option that is on or off.
 func flag(name string, on Set, field func(*Options) *bool) option {
-	return typed(name, on, "", field, parseBool)
+	opt := typed(name, on, "", field, parseBool)
+	opt.bare, opt.text = true, func(o *Options) (string, bool) { return "", *field(o) }
+	return opt
 }
 
-func parseBool(value string) (bool, error) {
-	switch value {
-	case "yes", "true", "on", "1":
-		return true, nil
-	case "no", "false", "off", "0":
-		return false, nil
-	}
-	return false, fmt.Errorf("%q is none of yes, no, true, false, on, off, 1 and 0", value)
+// size describes an option whose value is a number of bytes.
+func size(name string, field func(*Options) *int) option {
+	opt := typed(name, Inet, "BYTES", field, parseSize)
+	opt.text = func(o *Options) (string, bool) { return sizeText(*field(o)), *field(o) != 0 }
+	return opt
 }
 
-func parseNumber(value string) (int, error) {
-	n, err := strconv.ParseUint(value, 10, 31)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is not a number from 1 to %d", value, math.MaxInt32)
-	}
-	return int(n), nil
-}
-
-// owner describes an option that names a user or a group, which must exist.
-func owner(name string, field func(*Options) *string) option {
-	return typed(name, Unix, "NAME", field, func(value string) (string, error) {
-		id, err := ownerID(name, value)
-		if isDigits(value) {
-			value = fmt.Sprint(id)
+// fileMode describes an option whose value is the mode of a file. If it may stand without a value, that means 0755.
+func fileMode(name string, bare bool, field func(*Options) **os.FileMode) option {
+	return option{name, Unix, "MODE", bare, func(o *Options, value string) (err error) {
+		*field(o), err = parseMode(value, bare)
+		return err
+	}, func(o *Options) (string, bool) {
+		mode := *field(o)
+		switch {
+		case mode == nil:
+			return "", false
+		case bare && *mode == defaultMode:
+			return "", true
 		}
-		return value, err
-	})
-}
-
-// Owner returns the ids that the options user and group say, -1 if they say none. The error is an [*OptionError].
-func (o *Options) Owner() (uid, gid int, err error) {
-	ids := [2]int{-1, -1}
-	for i, owner := range [2]struct{ kind, text string }{{"user", o.User}, {"group", o.Group}} {
-		if owner.text == "" {
-			continue
-		}
-		id, err := ownerID(owner.kind, owner.text)
-		if err != nil {
-			return -1, -1, &OptionError{owner.kind, err}
-		}
-		ids[i] = int(id)
-	}
-	return ids[0], ids[1], nil
-}
-
-// ownerID returns the id of a user or group, as kind says, that is given by number or name.
-func ownerID(kind, text string) (uint32, error) {
-	if isDigits(text) {
-		return parseID(text)
-	}
-	return lookup(kind, text)
-}
-
-func parseAllow(o *Options, value string) error {
-	for entry := range strings.SplitSeq(value, "+") {
-		w, err := parseWho(entry)
-		if err != nil {
-			return err
-		}
-		o.Allow = append(o.Allow, w)
-	}
-	return nil
-}
-
-func allowText(o *Options) (string, bool) {
-	texts := make([]string, len(o.Allow))
-	for i, w := range o.Allow {
-		texts[i] = w.String()
-	}
-	return strings.Join(texts, "+"), len(texts) > 0
-}
-
-func parseMode(o *Options, value string) error {
-	n, err := strconv.ParseUint(value, 8, 32)
-	if err != nil || n > 0o777 {
-		return fmt.Errorf("%q is not an octal mode from 0000 to 0777", value)
-	}
-	o.Mode = new(os.FileMode(n))
-	return nil
-}
-
-func modeText(o *Options) (string, bool) {
-	if o.Mode == nil {
-		return "", false
-	}
-	return fmt.Sprintf("%04o", *o.Mode), true
-}
-
-// parseInterface checks an interface's name as the kernel does (dev_valid_name).
-func parseInterface(name string) (string, error) {
-	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: ") {
-		return "", fmt.Errorf("%s is not an interface's name: 1 to 15 bytes without '/', ':' and space", Quote(name))
-	}
-	return name, nil
-}
-
-func parseMark(value string) (uint32, error) {
-	n, err := strconv.ParseUint(value, 0, 32)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is not a number from 1 to %d (0x... is hexadecimal)", value, uint32(math.MaxUint32))
-	}
-	return uint32(n), nil
-}
-
-// parseDefer takes "5s" and "1m30s", and like systemd plain seconds.
-func parseDefer(value string) (time.Duration, error) {
-	text := value
-	if isDigits(value) {
-		text += "s"
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second || d%time.Second != 0 || d > math.MaxInt32*time.Second {
-		return 0, fmt.Errorf("%q is not a whole number of seconds, such as 5s or 1m30s", value)
-	}
-	return d, nil
+		return fmt.Sprintf("%04o", *mode), true
+	}}
 }
 
 // ParseOptions parses the text behind the comma after an address of n.
@@ -210,7 +138,7 @@ func ParseOptions(n *Network, text string) (*Options, error) {
 		}
 		seen[opt] = true
 		switch {
-		case !hasValue && opt.value != "":
+		case !hasValue && !opt.bare:
 			err = fmt.Errorf("it needs a value: %s=%s", name, opt.value)
 		case !hasValue:
 			err = opt.parse(o, "yes")
@@ -252,7 +180,7 @@ func optionsOf(n *Network) string {
 // write appends ",OPTION=VALUE" for each option that differs from its default.
 func (o *Options) write(b *strings.Builder) {
 	for _, opt := range optionTable {
-		if text, set := opt.text(o); set && opt.value == "" {
+		if text, set := opt.text(o); set && text == "" {
 			b.WriteString("," + opt.name)
 		} else if set {
 			b.WriteString("," + opt.name + "=" + text)

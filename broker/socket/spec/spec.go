@@ -99,8 +99,8 @@ func CheckText(text string) error {
 // Check returns an error if s has options that suit its network but not its address.
 func (s Spec) Check() error {
 	o := s.Opts()
-	if strings.HasPrefix(s.Address, "@") && (o.Mode != nil || o.User != "" || o.Group != "") {
-		const why = "an abstract socket has no file, so it cannot have the options mode, user and group"
+	if strings.HasPrefix(s.Address, "@") && (o.Mode != nil || o.User != "" || o.Group != "" || o.MkDir != nil) {
+		const why = "an abstract socket has no file, so it cannot have the options mode, user, group and mkdir"
 		return fmt.Errorf("address %q: %s", s.Address, why)
 	}
 	if at, err := netip.ParseAddrPort(s.Address); o.V6Only && err == nil && at.Addr().Is4() {

@@ -16,7 +16,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mode := os.FileMode(0o660)
+	mode, usual := os.FileMode(0o660), os.FileMode(0o755)
 	for _, test := range []struct {
 		name, text string
 		network    string
@@ -55,6 +55,21 @@ func TestParse(t *testing.T) {
 			options: spec.Options{Mode: &mode, User: "root", Group: "0"}, canonical: "w=unix:///x,mode=0660,user=root,group=0"},
 		{name: "minutes", text: "w=:1,defer-accept=1m30s", network: "tcp", address: ":1", options: spec.Options{DeferAccept: 90 * time.Second}},
 		{name: "flags off", text: "w=:1,nodelay=no,keepalive=0,blocking=false", network: "tcp", address: ":1", canonical: "w=:1"},
+		{
+			name: "buffers and probes", text: "w=tcp6://:1,sndbuf=1048576,rcvbuf=64K,tos=throughput,congestion=bbr,user-timeout=1500ms,keepalive=60/10s/5",
+			network: "tcp6", address: ":1",
+			options: spec.Options{KeepAlive: true, Probes: spec.Probes{Idle: time.Minute, Interval: 10 * time.Second, Count: 5},
+				UserTimeout: 1500 * time.Millisecond, Congestion: "bbr", TOS: 8, RcvBuf: 65536, SndBuf: 1 << 20},
+			canonical: "w=tcp6://:1,keepalive=1m0s/10s/5,user-timeout=1.5s,congestion=bbr,tos=8,rcvbuf=64K,sndbuf=1M",
+		},
+		{name: "largest buffer", text: "w=udp://:1,rcvbuf=1073741823", network: "udp", address: ":1", options: spec.Options{RcvBuf: 1073741823}},
+		{name: "no tos", text: "w=udp://:1,tos=0", network: "udp", address: ":1", canonical: "w=udp://:1"},
+		{name: "hexadecimal tos", text: "w=udp://:1,tos=0xb8", network: "udp", address: ":1", options: spec.Options{TOS: 0xb8}, canonical: "w=udp://:1,tos=184"},
+		{name: "keepalive yes", text: "w=:1,keepalive=1", network: "tcp", address: ":1", options: spec.Options{KeepAlive: true}, canonical: "w=:1,keepalive"},
+		{name: "mkdir", text: "w=unix:///x/y,mkdir", network: "unix", address: "/x/y", options: spec.Options{MkDir: &usual}},
+		{name: "mkdir with a mode", text: "w=unix:///x/y,mkdir=660", network: "unix", address: "/x/y", options: spec.Options{MkDir: &mode}, canonical: "w=unix:///x/y,mkdir=0660"},
+		{name: "mkdir as usual", text: "w=unix:///x/y,mkdir=0755", network: "unix", address: "/x/y", options: spec.Options{MkDir: &usual}, canonical: "w=unix:///x/y,mkdir"},
+		{name: "no mkdir", text: "w=unix:///x/y,mkdir=no", network: "unix", address: "/x/y", canonical: "w=unix:///x/y"},
 		{name: "every name character", text: "0aZ._-=:1", network: "tcp", address: ":1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -124,6 +139,25 @@ func TestParseSpecErrors(t *testing.T) {
 		{"bad device", "web=:1,device=sixteen-letters-x", "not an interface's name"},
 		{"bad mark", "web=:1,mark=-1", "option mark"},
 		{"fraction of a second", "web=:1,defer-accept=1500ms", "not a whole number of seconds"},
+		{"no size", "web=:1,rcvbuf=0", `option rcvbuf: "0" is not a number of bytes from 1 to 1073741823, such as 65536, 64K or 8M`},
+		{"large size", "web=:1,sndbuf=1G", `option sndbuf: "1G" is not a number of bytes`},
+		{"unit of a size", "web=:1,rcvbuf=64k", `option rcvbuf: "64k" is not a number of bytes`},
+		{"size that overflows", "web=:1,rcvbuf=2147483647G", `is not a number of bytes`},
+		{"buffer of a Unix socket", "web=unix:///x,rcvbuf=64K", "option rcvbuf is for tcp, tcp4, tcp6, udp, udp4, udp6; unix has"},
+		{"keepalive with one number", "web=:1,keepalive=60", `"60" is neither IDLE/INTERVAL/COUNT, such as 60s/10s/5, nor yes or no`},
+		{"keepalive too long", "web=:1,keepalive=32768/1/1", `option keepalive: "32768" is more than 32767 seconds`},
+		{"keepalive too often", "web=:1,keepalive=1/1/128", `"128" is not a number of probes from 1 to 127`},
+		{"keepalive with too much", "web=:1,keepalive=1/1/1/1", `"1/1" is not a number of probes`},
+		{"congestion without a name", "web=:1,congestion=", "is not the name of a congestion control"},
+		{"congestion of udp", "web=udp://:1,congestion=cubic", "option congestion is for tcp"},
+		{"tos too large", "web=:1,tos=256", `option tos: "256" is not a number from 0 to 255`},
+		{"tos by another name", "web=:1,tos=fast", "low-delay, throughput, reliability or low-cost"},
+		{"no time", "web=:1,user-timeout=0", "not a whole number of milliseconds"},
+		{"mkdir of tcp", "web=:1,mkdir", "option mkdir is for unix"},
+		{"mkdir of an abstract socket", "web=unix://@a,mkdir", "an abstract socket has no file"},
+		{"mkdir beyond rwx", "web=unix:///x,mkdir=1777", "not an octal mode"},
+		{"mode as a flag", "web=unix:///x,mode=yes", "not an octal mode"},
+		{"mode without a value", "web=unix:///x,mode", "it needs a value: mode=MODE"},
 		{"no such user", "web=unix:///x,user=no-such-user", `no user is called "no-such-user"`},
 		{"no such group", "web=unix:///x,group=no-such-group", `no group is called "no-such-group"`},
 		{"user is none", "web=unix:///x,user=4294967295", "not a number from 0 to 4294967294"},
@@ -202,7 +236,8 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"web=:9000", "web=9000", "web=localhost:http,allow=user:root+gid:7+any", "a=[::1%lo]:0,v6only,nodelay=no",
 		"b=udp://0.0.0.0:53,mark=0x1,device=lo", "c=unix://x,mode=7,user=0,group=root", "d=unixgram://@a/b,blocking",
-		"e=tcp6://[::ffff:1.2.3.4]:1,defer-accept=100000,fastopen=1,backlog=1", "f=:1,shards=2", "=,=,", "g=tcp://[::1%x://y]:1",
+		"e=tcp6://[::ffff:1.2.3.4]:1,defer-accept=100000,fastopen=1,backlog=1", "f=:1,shards=2", "=,=,", "h=unix:///a/b,mkdir=0700",
+		"i=tcp4://:1,rcvbuf=3M,sndbuf=1000,tos=low-cost,keepalive=1m/2/3,user-timeout=1ms,congestion=reno", "g=tcp://[::1%x://y]:1",
 	} {
 		f.Add(seed)
 	}
