@@ -113,11 +113,13 @@ func (e *DeniedError) Error() string {
 	return fmt.Sprintf("uid %d may not get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
 }
 
-// ConflictError says that Holders need Name's socket as Blocking says, and that the caller needs the opposite.
+// ConflictError says that Holders need Name's socket as Blocking says, and that the caller needs the opposite. Unseen
+// processes may need it, which the broker cannot follow.
 type ConflictError struct {
 	Name     string   `json:"name"`
 	Blocking bool     `json:"blocking"`
 	Holders  []Holder `json:"holders"`
+	Unseen   int      `json:"unseen,omitempty"`
 }
 
 func (e *ConflictError) wireName() string     { return InterfaceName + ".Conflict" }
@@ -127,6 +129,11 @@ func (e *ConflictError) Error() string {
 	is, need := "non-blocking", "blocking"
 	if e.Blocking {
 		is, need = need, is
+	}
+	if e.Unseen > 0 && len(e.Holders) == 0 {
+		return fmt.Sprintf("%q is %s, and O_NONBLOCK is shared: processes in another pid namespace, which the broker cannot follow, "+
+			"may use it so (unseen: %d); stop them, unbind %q and bind it again, or give the %s workers a listener of their own",
+			e.Name, is, e.Unseen, e.Name, need)
 	}
 	return fmt.Sprintf("%q is held %s by %s, and O_NONBLOCK is shared: stop them first, or give the %s workers a listener of their own",
 		e.Name, is, holders(e.Holders), need)

@@ -117,10 +117,10 @@ type ListReply struct {
 }
 
 // Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not say them; the first two
-// count connections, or bytes if Bytes is set. Flipped says that a holder changed O_NONBLOCK. Orphaned says that
-// something is queued and the listener has no holder. Stalled says that the listener has holders and its queue has not
-// been empty for 5 s. Healed is how often the broker repaired the socket after a holder, and Ailment the fault that it
-// cannot repair.
+// count connections, or bytes if Bytes is set. Flipped says that a holder changed O_NONBLOCK. Unseen is how many
+// grants ended while the process, which the broker cannot follow, may have gone on. Orphaned says that something is
+// queued and nobody uses the listener. Stalled says that the listener has holders and its queue has not been empty for
+// 5 s. Healed is how often the broker repaired the socket after a holder, and Ailment the fault that it cannot repair.
 type Listener struct {
 	Name     string  `json:"name"`
 	Network  string  `json:"network"`
@@ -135,6 +135,7 @@ type Listener struct {
 	Bytes    bool    `json:"bytes"`
 	Drops    *uint64 `json:"drops,omitempty"`
 	Holders  int     `json:"holders"`
+	Unseen   int     `json:"unseen,omitempty"`
 	Waiting  int     `json:"waiting"`
 	Orphaned bool    `json:"orphaned"`
 	Stalled  bool    `json:"stalled"`

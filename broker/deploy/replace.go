@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 const (
 	askTime     = 2 * time.Second        // for the broker to ask the workers of a replaced deploy to leave
+	exitTime    = 300 * time.Millisecond // in which a worker is reaped that is no holder any more
 	nothingHeld = 300 * time.Millisecond // after which replaceOlder logs why it waits
 )
 
@@ -78,35 +80,72 @@ func (d *Deploy) drain(ctx context.Context) (int, error) {
 	return client.Drain(ctx, broker.DrainOptions{Before: d.generation.Load()}, names...)
 }
 
-// replaced reports that a newer deploy has replaced this one, and whether the broker could
-// ask all of its workers to leave.
+// replaced reports that a newer deploy has replaced this one, and whether the broker has asked all of its workers to
+// leave.
 func (d *Deploy) replaced(ctx context.Context, before bool, each func(supervisor.DeployEvent)) {
 	if before { // else it was reported when it happened
 		each(supervisor.DeployEvent{Replaced: true})
 	}
-	if !d.allAsked(ctx) {
+	if asked, all := d.asked(ctx); !all {
 		d.config.Logger.Warn().Msg("the broker has not asked all workers to leave: they are asked from here")
-		each(supervisor.DeployEvent{Unasked: true})
+		each(supervisor.DeployEvent{Unasked: true, Asked: asked})
 	}
 }
 
-// allAsked waits until the broker has asked all workers of this deploy to leave, or none is left. It returns false if
-// that takes too long: a broker without privileges may not signal another user's processes.
-func (d *Deploy) allAsked(ctx context.Context) bool {
+// asked waits until the broker has asked all workers of this deploy to leave that it knows. It returns which it has
+// asked, and whether no other one is left. There are others if that takes too long, because a broker without privileges
+// may not signal another user's processes, and if the broker knows none of the workers, because it cannot follow
+// processes of their pid namespace, or because the listener that they hold was unbound.
+func (d *Deploy) asked(ctx context.Context) (asked []int, all bool) {
 	client := d.client()
 	defer client.Close()
 	limited, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	serves := func(h protocol.Holder) bool {
-		return h.Generation == d.generation.Load() && h.State == protocol.StateActive
-	}
+	begun := time.Now()
 	for retry := new(backoff.Backoff); ; {
 		list, err := client.List(limited)
-		if err == nil && !slices.ContainsFunc(list.Holders, serves) {
-			return true
+		if err == nil {
+			var serving bool
+			asked, serving = d.known(list.Holders)
+			unknown := d.hasUnknown(list.Holders)
+			if !serving && (!unknown || time.Since(begun) > exitTime) {
+				return asked, !unknown
+			}
 		}
 		if retry.Wait(limited) != nil {
-			return ctx.Err() != nil
+			return asked, ctx.Err() != nil
 		}
 	}
+}
+
+// known returns which processes the broker has asked to leave, and whether a worker of this deploy has not been asked.
+func (d *Deploy) known(holders []protocol.Holder) (asked []int, serving bool) {
+	for _, h := range holders {
+		switch {
+		case h.State == protocol.StateDraining && h.PID != 0:
+			asked = append(asked, h.PID)
+		case h.State == protocol.StateActive && h.Generation == d.generation.Load():
+			serving = true
+		}
+	}
+	return asked, serving
+}
+
+// hasUnknown reports whether a worker runs that the broker does not know as a holder. It may be wrong about a worker
+// that exits just now. A worker that gets its sockets by itself may leave in its own time once it has given them back,
+// so only those count whose listeners this deploy names: they hold them until they exit.
+func (d *Deploy) hasUnknown(holders []protocol.Holder) bool {
+	if len(d.config.Names) == 0 {
+		return false
+	}
+	d.mu.Lock()
+	workers := maps.Clone(d.workers)
+	d.mu.Unlock()
+	for _, h := range holders {
+		_, worker := workers[h.PID]
+		if delete(workers, h.PID); !worker && h.Generation == d.generation.Load() {
+			return false // the broker has other numbers for the workers
+		}
+	}
+	return len(workers) > 0
 }

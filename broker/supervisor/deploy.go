@@ -17,7 +17,8 @@ type Deploy interface {
 type DeployEvent struct {
 	Generation int64 // of the deploy from now on; 0: as before
 	Replaced   bool  // a newer deploy has taken over, and its broker asks the workers to leave
-	Unasked    bool  // the broker could not ask all of them
+	Unasked    bool  // the broker has not asked all of them
+	Asked      []int // with Unasked: the pids of those that it has asked
 	Roll       bool  // the broker asks for new workers in place of all
 	Err        error // the deploy cannot begin
 }

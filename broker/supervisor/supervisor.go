@@ -190,7 +190,7 @@ func (s *supervisor) deployed(e DeployEvent, now time.Time) {
 	case e.Replaced:
 		s.replaced()
 	case e.Unasked:
-		s.askWorkers()
+		s.askWorkers(e.Asked)
 	case e.Roll:
 		s.beginRoll()
 	case e.Generation != 0:
@@ -211,11 +211,11 @@ func (s *supervisor) replaced() {
 	s.log.Info().Int("count", s.alive()).Msg("asked to leave, by a newer deploy or a drain")
 }
 
-// askWorkers asks the workers to leave as the broker would have.
-func (s *supervisor) askWorkers() {
+// askWorkers asks the workers to leave as the broker would have, but for those that it has asked.
+func (s *supervisor) askWorkers(asked []int) {
 	for _, w := range s.workers {
 		switch {
-		case w.asked:
+		case w.asked, slices.Contains(asked, w.pid):
 		case w.ran.IsZero():
 			w.signal(unix.SIGTERM) // as pool.leave does
 		case s.config.DrainSignal != 0:

@@ -24,6 +24,7 @@ one of them. Who waits for a place and is as old is turned away. A 'fdclient run
 such workers does not start them again, but ends once they have left; its --replace
 starts the new ones first. Where the broker is upgraded or crashes meanwhile, --wait
 ends: the drain was begun, and the same command waits for the rest.
+Processes of a pid namespace that the broker does not see are not asked; it says so.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -49,8 +50,24 @@ func defineDrain(fs *pflag.FlagSet) action {
 		n, err := c.client.Drain(ctx, broker.DrainOptions{Before: *before}, c.args...)
 		if err == nil || errors.Is(err, broker.ErrUnasked) {
 			fmt.Fprintln(c.out, asked(n))
+			noteUnseen(c)
 		}
 		return err
+	}
+}
+
+// noteUnseen says if processes may hold the listeners that the broker cannot follow.
+func noteUnseen(c command) {
+	list, _ := listAgain(c.socket, time.Second) // after an error it is empty
+	for _, l := range list.Listeners {
+		if l.Unseen == 0 || !slices.Contains(c.args, l.Name) {
+			continue
+		}
+		who, were := "1 process", "was"
+		if l.Unseen > 1 {
+			who, were = fmt.Sprintf("up to %d processes", l.Unseen), "were"
+		}
+		fmt.Fprintf(c.err, "fdclient: %s: %s in another pid namespace may hold it and %s not asked: stop such workers yourself\n", l.Name, who, were)
 	}
 }
 
@@ -68,6 +85,9 @@ func drainAndWait(ctx context.Context, c command, before int64, limit time.Durat
 	timedOut := errors.Is(err, context.DeadlineExceeded)
 	if drained > 0 && (err == nil || timedOut || errors.Is(err, broker.ErrUnasked)) {
 		fmt.Fprintf(c.out, "%d of %d left\n", drained-left, drained)
+	}
+	if drained >= 0 {
+		noteUnseen(c)
 	}
 	switch {
 	case drained >= 0 && errors.Is(err, broker.ErrLost):

@@ -24,6 +24,8 @@ var listVerb = verb{
 	help: `Shows each listener with its address, how many hold it, how many connections are
 queued of how many that may be, and how many found the queue full; then each
 grant with the process behind it. Bytes instead of connections for datagrams.
+Of processes in another pid namespace the broker only knows how many got the listener
+(unseen).
 A listener with a queue and nobody to serve it stands out on a terminal. So does one
 whose holders do not accept, or too slowly: its queue has not been empty for 5 seconds.
 A note says so, how often the broker has undone what a worker did to the shared socket,
@@ -105,8 +107,13 @@ func printTable(w io.Writer, rows [][]string, loud func(row int) bool) error {
 
 func holdersText(l protocol.Listener) string {
 	text := "nobody"
-	if l.Holders > 0 {
+	switch {
+	case l.Holders > 0 && l.Unseen > 0:
+		text = fmt.Sprintf("%d +%d unseen", l.Holders, l.Unseen)
+	case l.Holders > 0:
 		text = strconv.Itoa(l.Holders)
+	case l.Unseen > 0:
+		text = fmt.Sprintf("%d unseen", l.Unseen)
 	}
 	if l.Max > 0 {
 		text += fmt.Sprintf(" (max %d)", l.Max)

@@ -35,6 +35,7 @@ type Listener struct {
 	Fence               Fence
 	Configured, Adopted bool
 	Blocking            bool // how the broker has left O_NONBLOCK
+	Unseen              int  // processes that the broker could not follow, and that may use it
 	Spec                string
 }
 
@@ -86,7 +87,7 @@ func (c *Contents) apply(k kind, v []uint64, text string) bool {
 }
 
 func (l *Listener) appendTo(v []uint64) []uint64 {
-	flags := flag(0, l.Configured) | flag(1, l.Adopted) | flag(2, l.Blocking)
+	flags := flag(0, l.Configured) | flag(1, l.Adopted) | flag(2, l.Blocking) | uint64(l.Unseen)<<unseenShift
 	v = append(v, uint64(l.Token), l.Cookie, l.File.Dev, l.File.Ino, flags, uint64(l.Fence.All))
 	for uid, below := range l.Fence.Of {
 		v = append(v, uint64(uid), uint64(below))
@@ -94,10 +95,13 @@ func (l *Listener) appendTo(v []uint64) []uint64 {
 	return v
 }
 
+// unseenShift is where the flags of a listener have Unseen: versions before do not look at it.
+const unseenShift = 32
+
 func listenerOf(v []uint64, spec string) *Listener {
 	l := &Listener{
 		Token: uint32(v[0]), Cookie: v[1], File: sockfile.FileID{Dev: v[2], Ino: v[3]}, Fence: Fence{All: int64(v[5])},
-		Configured: has(v[4], 0), Adopted: has(v[4], 1), Blocking: has(v[4], 2), Spec: spec,
+		Configured: has(v[4], 0), Adopted: has(v[4], 1), Blocking: has(v[4], 2), Unseen: int(v[4] >> unseenShift & math.MaxInt32), Spec: spec,
 	}
 	for of := v[6:]; len(of) >= 2; of = of[2:] {
 		if l.Fence.Of == nil {

@@ -116,6 +116,11 @@ func (r *Registry) end(g *Grant, why string) {
 		return
 	}
 	g.ended = true
+	if g.unfollowed(why) {
+		for _, l := range g.listeners {
+			r.loseSight(l)
+		}
+	}
 	if g.draining && (why == EndExited || why == EndDisconnected) {
 		why = EndDrained
 	}

@@ -12,8 +12,12 @@ type Snapshot struct {
 	Socket   *socket.Socket
 	Blocking bool // how the broker has left O_NONBLOCK
 	Holders  int
+	Unseen   int // grants that have ended, while the process may go on with the socket
 	Waiting  int // requests
 }
+
+// InUse reports whether a process may use the socket, as far as the broker knows.
+func (s Snapshot) InUse() bool { return s.Holders+s.Unseen > 0 }
 
 // List returns the listeners that c sees, by name, and their holders, with the names that c sees. A nil
 // caller sees everything.
@@ -46,7 +50,7 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 }
 
 func (l *listener) snapshot(waiting int) Snapshot {
-	return Snapshot{l.Socket, l.blocking, len(l.holders), waiting}
+	return Snapshot{l.Socket, l.blocking, len(l.holders), l.unseen + l.away, waiting}
 }
 
 // waitingFor counts the requests that wait, by name.

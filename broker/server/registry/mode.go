@@ -5,8 +5,8 @@ import (
 )
 
 // O_NONBLOCK is one bit that all holders of a socket share (docs/kernel.md, O_NONBLOCK). A request may
-// say which mode it needs. The bit changes only while no other grant holds the listener, and has its
-// own setting again after the last one.
+// say which mode it needs. The bit changes only while no other process can use the listener, and has its
+// own setting again after the last one. A process that the broker cannot follow may use it for ever.
 
 // setMode makes the mode of all listeners what q needs, or changes none.
 func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err error) {
@@ -26,8 +26,8 @@ func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err e
 		if is == *q.Blocking {
 			continue
 		}
-		if len(l.holders) > 1 || len(l.holders) == 1 && l.holders[0] != own {
-			return &protocol.ConflictError{Name: l.Socket.Name(), Blocking: is, Holders: holdersOf(l)}
+		if len(l.holders) > 1 || len(l.holders) == 1 && l.holders[0] != own || l.inUnseenUse() {
+			return &protocol.ConflictError{Name: l.Socket.Name(), Blocking: is, Holders: holdersOf(l), Unseen: l.unseen + l.away}
 		}
 		if _, err := r.cfg.Health.SetMode(l.Socket, *q.Blocking); err != nil {
 			return err
@@ -53,10 +53,10 @@ func (r *Registry) reapForMode(q *Request, listeners []*listener) {
 	}
 }
 
-// resetMode gives a listener without holders its own mode back. An unbound socket is left as it is:
+// resetMode gives a listener that nobody uses its own mode back. An unbound socket is left as it is:
 // its workers go on accepting.
 func (r *Registry) resetMode(l *listener) {
-	if len(l.holders) > 0 || l.unbound {
+	if l.inUse() || l.unbound {
 		return
 	}
 	own := l.Socket.Spec().Options.Blocking

@@ -94,6 +94,8 @@ type listener struct {
 	blocking bool // how the broker has left O_NONBLOCK
 	unbound  bool // the socket belongs to its holders only
 	holders  []*Grant
+	unseen   int // grants that ended with a connection, while the process may have gone on: see unseen.go
+	away     int // grants of the broker before whose client cannot be followed and may come back
 	fence    fence
 }
 

@@ -45,12 +45,17 @@ func (r *Registry) reclaim(q *Request) bool {
 	return true
 }
 
-// Reserved reports whether there are reserved grants.
+// Reserved reports whether there are grants that clients may still reclaim, or have anew.
 func (r *Registry) Reserved() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range r.grants {
 		if g.reserved {
+			return true
+		}
+	}
+	for _, l := range r.listeners {
+		if l.away > 0 {
 			return true
 		}
 	}
@@ -65,5 +70,6 @@ func (r *Registry) EndReserved() {
 				r.end(g, EndDisconnected)
 			}
 		}
+		r.endAway()
 	})
 }

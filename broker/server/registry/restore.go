@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"maps"
 	"slices"
 
@@ -40,16 +41,18 @@ func (r *Registry) Journal(use func(*journal.Journal)) {
 // RestoreListener makes sock, which it takes, the socket of the listener that v was.
 func (r *Registry) RestoreListener(v *journal.Listener, sock *socket.Socket) {
 	r.do(func() {
-		l := &listener{Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, fence: fence{v.Fence.All, v.Fence.Of}}
+		l := &listener{Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, unseen: v.Unseen, fence: fence{v.Fence.All, v.Fence.Of}}
 		r.enroll(l)
+		if l.inUnseenUse() {
+			r.cfg.Health.Held(l.Socket)
+		}
 		r.saveListener(l)
 		r.noteListener(EventRestored, l)
 	})
 }
 
 // RestoreGrants makes grants of what an earlier broker has saved, of the listeners that were restored, as far
-// as their processes live, and returns how many. It also resets the mode of listeners that have no holders,
-// and goes on with drains that the earlier broker had begun.
+// as their processes live, and returns how many. It also resets the mode of listeners that nobody uses, and goes on with drains that the earlier broker had begun.
 func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) {
 	r.do(func() {
 		byToken := make(map[uint32]*listener)
@@ -79,11 +82,14 @@ func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) 
 			listeners = append(listeners, l)
 		}
 	}
-	if len(listeners) == 0 || v.Peer.PID == 0 || r.grants[v.ID] != nil {
+	if len(listeners) == 0 || r.grants[v.ID] != nil {
 		return false
 	}
-	proc, ok := processOf(v)
-	if !ok {
+	proc, err := processOf(v)
+	if err != nil {
+		if !errors.Is(err, peer.ErrExited) {
+			r.loseSaved(v, listeners)
+		}
 		return false
 	}
 	g := &Grant{
@@ -93,8 +99,13 @@ func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) 
 	if g.reserved && g.draining {
 		g.event = protocol.EventDrain // its client may not have been told
 	}
-	if !g.reserved && r.processes[g.process] != nil || r.cfg.Exits.Add(g.id, proc.FD) != nil {
+	if !g.reserved && r.processes[g.process] != nil {
 		_ = proc.FD.Close()
+		return false
+	}
+	if r.cfg.Exits.Add(g.id, proc.FD) != nil {
+		_ = proc.FD.Close()
+		r.loseSaved(v, listeners)
 		return false
 	}
 	r.enter(g)
@@ -105,12 +116,16 @@ func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) 
 	return true
 }
 
-// processOf returns the process of a saved grant, if it lives. If the grant lasts as long as a connection,
-// the same user's process with that pid has to do. The caller must close its FD.
-func processOf(v *journal.Grant) (proc peer.Process, ok bool) {
+// processOf returns the process of a saved grant. If the grant lasts as long as a connection, the same user's process
+// with that pid has to do. The caller must close its FD. The error is [peer.ErrExited] if the process has ended; any
+// other says that the process cannot be followed.
+func processOf(v *journal.Grant) (proc peer.Process, err error) {
+	if v.Peer.PID == 0 {
+		return proc, errUnseen
+	}
 	proc, p, err := peer.WithPID(v.Peer.PID)
 	if err != nil {
-		return proc, false
+		return proc, err
 	}
 	same := proc.ID == v.Process
 	if v.Process == (peer.ID{}) {
@@ -118,7 +133,9 @@ func processOf(v *journal.Grant) (proc peer.Process, ok bool) {
 	}
 	if !same || peer.Exited(proc.FD) {
 		_ = proc.FD.Close()
-		return proc, false
+		return proc, peer.ErrExited
 	}
-	return proc, true
+	return proc, nil
 }
+
+var errUnseen = errors.New("the process is in another pid namespace")

@@ -6,7 +6,7 @@ import "github.com/fdbroker/fdbroker/broker/server/journal"
 func (r *Registry) saveListener(l *listener) {
 	r.journal.PutListener(&journal.Listener{
 		Token: l.Token, Cookie: l.Socket.Cookie(), File: l.Socket.File(), Fence: l.fence.saved(),
-		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Spec: l.Socket.Spec().String(),
+		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: l.unseen, Spec: l.Socket.Spec().String(),
 	})
 }
 
