@@ -85,7 +85,6 @@ func (d *daemon) run(ctx context.Context) (err error) {
 
 // newServer makes the server and those that it calls.
 func (d *daemon) newServer() (err error) {
-	d.store = chosenStore(d.store) // before newManager changes the environment
 	d.manager = newManager(d.log, d.passed.keeper)
 	d.reloader = &reloader{config: d.config, manager: d.manager, log: d.log, stopped: make(chan struct{})}
 	if d.config != "" {
@@ -123,7 +122,7 @@ func (d *daemon) useStore() {
 	switch {
 	case d.passed.keeper != nil:
 		d.server.Store = d.manager.Manager
-	case d.store == storeSystemd:
+	case d.chosen == storeSystemd:
 		d.server.Store, d.server.Outlived = d.manager.Manager, true
 		if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && most < len(d.listeners)+2 {
 			d.log.Warn().Int("needed", len(d.listeners)+2).Int("most", most).Msg("FileDescriptorStoreMax= is too small: some listeners will not outlive the broker")

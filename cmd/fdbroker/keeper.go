@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
+	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/launch"
@@ -34,19 +35,30 @@ const (
 	storeNone    = "none"
 )
 
-// chosenStore returns flag, or for auto systemd's store if there is one, else a keeper.
-func chosenStore(flag string) string {
-	if flag != "" && flag != storeAuto {
-		return flag
-	}
-	if n, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && n > 0 && os.Getenv("NOTIFY_SOCKET") != "" {
+// storeTime is how long systemd may take to show whether it keeps descriptors. When the machine boots, it has much to do.
+const storeTime = 2 * time.Second
+
+// chooseStore returns the store that auto means: systemd's if there is one, else a keeper. It is to be called before
+// anything is taken out of the environment.
+func (s self) chooseStore() string {
+	address, most := os.Getenv("NOTIFY_SOCKET"), os.Getenv("FDSTORE")
+	switch {
+	case s.store != "":
+		return s.store
+	case address == "":
+		return storeKeeper
+	case most != "": // systemd 254 and later say how many
+		if n, err := strconv.Atoi(most); err == nil && n > 0 {
+			return storeSystemd
+		}
+	case os.Getenv("INVOCATION_ID") != "" && (activation.Has(server.IsStored) || notify.Stores(address, storeTime)): // systemd
 		return storeSystemd
 	}
 	return storeKeeper
 }
 
-// wantsKeeper returns the parsed command line, and whether this process is to be a keeper. It leaves complaints about
-// the command line to the broker.
+// wantsKeeper returns the parsed command line, with the store that it means, and whether this process is to be a keeper.
+// It leaves complaints about the command line to the broker.
 func (s self) wantsKeeper(args []string) (o options, wants bool) {
 	if s.kept {
 		return o, false
@@ -55,10 +67,15 @@ func (s self) wantsKeeper(args []string) (o options, wants bool) {
 	if err != nil {
 		o = options{level: zerolog.InfoLevel, format: "auto"}
 	}
-	if os.Getenv(childEnv) != "" { // a keeper that has replaced its program
+	switch {
+	case os.Getenv(childEnv) != "": // a keeper that has replaced its program
 		return o, true
+	case err != nil, o.check:
+		return o, false
+	case o.store == storeAuto:
+		o.store = s.chooseStore()
 	}
-	return o, err == nil && !o.check && chosenStore(o.store) == storeKeeper
+	return o, o.store == storeKeeper
 }
 
 // keep is the keeper. It returns the exit status.

@@ -29,6 +29,7 @@ const gcPercent = 25
 // inputs is the input of the command, without its arguments.
 type inputs struct {
 	self     self
+	chosen   string         // the store that --store means; "": its keeper has started this process
 	hangups  chan os.Signal // SIGHUP
 	upgrades chan os.Signal // SIGUSR2
 }
@@ -43,7 +44,8 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE) // a closed log must not end the broker
 	self := findSelf()
 	self.rename()
-	if o, wants := self.wantsKeeper(os.Args[1:]); wants {
+	o, wants := self.wantsKeeper(os.Args[1:])
+	if wants {
 		os.Exit(keep(self, o))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,7 +53,7 @@ func main() {
 		context.AfterFunc(ctx, stop) // a second signal kills at once; under a keeper, the keeper does that
 	}
 	// From the start, so that a closed terminal never ends the broker.
-	in := inputs{self: self, hangups: make(chan os.Signal, 1), upgrades: make(chan os.Signal, 1)}
+	in := inputs{self: self, chosen: o.store, hangups: make(chan os.Signal, 1), upgrades: make(chan os.Signal, 1)}
 	signal.Notify(in.hangups, syscall.SIGHUP)
 	signal.Notify(in.upgrades, syscall.SIGUSR2)
 	os.Exit(run(ctx, os.Args[1:], in, os.Stdout, os.Stderr))

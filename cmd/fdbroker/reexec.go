@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,29 +23,32 @@ const ownProgram = "/proc/self/exe"
 const (
 	programEnv = "FDBROKER_PROGRAM" // where an upgrade finds the next version
 	childEnv   = "FDBROKER_CHILD"   // the pid of the broker that a keeper has started already
+	chosenEnv  = "FDBROKER_CHOSEN"  // the store that the program before had, or is to have from now on
 )
 
 // self is how this process was started.
 type self struct {
-	path string   // where an upgrade finds the next version
-	env  []string // without the variables about descriptors
-	kept bool     // a keeper has started it
+	path  string   // where an upgrade finds the next version
+	env   []string // without the variables about descriptors
+	kept  bool     // a keeper has started it
+	store string   // that the program before has chosen; "": this is the first one
 }
 
 // findSelf is to be called before anything is taken out of the environment.
 func findSelf() self {
-	s := self{kept: activation.ByStore(os.Getenv(activation.StoreEnv)), path: os.Getenv(programEnv)}
+	s := self{kept: activation.ByStore(os.Getenv(activation.StoreEnv)), path: os.Getenv(programEnv), store: os.Getenv(chosenEnv)}
 	if s.path == "" {
 		s.path = findProgram(os.Args[0])
 	}
 	for _, kv := range os.Environ() {
 		key, _, _ := strings.Cut(kv, "=")
-		if !activation.IsListenVariable(key) && !slices.Contains([]string{activation.StoreEnv, programEnv, childEnv}, key) {
+		if !activation.IsListenVariable(key) && !slices.Contains([]string{activation.StoreEnv, programEnv, childEnv, chosenEnv}, key) {
 			s.env = append(s.env, kv)
 		}
 	}
 	s.env = append(s.env, programEnv+"="+s.path)
 	_ = os.Unsetenv(programEnv)
+	_ = os.Unsetenv(chosenEnv)
 	return s
 }
 
@@ -84,7 +88,7 @@ func (d *daemon) execute(program string, end *os.File) error {
 		passed = append(passed, launch.Passed(p))
 	}
 	if end == nil {
-		return d.self.reexec(program, passed)
+		return d.self.reexec(program, passed, chosenEnv+"="+cmp.Or(d.chosen, storeKeeper))
 	}
 	fd, err := dupOf(end)
 	if err != nil {

@@ -86,6 +86,15 @@ func Take() ([]Passed, error) {
 	return passed, nil
 }
 
+// Has reports whether a descriptor was passed to this process whose name is as wanted. [Take] must come later.
+func Has(wanted func(name string) bool) bool {
+	env := make(map[string]string)
+	for _, key := range variables {
+		env[key] = os.Getenv(key)
+	}
+	return ours(env) && slices.ContainsFunc(strings.Split(env["LISTEN_FDNAMES"], ":"), wanted)
+}
+
 // Foreign returns how many open sockets were passed to another process, and its pid, as LISTEN_PID says: a service
 // manager may have started a shell that has started this process. [Take], which must come later, does not take them.
 func Foreign() (sockets int, pid string) {
