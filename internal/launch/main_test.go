@@ -105,7 +105,11 @@ func helperLaunch(args []string) int {
 		c.Sockets = append(c.Sockets, s)
 	}
 	c.Environ = append(os.Environ(), c.Environ...)
-	if err := forbid(j.Forbid); err != nil {
+	var refused []fdtest.Refused
+	for _, nr := range j.Forbid {
+		refused = append(refused, fdtest.Refused{Call: nr})
+	}
+	if err := fdtest.Refuse(refused...); err != nil {
 		return fail(err)
 	}
 	p, err := launch.Prepare(c)
