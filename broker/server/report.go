@@ -13,6 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -45,6 +46,9 @@ func (s *Server) report(e registry.Event) {
 	case registry.EventUnasked:
 		l := s.sampled.Warn().Err(e.Err)
 		addHolder(l, e.Holder)
+		if why := kernel.Explain(e.Err); why != "" {
+			l = l.Str("why", why)
+		}
 		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
 	case protocol.EventGranted, protocol.EventDraining, protocol.EventEnded:
 		l := s.log.Debug()

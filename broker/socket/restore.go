@@ -13,6 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -135,7 +136,11 @@ func Recover(specs []spec.Spec) []Recovered {
 		switch {
 		case why != "":
 			results[i].Why = why
-		case d.Inode != 0 && d.UID == uint32(os.Geteuid()):
+		case d.Inode == 0:
+			if why := kernel.Explain(sockdiag.Missing(spec.NetworkOf(s.Network))); why != "" {
+				results[i] = Recovered{Why: "which socket has the address cannot be seen: " + why, MayHandBack: true}
+			}
+		case d.NoUID || d.UID == uint32(os.Geteuid()):
 			wanted[d.Inode] = i
 		}
 	}
@@ -175,7 +180,7 @@ func occupant(s spec.Spec) (d sockdiag.Socket, why string) {
 		}
 	default:
 		byFile, byName := sockdiag.Unix(s.Address, sockfile.IDOf(s.Address))
-		if there = byFile; strings.HasPrefix(s.Address, "@") {
+		if there = byFile; strings.HasPrefix(s.Address, "@") || sockdiag.Missing(n) != nil {
 			there = byName
 		}
 		there = slices.DeleteFunc(there, func(d sockdiag.Socket) bool { return int(d.Type) != n.Type })
@@ -197,12 +202,14 @@ func recoverFrom(s spec.Spec, inode uint32, seen []holders.Sighting, isBroker fu
 			return Recovered{Why: fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.PID, procfs.Name(at.PID))}
 		}
 	}
-	r := Recovered{Why: "its process cannot be seen from here", MayHandBack: true}
+	r := Recovered{Why: holders.Unseen(), MayHandBack: true}
 	for _, at := range seen {
 		fd, err := at.Take()
 		if err != nil {
-			r.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %v; that needs its user's or root's right to trace it",
-				at.PID, procfs.Name(at.PID), spec.Reason(err))
+			r.Why = fmt.Sprintf("it cannot be taken from pid %d (%s): %s", at.PID, procfs.Name(at.PID), spec.Reason(err))
+			if why := kernel.Explain(err); why != "" {
+				r.Why += ": " + why
+			}
 			continue
 		}
 		sock, err := reclaim(s, fd, inode)

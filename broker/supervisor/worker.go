@@ -35,6 +35,7 @@ type worker struct {
 	slot       *slot // nil: it was asked to leave, or is the prestarted worker
 	pid        int
 	pidfd      *scmrights.FD
+	reaped     bool          // it was waited for
 	startPipe  *scmrights.FD // the end that we write to; nil: it need not wait
 	reports    reports
 	readiness  *readiness // nil: none
@@ -164,11 +165,17 @@ func (w *worker) watch(p *poller) error {
 	return err
 }
 
-// signal sends w a signal. A pidfd cannot mean another process; if w has exited, nothing happens.
+// signal sends w a signal. A pidfd cannot mean another process; if w has exited, nothing happens. Where a seccomp profile
+// forbids pidfd_send_signal, the pid has to do, which is w's until w was waited for.
 func (w *worker) signal(sig unix.Signal) {
-	if w.pidfd != nil {
-		_ = w.pidfd.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	if w.pidfd == nil {
+		return
 	}
+	_ = w.pidfd.Control(func(fd uintptr) {
+		if err := unix.PidfdSendSignal(int(fd), sig, nil, 0); err == unix.EPERM && !w.reaped {
+			_ = unix.Kill(w.pid, sig)
+		}
+	})
 }
 
 // letStart makes a prestarted worker go on.
@@ -183,6 +190,7 @@ func (w *worker) reap() (how unix.WaitStatus, exited bool) {
 	for {
 		pid, err := unix.Wait4(w.pid, &how, unix.WNOHANG, nil)
 		if err != unix.EINTR {
+			w.reaped = w.reaped || pid == w.pid
 			return how, pid == w.pid
 		}
 	}

@@ -41,6 +41,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.passed.close()
 		return err
 	}
+	d.reportKernel()
 	keepAll := false // for the next program
 	defer func() {
 		closePassed(d.passed.sockets) // if it did not come to configure

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -52,10 +53,14 @@ func Parse(fs *pflag.FlagSet, args []string, number string) error {
 	return err
 }
 
-// Complain prints an error of command, each line as one of the command's. It makes them printable, because other users
-// choose the names of processes.
+// Complain prints an error of command, each line as one of the command's, and which setting of the machine is behind it.
+// It makes them printable, because other users choose the names of processes.
 func Complain(w io.Writer, command string, err error) {
-	for line := range strings.SplitSeq(err.Error(), "\n") {
+	text := err.Error()
+	if why := kernel.Explain(err); !strings.Contains(text, why) {
+		text += ": " + why
+	}
+	for line := range strings.SplitSeq(text, "\n") {
 		fmt.Fprintf(w, "%s: %s\n", command, protocol.Printable(line))
 	}
 }

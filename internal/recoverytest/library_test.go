@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	fdtest.Main(m, map[string]func([]string) int{"worker": libraryWorker})
+	fdtest.Main(m, map[string]func([]string) int{"worker": libraryWorker, "under": underHelper})
 }
 
 // libraryWorker answers each connection with its pid: CONTROL NAME [hidden]. Hidden,

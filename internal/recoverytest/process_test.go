@@ -118,13 +118,19 @@ func (p *process) pid() int { return p.Process.Pid }
 func (r *rig) broker(args ...string) *process {
 	r.t.Helper()
 	p := r.start("fdbroker", append([]string{"--store=none"}, args...)...)
+	r.awaitReady(p)
+	return p
+}
+
+// awaitReady waits until a broker answers.
+func (r *rig) awaitReady(p *process) {
+	r.t.Helper()
 	fdtest.Eventually(r.t, "the broker is ready", func() bool {
 		return strings.Contains(p.out.String(), `"ready"`) || p.exited()
 	})
 	if p.exited() {
 		r.t.Fatalf("the broker ended:\n%s", p.out.String())
 	}
-	return p
 }
 
 // exited reports whether the process has ended, without waiting for it.
@@ -136,7 +142,12 @@ func (p *process) exited() bool {
 // fails starts a broker that cannot start, and returns what it says.
 func (r *rig) fails(args ...string) string {
 	r.t.Helper()
-	p := r.start("fdbroker", append([]string{"--store=none"}, args...)...)
+	return r.failed(r.start("fdbroker", append([]string{"--store=none"}, args...)...))
+}
+
+// failed waits until a broker ends that cannot start, and returns what it says.
+func (r *rig) failed(p *process) string {
+	r.t.Helper()
 	exit, ok := errors.AsType[*exec.ExitError](p.wait())
 	if !ok || exit.ExitCode() != 1 {
 		r.t.Fatalf("exit status %v, want 1:\n%s", exit, p.out.String())

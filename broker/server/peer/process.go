@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/internal/epoll"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -16,6 +16,9 @@ import (
 var (
 	// ErrExited is the error for a process that has ended.
 	ErrExited = errors.New("the process has ended")
+	// ErrUnfollowed is the error if this process may not have a pidfd of another one: the kernel has none, or a seccomp
+	// filter forbids it. It comes with that of the system call.
+	ErrUnfollowed = errors.New("the process cannot be followed")
 	// ErrNotAllowed refuses a signal to a process that its first user may not signal.
 	ErrNotAllowed = errors.New("the process has become another user's")
 )
@@ -35,25 +38,15 @@ type ID struct {
 	Start uint64 // in clock ticks since boot
 }
 
-// hasPidfs reports whether each pidfd has an inode of its own (Linux 6.9).
-var hasPidfs = sync.OnceValue(func() bool {
-	fd, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	var st unix.Statfs_t
-	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PID_FS_MAGIC
-})
-
 // OfConn returns the process that made a connection, of which cred are the credentials; the caller must close its FD.
-// The error is [ErrExited] if the process has ended. Since Linux 6.16 the kernel gives a pidfd also then.
+// The error is [ErrExited] if the process has ended, and may be an [ErrUnfollowed]. Since Linux 6.16 the kernel gives a pidfd also then.
 func OfConn(c Conn, cred Credentials) (Process, error) {
 	n, err := -1, error(nil) // SO_PEERPIDFD: Linux 6.5
 	cerr := c.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
 	switch {
 	case cerr != nil:
 		return Process{}, cerr
+	case err == nil:
 	case err == unix.ENOPROTOOPT:
 		// Another process may have the pid by now. Kernels before 6.5 cannot say more than
 		// that the process was alive when it connected, a moment ago.
@@ -61,7 +54,7 @@ func OfConn(c Conn, cred Credentials) (Process, error) {
 	case err == unix.ESRCH, err == unix.EINVAL: // EINVAL until Linux 6.15
 		err = ErrExited
 	default:
-		err = os.NewSyscallError("pidfd", err)
+		err = os.NewSyscallError("getsockopt", err)
 	}
 	if err != nil {
 		return Process{}, err
@@ -71,17 +64,22 @@ func OfConn(c Conn, cred Credentials) (Process, error) {
 
 func openPidfd(pid int) (int, error) {
 	n, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
+	switch err {
+	case nil:
+		return n, nil
+	case unix.ESRCH:
 		return -1, ErrExited
+	case unix.ENOSYS, unix.EPERM:
+		return -1, fmt.Errorf("%w: %w", ErrUnfollowed, os.NewSyscallError("pidfd_open", err))
 	}
-	return n, os.NewSyscallError("pidfd_open", err)
+	return -1, os.NewSyscallError("pidfd_open", err)
 }
 
 // processOf takes a pidfd and returns its process, if that has not ended.
 func processOf(n, pid int) (Process, error) {
 	p := Process{scmrights.NewFD(n), ID{PID: pid}}
 	var st unix.Stat_t
-	if err := unix.Fstat(n, &st); err == nil && hasPidfs() {
+	if err := unix.Fstat(n, &st); err == nil && kernel.HasPidfs() {
 		p.ID = ID{Inode: st.Ino}
 	} else {
 		p.ID.Start = procfs.StartTime(pid)
@@ -94,7 +92,7 @@ func processOf(n, pid int) (Process, error) {
 }
 
 // WithPID returns the process with that pid, and its credentials; the caller must close
-// its FD. The error is [ErrExited] if there is no such process.
+// its FD. The error is [ErrExited] if there is no such process, and may be an [ErrUnfollowed].
 func WithPID(pid int) (p Process, cred Credentials, err error) {
 	n, err := openPidfd(pid)
 	if err != nil {

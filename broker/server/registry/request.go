@@ -49,6 +49,8 @@ func (r *Registry) identify(q *Request) (err error) {
 		err = peer.ErrExited
 	}
 	switch {
+	case errors.Is(err, peer.ErrUnfollowed):
+		return nil // as a process of another pid namespace: the grant lasts as long as the connection
 	case errors.Is(err, peer.ErrExited):
 		return fmt.Errorf("pid %d, which made this connection, has ended: connect anew", c.Peer.PID)
 	case err != nil:

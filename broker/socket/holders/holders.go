@@ -13,6 +13,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"golang.org/x/sys/unix"
 )
@@ -37,22 +38,27 @@ type InUseError struct {
 func (e *InUseError) Unwrap() error { return e.Problem }
 
 // OfInet returns the holders of an address that keeps a socket of s from being bound to end. It may take seconds.
-func OfInet(s spec.Spec, end spec.Endpoint) *InUseError { return of(sockdiag.Conflicts(s, end)) }
+func OfInet(s spec.Spec, end spec.Endpoint) *InUseError {
+	return of(spec.NetworkOf(s.Network), sockdiag.Conflicts(s, end))
+}
 
 // OfUnix returns the holders of a Unix address, abstract or a path that leads to file. It may take seconds.
 func OfUnix(address string, file sockdiag.FileID) *InUseError {
 	byFile, byName := sockdiag.Unix(address, file)
 	if len(byFile) > 0 {
-		return of(byFile) // an older socket may have had the same name
+		byName = byFile // an older socket may have had the same name
 	}
-	return of(byName)
+	return of(spec.NetworkOf("unix"), byName)
 }
 
-func of(socks []sockdiag.Socket) *InUseError {
+func of(n *spec.Network, socks []sockdiag.Socket) *InUseError {
 	const inUse = "address already in use"
 	if len(socks) == 0 {
-		const text = inUse + " (by whom cannot be seen from here)"
-		return &InUseError{spec.Problemf(unix.EADDRINUSE, text), nil, text}
+		text := inUse + " (by whom cannot be seen from here)"
+		if why := kernel.Explain(sockdiag.Missing(n)); why != "" {
+			text = inUse + " (by whom cannot be seen: " + why + ")"
+		}
+		return &InUseError{spec.Problemf(unix.EADDRINUSE, "%s", text), nil, text}
 	}
 	inodes := make([]uint32, len(socks))
 	for i, d := range socks {
@@ -69,16 +75,19 @@ func of(socks []sockdiag.Socket) *InUseError {
 	pids = slices.Compact(pids)
 	e := new(InUseError)
 	var texts []string
+	user := fmt.Sprintf("a socket of uid %d", socks[0].UID)
+	if socks[0].NoUID {
+		user = "a socket"
+	}
 	for _, pid := range pids[:min(len(pids), maxNamed)] {
 		p := Process{pid, procfs.Name(pid)}
 		e.Processes, texts = append(e.Processes, p), append(texts, fmt.Sprintf("%d (%s)", p.PID, p.Command))
 	}
 	switch e.Who = inUse + " by pids " + strings.Join(texts, ", "); {
 	case len(pids) == 0 && late:
-		e.Who = fmt.Sprintf("%s by a socket of uid %d (whose process was not found in %v)", inUse, socks[0].UID, searchTime)
+		e.Who = fmt.Sprintf("%s by %s (whose process was not found in %v)", inUse, user, searchTime)
 	case len(pids) == 0:
-		e.Who = fmt.Sprintf("%s by a socket of uid %d (its process cannot be seen from here: another user's, "+
-			"or in another pid namespace)", inUse, socks[0].UID)
+		e.Who = fmt.Sprintf("%s by %s (%s)", inUse, user, Unseen())
 	case len(pids) == 1:
 		e.Who = inUse + " by pid " + texts[0]
 	case len(pids) > maxNamed:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -93,7 +94,7 @@ type opened struct {
 // listeningOf returns those sockets of a process that can be a listener's; the caller must close them.
 func listeningOf(pid int) (all []opened, err error) {
 	if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil {
-		return nil, explainTrace(err)
+		return nil, explainTrace(pid, err)
 	}
 	seen := make(map[uint32]bool)
 	var denied error
@@ -105,7 +106,7 @@ func listeningOf(pid int) (all []opened, err error) {
 		fd, err := Sighting{pid, number}.Take()
 		if err != nil {
 			if !errors.Is(err, unix.EBADF) { // closed since
-				denied = explainTrace(err)
+				denied = explainTrace(pid, err)
 			}
 			continue
 		}
@@ -132,13 +133,16 @@ func receiver(fd int) (sockdiag.Identity, error) {
 	return is, err
 }
 
-func explainTrace(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+// explainTrace says what keeps this process from taking a descriptor of another one.
+func explainTrace(pid int, err error) error {
+	exists := !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+	switch why := kernel.Explain(err); {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, fs.ErrNotExist) && !exists:
 		return errors.New("there is no such process")
 	case errors.Is(err, fs.ErrPermission):
-		denied := spec.Denied(err, "take a descriptor from it")
-		return fmt.Errorf("%v (its user may do that where Yama lets it, and root)", denied)
+		return spec.Problemf(err, "%v: %s", spec.Denied(err, "take a descriptor from it"), why)
+	case why != "":
+		return spec.Problemf(err, "%s: %s", spec.Reason(err), why)
 	}
 	return err
 }

@@ -20,6 +20,7 @@ import (
 type Socket struct {
 	Inode  uint32 // of the socket itself, in sockfs
 	UID    uint32 // of its maker
+	NoUID  bool   // that is not known
 	Cookie uint64 // see SO_COOKIE in socket(7)
 	Type   byte   // of a Unix socket: SOCK_STREAM and so on
 	state  byte   // of one of an IP network
@@ -47,7 +48,7 @@ func Ask[T any](fd *scmrights.FD, use func(n int) (T, error)) (result T, err err
 func diag(request []byte, all bool, each func(body []byte)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return os.NewSyscallError("sock_diag", err)
 	}
 	defer unix.Close(fd)
 	flags, room := uint16(unix.NLM_F_REQUEST), 512
@@ -80,17 +81,27 @@ func eachMessage(b []byte, each func(body []byte)) (done bool, err error) {
 	messages, err := syscall.ParseNetlinkMessage(b)
 	for _, m := range messages {
 		switch m.Header.Type {
-		case unix.NLMSG_DONE:
-			return true, nil
-		case unix.NLMSG_ERROR:
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both have an error; that of the end is usually 0
 			if len(m.Data) < 4 {
 				return true, errDiag
 			}
-			return true, os.NewSyscallError("sock_diag", syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data))))
+			if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
+				return true, os.NewSyscallError("sock_diag", syscall.Errno(errno))
+			}
+			return true, nil
 		}
 		each(m.Data)
 	}
 	return false, os.NewSyscallError("sock_diag", err)
+}
+
+// absent gives the error of a request for all sockets the name of the module that answers such requests, if it says
+// that the kernel has no such module.
+func absent(module string, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return os.NewSyscallError(module, unix.ENOENT)
+	}
+	return err
 }
 
 // attribute returns the value of the attribute of that type, or nil.

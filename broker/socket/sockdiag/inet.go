@@ -28,7 +28,7 @@ const (
 )
 
 // Conflicts returns the sockets that keep a socket of s from being bound to end: those that listen or, if there are
-// none, the others. It returns none if the kernel cannot be asked.
+// none, the others. If sock_diag cannot be asked, it goes by /proc/net: see [Missing].
 func Conflicts(s spec.Spec, end spec.Endpoint) []Socket {
 	all := conflicts(s, end, inUse)
 	if listening := inState(Listen, all); len(listening) > 0 {
@@ -52,44 +52,76 @@ func inState(state byte, all []Socket) []Socket {
 // conflicts returns the sockets in one of states whose address conflicts with end. The kernel has much less to look
 // through if only those that listen are asked for.
 func conflicts(s spec.Spec, end spec.Endpoint, states uint32) (all []Socket) {
-	request := make([]byte, inetDiagReqSize)
-	request[1] = byte(spec.NetworkOf(s.Network).Protocol)
-	binary.NativeEndian.PutUint32(request[4:], states)
-	binary.BigEndian.PutUint16(request[8:], end.Port())
-	for _, request[0] = range []byte{unix.AF_INET, unix.AF_INET6} {
-		_ = diag(request, true, func(body []byte) {
-			if d, ok := conflicting(s, end, body); ok {
+	protocol := spec.NetworkOf(s.Network).Protocol
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		err := eachInet(family, protocol, states, end.Port(), func(body []byte) {
+			if d, at, ok := parseInet(body); ok && at.conflicts(s, end) {
 				all = append(all, d)
 			}
 		})
+		if err != nil {
+			eachInetLine(inetFile(family, protocol), states, func(d Socket, local netip.AddrPort) {
+				if (inetAddress{local: local}).conflicts(s, end) {
+					all = append(all, d)
+				}
+			})
+		}
 	}
 	return all
 }
 
-// conflicting parses an inet_diag_msg. It returns false if a socket of s can be bound to end beside that socket.
-func conflicting(s spec.Spec, end spec.Endpoint, b []byte) (d Socket, ok bool) {
-	if len(b) < inetDiagMsgSize || binary.BigEndian.Uint16(b[4:]) != end.Port() {
-		return d, false
+// eachInet asks for all sockets of a family and a protocol in one of states, and calls each with every inet_diag_msg. A
+// port is a hint for the kernel: only its sockets are wanted.
+func eachInet(family byte, protocol int, states uint32, port uint16, each func(body []byte)) error {
+	request := make([]byte, inetDiagReqSize)
+	request[0], request[1] = family, byte(protocol)
+	binary.NativeEndian.PutUint32(request[4:], states)
+	binary.BigEndian.PutUint16(request[8:], port)
+	module := "tcp_diag"
+	if protocol == unix.IPPROTO_UDP {
+		module = "udp_diag"
+	}
+	return absent(module, diag(request, true, each))
+}
+
+// inetAddress is what a socket is bound to.
+type inetAddress struct {
+	local  netip.AddrPort
+	v6only bool
+	device uint32 // index of the interface; 0: any
+}
+
+// parseInet parses an inet_diag_msg.
+func parseInet(b []byte) (d Socket, at inetAddress, ok bool) {
+	if len(b) < inetDiagMsgSize {
+		return d, at, false
 	}
 	ip := netip.AddrFrom4([4]byte(b[8:12]))
-	v6only := false
 	if b[0] == unix.AF_INET6 {
 		ip = netip.AddrFrom16([16]byte(b[8:24])).Unmap()
 		v := attribute(b[inetDiagMsgSize:], inetDiagV6Only)
-		v6only = len(v) > 0 && v[0] != 0
+		at.v6only = len(v) > 0 && v[0] != 0
 	}
-	bound := binary.NativeEndian.Uint32(b[40:])
+	at.local, at.device = netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[4:])), binary.NativeEndian.Uint32(b[40:])
 	d = Socket{
 		Inode: binary.NativeEndian.Uint32(b[68:]), UID: binary.NativeEndian.Uint32(b[64:]), Cookie: cookieOf(b[44:]),
 		state: b[1],
 	}
-	if device := s.Opts().Device; bound != 0 && device != "" {
-		if index, err := spec.ZoneID(device); err == nil && index != bound {
-			return d, false // two interfaces
+	return d, at, true
+}
+
+// conflicts returns false if a socket of s can be bound to end beside one that is bound to a.
+func (a inetAddress) conflicts(s spec.Spec, end spec.Endpoint) bool {
+	if a.local.Port() != end.Port() {
+		return false
+	}
+	if device := s.Opts().Device; a.device != 0 && device != "" {
+		if index, err := spec.ZoneID(device); err == nil && index != a.device {
+			return false // two interfaces
 		}
 	}
-	ours := end.Addr().WithZone("")
-	return d, ours == ip || includes(ours, end.V6Only, ip) || includes(ip, v6only, ours)
+	ip, ours := a.local.Addr(), end.Addr().WithZone("")
+	return ours == ip || includes(ours, end.V6Only, ip) || includes(ip, a.v6only, ours)
 }
 
 // includes reports whether a stands for all addresses, and b is one of them.

@@ -12,7 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { fdtest.Main(m, nil) }
+func TestMain(m *testing.M) {
+	fdtest.Main(m, map[string]func([]string) int{"nodiag": noDiagHelper})
+}
 
 // newSocket returns a socket that is bound and, if backlog is not 0, listens. The test's end closes it.
 func newSocket(t *testing.T, family, sotype, backlog int, sa unix.Sockaddr) int {

@@ -38,11 +38,15 @@ func eachUnix(inode uint32, cookie uint64, states, show uint32, each func(msg, a
 	binary.NativeEndian.PutUint32(b[12:], show)
 	binary.NativeEndian.PutUint32(b[16:], uint32(cookie))
 	binary.NativeEndian.PutUint32(b[20:], uint32(cookie>>32))
-	return diag(b, cookie == anyCookie, func(body []byte) {
+	err := diag(b, cookie == anyCookie, func(body []byte) {
 		if len(body) >= unixDiagMsgSize {
 			each(body, body[unixDiagMsgSize:])
 		}
 	})
+	if cookie == anyCookie {
+		return absent("unix_diag", err)
+	}
+	return err
 }
 
 // Queue is how many connections wait at a listening socket, and how many may.
@@ -80,10 +84,10 @@ func UnixQueues() map[uint64]Queue {
 }
 
 // Unix returns the Unix sockets whose file is file, and those of other files that have the same address. Accepted
-// sockets carry the name of their listener, so only sockets that listen or receive packets count. It returns none if
-// the kernel cannot be asked.
+// sockets carry the name of their listener, so only sockets that listen or receive packets count. If sock_diag cannot be
+// asked, it goes by /proc/net: see [Missing].
 func Unix(address string, file FileID) (byFile, byName []Socket) {
-	_ = eachUnix(0, anyCookie, anyState, unixShowName|unixShowVFS|unixShowUID, func(msg, attrs []byte) {
+	err := eachUnix(0, anyCookie, anyState, unixShowName|unixShowVFS|unixShowUID, func(msg, attrs []byte) {
 		if msg[1] != unix.SOCK_DGRAM && msg[2] != Listen {
 			return
 		}
@@ -97,6 +101,9 @@ func Unix(address string, file FileID) (byFile, byName []Socket) {
 			byName = append(byName, d)
 		}
 	})
+	if err != nil {
+		return nil, unixByName(address)
+	}
 	return byFile, byName
 }
 

@@ -127,10 +127,14 @@ func (f *File) isOf(sock int) (known, own bool) {
 	return len(byFile) > 0, slices.ContainsFunc(byFile, func(d sockdiag.Socket) bool { return d.Inode == uint32(st.Ino) })
 }
 
-// IsOf reports whether the kernel knows f as the file of sock.
+// IsOf reports whether the kernel knows f as the file of sock. If it cannot be asked, the path at which sock is bound
+// has to do.
 func (f *File) IsOf(sock int) bool {
-	_, own := f.isOf(sock)
-	return own
+	if _, own := f.isOf(sock); own {
+		return true
+	}
+	at, err := sockdiag.BoundTo(sock)
+	return err == nil && at == f.path && sockdiag.Missing(spec.NetworkOf("unix")) != nil
 }
 
 func replaced(path string) error {

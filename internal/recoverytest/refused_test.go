@@ -1,0 +1,146 @@
+package recoverytest
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
+)
+
+// filters are the seccomp filters that programs are run under.
+func filters() map[string][]fdtest.Refused {
+	return map[string][]fdtest.Refused{
+		"no diag":       {fdtest.NoDiag()},
+		"docker":        {{Call: unix.SYS_PIDFD_GETFD}},
+		"no pidfd_open": {{Call: unix.SYS_PIDFD_OPEN}, {Call: unix.SYS_PIDFD_GETFD}},
+		"no pidfds": { // as Linux 4.18
+			{Call: unix.SYS_PIDFD_OPEN, Errno: unix.ENOSYS}, {Call: unix.SYS_PIDFD_GETFD, Errno: unix.ENOSYS},
+			{Call: unix.SYS_PIDFD_SEND_SIGNAL, Errno: unix.ENOSYS},
+			{Call: unix.SYS_GETSOCKOPT, Args: []int64{-1, unix.SOL_SOCKET, unix.SO_PEERPIDFD}, Errno: unix.ENOPROTOOPT},
+			{Call: unix.SYS_GETSOCKOPT, Args: []int64{-1, unix.SOL_SOCKET, unix.SO_PASSRIGHTS}, Errno: unix.ENOPROTOOPT},
+			{Call: unix.SYS_SETSOCKOPT, Args: []int64{-1, unix.SOL_SOCKET, unix.SO_PASSRIGHTS}, Errno: unix.ENOPROTOOPT},
+		},
+	}
+}
+
+// underHelper runs a program under a filter: FILTER PROGRAM [ARG]...
+func underHelper(args []string) int {
+	err := fdtest.Refuse(filters()[args[0]]...)
+	if err == nil {
+		err = syscall.Exec(args[1], args[1:], os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// startUnder is start under a filter.
+func (r *rig) startUnder(filter, name string, args ...string) *process {
+	r.t.Helper()
+	if _, err := os.Stat(r.path("under")); err != nil {
+		r.copyTest("under")
+	}
+	cmd := r.command("under", append([]string{filter, r.path(name)}, args...)...)
+	cmd.Env = append(cmd.Env, "FDTEST_HELPER=under")
+	return r.startCmd(cmd)
+}
+
+// brokerUnder is broker under a filter.
+func (r *rig) brokerUnder(filter string, args ...string) *process {
+	r.t.Helper()
+	p := r.startUnder(filter, "fdbroker", append([]string{"--store=none"}, args...)...)
+	r.awaitReady(p)
+	return p
+}
+
+// TestTakenBackWithoutDiag: a broker that cannot ask sock_diag goes by /proc/net.
+func TestTakenBackWithoutDiag(t *testing.T) {
+	r := newRig(t, &syscall.Credential{Uid: 1234, Gid: 1234})
+	for name, spec := range map[string]string{
+		"tcp": "web=" + freePort(t), "all": "web=:" + portOf(t), "udp": "web=udp://" + freePort(t),
+		"unix": "web=unix://" + r.path("web") + ",mode=0600", "abstract": "web=unix://@" + r.path("web"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.t = t
+			b := r.brokerUnder("no diag", "--bind", spec)
+			was := r.listener("web")
+			w := r.start("fdclient", "get", "web", "--", "sleep", "60")
+			fdtest.Eventually(t, "it holds it", func() bool { return r.holder(w.pid()) != nil })
+			b.kill()
+			b = r.brokerUnder("no diag", "--bind", spec)
+			if is := r.listener("web"); is.Cookie != was.Cookie || is.Holders != 1 {
+				t.Errorf("got %+v, want %+v\n%s", is, was, b.out.String())
+			}
+			// A stranger's socket is still named, and not taken.
+			if said := r.failsUnder("no diag", "--bind", spec, "--socket", r.path("second")); !strings.Contains(said, "address already in use by pid") {
+				t.Error(said)
+			}
+			b.kill()
+		})
+	}
+}
+
+// TestRefusalsNameTheSetting: a broker that may not take a socket back says which setting forbids that, and fdclient
+// adopt says it too.
+func TestRefusalsNameTheSetting(t *testing.T) {
+	r := newRig(t, &syscall.Credential{Uid: 1234, Gid: 1234})
+	spec := "web=" + freePort(t)
+	b := r.broker("--bind", spec)
+	w := r.worker("web")
+	b.kill()
+	for filter, want := range map[string]string{
+		"docker":        "a seccomp filter forbids it: Docker's and Podman's profile allow it with --cap-add SYS_PTRACE",
+		"no pidfd_open": "a seccomp filter forbids it",
+	} {
+		if said := r.failsUnder(filter, "--bind", spec); !strings.Contains(said, fmt.Sprintf("it cannot be taken from pid %d", w.pid())) || !strings.Contains(said, want) {
+			t.Errorf("%s: %s", filter, said)
+		}
+		p := r.startUnder(filter, "fdclient", "adopt", "web", "--pid", fmt.Sprint(w.pid()))
+		if err := p.wait(); err == nil || !strings.Contains(p.out.String(), want) {
+			t.Errorf("%s, adopt: %v, %s", filter, err, p.out.String())
+		}
+	}
+	w.kill()
+	// Another user's process.
+	r.broker("--bind", spec)
+	p := r.start("fdclient", "adopt", "web", "--pid", "1")
+	if err := p.wait(); err == nil || !strings.Contains(p.out.String(), "permission denied (uid 1234 may not take a descriptor from it): only root (CAP_SYS_PTRACE)") {
+		t.Errorf("adopt: %v, %s", err, p.out.String())
+	}
+}
+
+// failsUnder is fails under a filter.
+func (r *rig) failsUnder(filter string, args ...string) string {
+	r.t.Helper()
+	return r.failed(r.startUnder(filter, "fdbroker", append([]string{"--store=none"}, args...)...))
+}
+
+// TestKernelLacks: the broker says at its start what it has to do without, and get works all the same.
+func TestKernelLacks(t *testing.T) {
+	for filter, want := range map[string][]string{
+		"no pidfds": {
+			"without pidfd_send_signal, pidfd_open, pidfd_getfd, SO_PEERPIDFD, pidfs, SO_PASSRIGHTS (docs/reference.md)",
+			"it needs Linux 5.3", "they are no holders once they run",
+		},
+		"no pidfd_open": {"without pidfd_open, pidfd_getfd", "a seccomp filter forbids it"},
+	} {
+		t.Run(filter, func(t *testing.T) {
+			r := newRig(t, nil)
+			address := freePort(t)
+			b := r.brokerUnder(filter, "--bind", "web="+address)
+			for _, part := range want {
+				if !strings.Contains(b.out.String(), part) {
+					t.Errorf("the log does not say %q:\n%s", part, b.out.String())
+				}
+			}
+			w := r.start("fdclient", "get", "--wait", "--blocking", "web", "--", python, r.path("worker.py"))
+			fdtest.Eventually(t, "the worker answers", func() bool {
+				line, err := ask("tcp", address, "")
+				return err == nil && line == fmt.Sprint(w.pid())
+			})
+		})
+	}
+}
