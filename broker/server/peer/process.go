@@ -54,7 +54,7 @@ func OfConn(c Conn, cred Credentials) (Process, error) {
 	case err == unix.ESRCH, err == unix.EINVAL: // EINVAL until Linux 6.15
 		err = ErrExited
 	default:
-		err = os.NewSyscallError("getsockopt", err)
+		err = os.NewSyscallError("pidfd", err)
 	}
 	if err != nil {
 		return Process{}, err
