@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/fdbroker/fdbroker/broker/server/conn"
+	"github.com/fdbroker/fdbroker/broker/server/control"
 	"github.com/fdbroker/fdbroker/broker/server/health"
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/server/registry"
@@ -98,6 +99,27 @@ func (r report) Stalled(sock *socket.Socket, lasted time.Duration) {
 func (r report) Served(sock *socket.Socket, lasted time.Duration) {
 	why := fmt.Sprintf("queue empty again after %v", lasted.Truncate(time.Second))
 	r.registry.HealthEvent(protocol.EventServed, sock, why, nil)
+}
+
+// guarded is what the guard of the control socket is given.
+type guarded struct{ *Server }
+
+var _ control.Guarded = guarded{}
+
+func (g guarded) Renewed(c *control.Control) {
+	if err := g.KeepControl(c); err != nil {
+		g.log.Error().Err(err).Msg("the control socket would not outlive this broker")
+	}
+	g.loop.Replace(c.Listener)
+}
+
+func (g guarded) Returned(what string) {
+	g.sampled.Warn().Str("what", what).Msg("the control socket is at its path again")
+}
+
+func (g guarded) Gone(err error) {
+	g.sampled.Warn().Err(err).Msg("the control socket is gone, so no client can connect: make its directory again, or remove what is in the way; " +
+		"workers and listeners go on, and the broker tries again")
 }
 
 // infoFor begins a line about what a call has done. Callers without privilege may call as often as they like.

@@ -115,5 +115,12 @@ func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	return ErrClosed
 }
 
+// GuardControl keeps the control socket at its path until ctx is done, while Serve serves it.
+func (s *Server) GuardControl(ctx context.Context, c *Control) {
+	if err := c.Guard(ctx, guarded{s}); err != nil {
+		s.log.Warn().Err(err).Str("socket", c.Path()).Msg("the path of the control socket is not watched: if it is removed, SIGUSR2 brings it back")
+	}
+}
+
 // ListenControl makes the control socket; see [control.Listen].
 func ListenControl(c ControlConfig) (*Control, error) { return control.Listen(c) }

@@ -182,6 +182,7 @@ func (d *daemon) serve(stop context.Context, control *server.Control) error {
 	})
 	helpers.Go(func() { d.reloader.onSignals(ctx, d.hangups) })
 	helpers.Go(func() { d.onUpgradeSignals(ctx) })
+	helpers.Go(func() { d.broker.GuardControl(ctx, control) })
 	helpers.Go(func() { d.manager.feedWatchdog(ctx, control.Path()) })
 	helpers.Go(func() {
 		if lost := awaitKeeper(ctx, d.passed.keeper); lost {

@@ -15,6 +15,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/spf13/pflag"
 )
@@ -141,9 +142,28 @@ func complain(w io.Writer, err error) {
 	switch {
 	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):
 		fmt.Fprintln(w, "Who may connect is decided by fdbroker's --socket-mode and --socket-group.")
+	case hiddenBroker(err) != 0:
+		fmt.Fprintf(w, "The broker (pid %d) runs, but its socket is gone. It makes the socket again as soon as it can; its log says what is in the way.\n", hiddenBroker(err))
 	case errors.Is(err, broker.ErrNoBroker):
 		fmt.Fprintf(w, "Start one with: fdbroker %s--bind web=:9000      (or name its socket with --socket or FDBROKER_SOCKET)\n", socketFlag(err))
 	}
+}
+
+// hiddenBroker returns the broker that has the lock of a control socket which is not there, or 0.
+func hiddenBroker(err error) int {
+	none, ok := errors.AsType[*broker.NoBrokerError](err)
+	if !ok {
+		return 0
+	}
+	for i, path := range none.Paths {
+		if !errors.Is(none.Errs[i], fs.ErrNotExist) {
+			continue
+		}
+		if pid := procfs.Locker(path + ".lock"); pid != 0 {
+			return pid
+		}
+	}
+	return 0
 }
 
 // socketFlag returns the flag that makes a broker listen at the path at which fdclient has looked, or nothing if that

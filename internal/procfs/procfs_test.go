@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 )
 
@@ -35,5 +38,28 @@ func TestNoProcess(t *testing.T) {
 		if c, p, s := procfs.Command(pid), procfs.Parent(pid), procfs.StartTime(pid); c != "" || p != 0 || s != 0 {
 			t.Errorf("pid %d: %q, %d, %d", pid, c, p, s)
 		}
+	}
+}
+
+// TestLocker: the process that has a file locked is found, and no other.
+func TestLocker(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	path := t.TempDir() + "/lock"
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if pid := procfs.Locker(path); pid != 0 {
+		t.Errorf("unlocked, but by %d", pid)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if pid := procfs.Locker(path); pid != os.Getpid() {
+		t.Errorf("locked by %d", pid)
+	}
+	if pid := procfs.Locker(path + ".other"); pid != 0 {
+		t.Errorf("a file that is not there is locked by %d", pid)
 	}
 }

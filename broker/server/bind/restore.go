@@ -215,8 +215,8 @@ func (b *Binder) dropOrphans() {
 	b.orphans = nil
 }
 
-// KeepControl adds the control socket to the store and the journal. It must be called before the listener of
-// c is served.
+// KeepControl adds the control socket to the store and the journal, in place of an earlier one. It must be called before
+// the listener of c is served.
 func (b *Binder) KeepControl(c *control.Control) error {
 	fd, err := c.Listener.Dup()
 	if err != nil {
@@ -224,6 +224,10 @@ func (b *Binder) KeepControl(c *control.Control) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.control != nil {
+		_ = b.control.Close()
+		b.unkeep(storedControl)
+	}
 	b.control = fd
 	b.keep(storedControl, fd)
 	b.cfg.Registry.Journal(func(j *journal.Journal) { j.PutControl(journal.Control{File: c.File(), Path: c.Path()}) })

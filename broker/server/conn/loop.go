@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,8 +46,9 @@ type Loop struct {
 	epoll    int
 	queue    queue
 	closer   closer.Closer
-	listener *scmrights.FD // owned by the caller of Serve
-	guarded  bool          // the kernel lets nobody send descriptors unasked
+	listener *scmrights.FD // owned by the caller of Serve, or taken from next
+	next     atomic.Pointer[scmrights.FD]
+	guarded  bool // the kernel lets nobody send descriptors unasked
 	stopping bool
 
 	conns     map[int32]*Conn // by number of descriptor
@@ -93,6 +95,9 @@ func New(cfg Config) (*Loop, error) {
 // Close closes what New has opened. Serve must have returned.
 func (l *Loop) Close() {
 	l.queue.close()
+	if ln := l.next.Swap(nil); ln != nil {
+		_ = ln.Close()
+	}
 	if l.epoll >= 0 {
 		_ = unix.Close(l.epoll)
 		l.epoll = -1
@@ -111,19 +116,17 @@ func (l *Loop) watch(fd *scmrights.FD, op int, events uint32) (err error) {
 // a while, and ends all connections. It reports how many it left behind, because what they run did not
 // end: these change nothing any more once the caller has seen to that.
 func (l *Loop) Serve(ln *scmrights.FD) (left int, err error) {
-	l.listener = ln
-	_ = ln.Control(func(fd uintptr) {
-		_ = unix.SetNonblock(int(fd), true) // a blocking accept would stop everybody
-		v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS)
-		l.guarded = err == nil && v == 0
-	})
-	if err := l.watch(ln, unix.EPOLL_CTL_ADD, unix.EPOLLIN); err != nil {
+	if err := l.listen(ln); err != nil {
 		return 0, err
 	}
 	for err == nil && !l.stopping {
 		err = l.turn(l.patience())
 	}
-	return l.finish(), err
+	left = l.finish()
+	if l.listener != ln {
+		_ = l.listener.Close()
+	}
+	return left, err
 }
 
 // turn waits for events, and does what they ask for. New connections come last, because one of them may

@@ -42,9 +42,10 @@ type Control struct {
 	// Listener is for [server.Server.Serve], which takes it.
 	Listener *scmrights.FD
 
-	path string
-	file *sockfile.File
-	lock *sockfile.Lock
+	path   string
+	config Config // of another socket at the path
+	file   *sockfile.File
+	lock   *sockfile.Lock
 }
 
 // Listen makes the control socket and listens on it; the caller must close the Control. It takes the FD of c.Restored.
@@ -58,12 +59,10 @@ func Listen(c Config) (_ *Control, err error) {
 	if err := checkPath(c.Path); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(filepath.Dir(c.Path), 0o755); err == nil {
-		_ = os.Chmod(filepath.Dir(c.Path), 0o755) // whatever the umask
-	} else if !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("cannot make the directory of the control socket: %w", err)
+	if err := makeDir(c.Path); err != nil {
+		return nil, err
 	}
-	ctl := &Control{path: c.Path}
+	ctl := &Control{path: c.Path, config: Config{Path: c.Path, Mode: c.Mode, GID: c.GID}}
 	if ctl.lock, err = lockPath(c.Path); err != nil {
 		return nil, err
 	}
@@ -83,6 +82,17 @@ func Listen(c Config) (_ *Control, err error) {
 		return nil, fmt.Errorf("cannot listen on the control socket %s: %w", c.Path, err)
 	}
 	return ctl, nil
+}
+
+// makeDir makes the directory of path, if its parent exists.
+func makeDir(path string) error {
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o755); err == nil {
+		_ = os.Chmod(dir, 0o755) // whatever the umask
+	} else if !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot make the directory of the control socket: %w", err)
+	}
+	return nil
 }
 
 // checkPath refuses a path that bind(2) would refuse, or take for an abstract name.

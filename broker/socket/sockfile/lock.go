@@ -34,6 +34,12 @@ type LockedError struct {
 
 func (e *LockedError) Error() string { return "another process has the path locked" }
 
+// LockPath returns the path of the lock file of path.
+func LockPath(path string) string { return path + ".lock" }
+
+// ID returns the identity of the lock file.
+func (l *Lock) ID() FileID { return l.file.ID() }
+
 // LockFor locks path, and waits for another process that has it locked, at most 5 s. The caller must unlock it.
 func LockFor(path string) (*Lock, error) {
 	for deadline := time.Now().Add(lockTime); ; time.Sleep(lockTurn) {
@@ -50,7 +56,7 @@ func LockFor(path string) (*Lock, error) {
 // TryLock locks path; the caller must unlock it. If another process has it locked, the error is a [*LockedError], or
 // says that the lock file belongs to another user, which need not run a broker.
 func TryLock(path string) (*Lock, error) {
-	name := path + ".lock"
+	name := LockPath(path)
 	for {
 		n, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 		if err != nil {
