@@ -87,7 +87,7 @@ func applyTo(s spec.Spec, fd int, check func(sockdiag.Identity, int) error) (
 	case is.Network().In(spec.Unix):
 		err = setOwner(is, s, fd)
 	default:
-		err = addressOptions(fd, s, is.Family == unix.AF_INET6, changes(new(spec.Options), s.Opts())...)
+		err = setOptions(fd, changes(new(spec.Options), s.Opts()))
 	}
 	if err == nil {
 		backlog, err = listen(s, fd)

@@ -2,6 +2,7 @@ package socket_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -313,10 +314,84 @@ func TestBecome(t *testing.T) {
 	if got := is(); got[0] != plain[0] || got[1] != plain[1] || got[2] != plain[2] {
 		t.Errorf("got %v, want %v", got, plain)
 	}
-	for _, text := range []string{"adm=127.0.0.1:0", "web=127.0.0.1:1", "web=tcp4://127.0.0.1:0", "web=127.0.0.1:0,freebind"} {
-		if sock.CanBecome(parse(t, text)) {
-			t.Errorf("can become %s", text)
+	_, port, _ := net.SplitHostPort(sock.Address())
+	for text, want := range map[string]bool{
+		"adm=127.0.0.1:0": false, "web=127.0.0.1:1": false, "web=127.0.0.2:PORT": false, "web=:PORT": false,
+		"web=udp://127.0.0.1:PORT": false, "web=unix:///x": false, "web=no-such-host.invalid:PORT": false,
+		"web=127.0.0.1:PORT": true, "web=tcp4://127.0.0.1:0": true, "web=localhost:PORT": true, "web=127.0.0.1:PORT,freebind,device=lo": true,
+	} {
+		if got := sock.CanBecome(parse(t, strings.Replace(text, "PORT", port, 1))); got != want {
+			t.Errorf("can become %s: got %v", text, got)
 		}
+	}
+}
+
+// TestBecomeAnyOption: every option changes on the living socket, and cleared it is as the kernel has it by default.
+func TestBecomeAnyOption(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("device, mark and transparent need privileges")
+	}
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	state := func(sock *socket.Socket) string {
+		if path := sock.Address(); path[0] == '/' {
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprint(st.Mode, st.Uid, st.Gid, sock.Backlog())
+		}
+		text := fmt.Sprint(sock.Backlog())
+		for _, o := range [][2]int{
+			{unix.SOL_IP, unix.IP_FREEBIND}, {unix.SOL_IP, unix.IP_TRANSPARENT}, {unix.SOL_IPV6, unix.IPV6_FREEBIND}, {unix.SOL_IPV6, unix.IPV6_TRANSPARENT},
+			{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}, {unix.SOL_SOCKET, unix.SO_MARK}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
+		} {
+			control(t, sock, func(fd int) {
+				n, err := unix.GetsockoptInt(fd, o[0], o[1])
+				text += fmt.Sprint(" ", n, err)
+			})
+		}
+		return text
+	}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0", "udp://127.0.0.1:0", "udp6://[::1]:0", "unix://" + dir + "/s"} {
+		sock := open(t, "web="+address)
+		plain, cookie := state(sock), sock.Cookie()
+		options := []string{"freebind", "transparent", "device=lo", "mark=7", "device=lo,freebind,mark=1"}
+		if strings.HasPrefix(address, "unix") {
+			options = []string{"mode=0640", "user=1", "group=2", "mode=0600,user=3,group=4"}
+		}
+		for i, option := range options {
+			text := "web=" + address + "," + option
+			fresh := state(open(t, strings.Replace(text, dir+"/s", fmt.Sprint(dir, "/", i), 1)))
+			for _, text := range []string{text, "web=" + address} {
+				to := parse(t, text)
+				if !sock.CanBecome(to) {
+					t.Fatalf("cannot become %s", to)
+				}
+				if err := sock.Become(to); err != nil {
+					t.Fatal(err)
+				}
+				want := plain
+				if strings.HasSuffix(text, option) {
+					want = fresh
+				}
+				if got := state(sock); got != want || sock.Cookie() != cookie {
+					t.Errorf("%s: got %s, want %s", text, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestBecomeNotLocal: freebind stays as long as the address needs it, because the next start would fail.
+func TestBecomeNotLocal(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	sock := open(t, "web=192.0.2.1:0,freebind")
+	if err := sock.Become(parse(t, "web=192.0.2.1:0")); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("got %v, want EADDRNOTAVAIL", err)
+	}
+	if !sock.Spec().Options.FreeBind || sockopt(t, sock, unix.SOL_IP, unix.IP_FREEBIND) != 1 {
+		t.Error("freebind is gone")
 	}
 }
 

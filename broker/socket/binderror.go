@@ -3,6 +3,7 @@ package socket
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
@@ -73,8 +74,7 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
 		return spec.Problemf(err, "permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		const advice = "the option freebind binds it all the same"
-		return spec.Problemf(err, "no interface of this machine has the address %s (%s)", ip, advice)
+		return notLocal(err, ip)
 	case errors.Is(err, unix.EAFNOSUPPORT) && ip.Is6():
 		return spec.Problemf(err, "IPv6 is not to be had here (the kernel has none, or this process may not use it)")
 	case errors.Is(err, unix.EINVAL) && ip.Is6() && ip.IsLinkLocalUnicast() && ip.Zone() == "":
@@ -83,6 +83,11 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 		return spec.Problemf(err, "there is no interface %q", ip.Zone())
 	}
 	return err
+}
+
+func notLocal(err error, ip netip.Addr) error {
+	const advice = "the option freebind binds it all the same"
+	return spec.Problemf(err, "no interface of this machine has the address %s (%s)", ip, advice)
 }
 
 // firstFreePort returns the lowest port that needs no privilege (ip(7)).

@@ -55,7 +55,7 @@ func (o *opener) freePort(end spec.Endpoint) (port uint16, err error) {
 	}
 	defer fd.Close()
 	return sockdiag.Ask(fd, func(fd int) (uint16, error) {
-		if err := bindWith(fd, o.spec, end); err != nil {
+		if err := bindWith(fd, end, changes(new(spec.Options), o.spec.Opts())...); err != nil {
 			return 0, err
 		}
 		address, err := sockdiag.BoundTo(fd)
@@ -86,7 +86,7 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 		opts = append(opts, reusePort(true))
 	}
 	return sockdiag.Ask(fd, func(fd int) (int, error) {
-		if err := bindWith(fd, o.spec, end, opts...); err != nil {
+		if err := bindWith(fd, end, opts...); err != nil {
 			return 0, err
 		}
 		backlog, err := listen(o.spec, fd)
@@ -97,13 +97,12 @@ func (o *opener) setUpInet(end spec.Endpoint, fd *scmrights.FD) (backlog int, er
 	})
 }
 
-// bindWith sets more, and the options that must be set before bind, and binds: they decide which conflicts bind allows,
-// and IPV6_V6ONLY cannot change later (docs/kernel.md, Options).
-func bindWith(fd int, s spec.Spec, end spec.Endpoint, more ...sockopt) error {
+// bindWith sets opts and binds. IPV6_V6ONLY cannot change after that (docs/kernel.md, Options).
+func bindWith(fd int, end spec.Endpoint, opts ...sockopt) error {
 	if end.Addr().Is6() { // always set, because otherwise net.ipv6.bindv6only decides
-		more = append(more, sockopt{name: "v6only", level: unix.SOL_IPV6, number: unix.IPV6_V6ONLY, value: toInt(end.V6Only)})
+		opts = append(opts, sockopt{name: "v6only", level: unix.SOL_IPV6, number: unix.IPV6_V6ONLY, value: toInt(end.V6Only)})
 	}
-	if err := addressOptions(fd, s, end.Addr().Is6(), more...); err != nil {
+	if err := setOptions(fd, opts); err != nil {
 		return err
 	}
 	return bindEndpoint(fd, end)

@@ -1,34 +1,59 @@
 package socket
 
 import (
+	"cmp"
+	"errors"
 	"math"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
 )
 
-// CanBecome reports whether [Socket.Become] can make s the socket of to: whether the two differ only in the options
-// that grant it, its backlog, whether it blocks, and options that a socket takes at any time. An adopted socket can
-// become that of any spec of its name.
+// CanBecome reports whether [Socket.Become] can make s the socket of to: whether it has the address of to. An adopted
+// socket can become that of any spec of its name. It may have to resolve a host's name.
 func (s *Socket) CanBecome(to spec.Spec) bool {
 	is := s.Spec()
-	if s.adopted {
+	if s.adopted || is.Name != to.Name {
 		return is.Name == to.Name
 	}
-	return fixed(is).Equal(fixed(to))
+	was, will := spec.NetworkOf(is.Network), spec.NetworkOf(to.Network)
+	switch {
+	case was == nil || will == nil || was.Type != will.Type || was.Protocol != will.Protocol:
+		return false
+	case was.In(spec.Unix):
+		return was == will && is.Address == to.Address
+	case will.In(spec.Unix):
+		return false
+	}
+	return s.staysAt(is, to)
 }
 
-// fixed returns s with only those options that cannot change.
-func fixed(s spec.Spec) spec.Spec {
-	o := s.Opts()
-	s.Options = &spec.Options{
-		Mode: o.Mode, User: o.User, Group: o.Group,
-		V6Only: o.V6Only, FreeBind: o.FreeBind, Transparent: o.Transparent, Device: o.Device,
+// staysAt reports whether s, an IP socket of is, has the address that [Open] would bind for to.
+func (s *Socket) staysAt(is, to spec.Spec) bool {
+	if is.Network == to.Network && is.Address == to.Address && is.Opts().V6Only == to.Opts().V6Only {
+		return true // a host's name stays what it was
 	}
-	return s
+	ends, err := to.Endpoints()
+	if err != nil {
+		return false // Open says why
+	}
+	at, end := endpointOf(s.Address()), ends[0]
+	if port := end.Port(); port != 0 && port != at.Port() || end.Addr() != at.Addr() {
+		return false
+	}
+	if !at.Addr().Is6() || !at.Addr().IsUnspecified() {
+		return true // IPV6_V6ONLY means nothing
+	}
+	v6only, err := sockdiag.Ask(s.fd, func(fd int) (int, error) {
+		return unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
+	})
+	return err == nil && (v6only != 0) == end.V6Only
 }
 
 // Become makes s the socket of to, which [Socket.CanBecome] must allow. It leaves the queue as it is, and O_NONBLOCK,
@@ -53,8 +78,8 @@ func (s *Socket) become(is, to spec.Spec) error {
 		if s.adopted {
 			_, backlog, err = applyTo(to, fd, nil)
 		}
-		if err == nil && spec.NetworkOf(to.Network).In(spec.Inet) {
-			err = setOptions(fd, changes(is.Opts(), to.Opts()))
+		if err == nil {
+			err = s.changeOptions(fd, is, to)
 		}
 		if err == nil && !s.adopted && is.Opts().Backlog != to.Opts().Backlog {
 			backlog, err = listen(to, fd)
@@ -66,6 +91,49 @@ func (s *Socket) become(is, to spec.Spec) error {
 		s.setSpec(to)
 		return nil
 	})
+}
+
+func (s *Socket) changeOptions(fd int, is, to spec.Spec) error {
+	if !spec.NetworkOf(to.Network).In(spec.Inet) {
+		return s.changeOwner(fd, is.Opts(), to.Opts())
+	}
+	anywhere := func(o *spec.Options) bool { return o.FreeBind || o.Transparent }
+	if !s.adopted && anywhere(is.Opts()) && !anywhere(to.Opts()) {
+		if err := checkLocal(s.Address()); err != nil {
+			return err
+		}
+	}
+	return setOptions(fd, changes(is.Opts(), to.Opts()))
+}
+
+// checkLocal returns an error if an address can be bound only with the option freebind or transparent: the next start
+// would fail without them.
+func checkLocal(address string) error {
+	at := endpointOf(address)
+	end := spec.Endpoint{AddrPort: netip.AddrPortFrom(at.Addr(), 0)}
+	n, err := unix.Socket(end.Family(), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(n)
+	if err := bindEndpoint(n, end); errors.Is(err, unix.EADDRNOTAVAIL) {
+		return notLocal(err, at.Addr())
+	}
+	return nil
+}
+
+// changeOwner gives the socket's file the owners and the mode of to. What to leaves to the default becomes what a new
+// file would have.
+func (s *Socket) changeOwner(fd int, is, to *spec.Options) error {
+	was, err := sockfile.OwnerOf(is)
+	will, werr := sockfile.OwnerOf(to)
+	if err := cmp.Or(err, werr); err != nil {
+		return err
+	}
+	if s.adopted || s.file == nil || s.health.replaced {
+		return nil
+	}
+	return will.Change(was, fd, s.Address())
 }
 
 // listen makes a bound socket of s listen, if its network does, and returns the backlog that it then has.
@@ -105,23 +173,4 @@ func sysctl(name string, otherwise int) int {
 
 func reusePort(on bool) sockopt {
 	return sockopt{name: "SO_REUSEPORT", level: unix.SOL_SOCKET, number: unix.SO_REUSEPORT, value: toInt(on)}
-}
-
-// addressOptions sets more, and those options of s that decide which addresses a socket can have.
-func addressOptions(fd int, s spec.Spec, is6 bool, more ...sockopt) error {
-	o := s.Opts()
-	level, freebind, transparent := unix.SOL_IP, unix.IP_FREEBIND, unix.IP_TRANSPARENT
-	if is6 {
-		level, freebind, transparent = unix.SOL_IPV6, unix.IPV6_FREEBIND, unix.IPV6_TRANSPARENT
-	}
-	if o.FreeBind {
-		more = append(more, sockopt{name: "freebind", level: level, number: freebind, value: 1})
-	}
-	if o.Transparent {
-		more = append(more, sockopt{name: "transparent", level: level, number: transparent, value: 1})
-	}
-	if err := setOptions(fd, more); err != nil || o.Device == "" {
-		return err
-	}
-	return spec.Refused("device", "setsockopt", unix.BindToDevice(fd, o.Device))
 }

@@ -20,8 +20,8 @@ type sockopt struct {
 	text string
 }
 
-// changes returns those options that a socket takes at any time, if is and to differ. They must be set before the first
-// connection or packet comes, because accepted sockets inherit most of them.
+// changes returns those options that a socket takes at any time, if is and to differ. They must be set before bind: some
+// decide which addresses a socket can have, and accepted sockets inherit most of the others.
 func changes(is, to *spec.Options) []sockopt {
 	was := settings(is)
 	return slices.DeleteFunc(settings(to), func(o sockopt) bool { return slices.Contains(was, o) })
@@ -31,6 +31,9 @@ func changes(is, to *spec.Options) []sockopt {
 func settings(o *spec.Options) []sockopt {
 	seconds := func(d time.Duration) int { return int(d / time.Second) }
 	return []sockopt{
+		{name: "freebind", level: unix.SOL_IP, number: unix.IP_FREEBIND, value: toInt(o.FreeBind)},
+		{name: "transparent", level: unix.SOL_IP, number: unix.IP_TRANSPARENT, value: toInt(o.Transparent)},
+		{name: "device", level: unix.SOL_SOCKET, number: unix.SO_BINDTODEVICE, text: o.Device},
 		{name: "mark", level: unix.SOL_SOCKET, number: unix.SO_MARK, value: int(o.Mark)},
 		{name: "defer-accept", level: unix.SOL_TCP, number: unix.TCP_DEFER_ACCEPT, value: seconds(o.DeferAccept)},
 		{name: "fastopen", level: unix.SOL_TCP, number: unix.TCP_FASTOPEN, value: o.FastOpen},
@@ -61,7 +64,17 @@ func setOptions(fd int, opts []sockopt) error {
 // that is new.
 func (o sockopt) set(fd int) error {
 	var err error
+	if o.level == unix.SOL_IP && is6(fd) { // these two have numbers of their own
+		switch o.number {
+		case unix.IP_FREEBIND:
+			o.level, o.number = unix.SOL_IPV6, unix.IPV6_FREEBIND
+		case unix.IP_TRANSPARENT:
+			o.level, o.number = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+		}
+	}
 	switch {
+	case o.number == unix.SO_BINDTODEVICE && o.level == unix.SOL_SOCKET:
+		err = unix.BindToDevice(fd, o.text)
 	case o.level == unix.SOL_IPV6 && o.number == unix.IPV6_TCLASS && !is6(fd): // an IPv4 socket has none
 	case o.isBuffer():
 		err = o.setBuffer(fd)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
@@ -68,6 +69,49 @@ func (o Owner) Give(sock int, path string, made bool) (*File, error) {
 		return nil, replaced(path)
 	}
 	return own.File, o.apply(own)
+}
+
+// Change gives the file of a Unix socket that is bound to path the owners and the mode of o, if was had others. What o
+// leaves open becomes what bind(2) would give a new file.
+func (o Owner) Change(was Owner, sock int, path string) error {
+	set := Owner{UID: -1, GID: -1}
+	if o.UID != was.UID {
+		if set.UID = o.UID; set.UID < 0 {
+			set.UID = os.Geteuid()
+		}
+	}
+	if o.GID != was.GID {
+		if set.GID = o.GID; set.GID < 0 {
+			set.GID = os.Getegid()
+		}
+	}
+	sameMode := o.Mode == nil && was.Mode == nil || o.Mode != nil && was.Mode != nil && *o.Mode == *was.Mode
+	if set.Mode = o.Mode; sameMode {
+		set.Mode = nil
+	} else if set.Mode == nil {
+		umask, err := umask()
+		if err != nil {
+			return err
+		}
+		set.Mode = new(0o777 &^ umask)
+	}
+	if set.IsNone() {
+		return nil
+	}
+	_, err := set.Give(sock, path, false)
+	return err
+}
+
+// umask returns this process's umask. Umask(2) would change it for a moment, for all threads.
+func umask() (os.FileMode, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status), "\nUmask:")
+	line, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.ParseUint(strings.TrimSpace(line), 8, 32)
+	return os.FileMode(n), err
 }
 
 // siocUnixFile is SIOCUNIXFILE (linux/un.h), which opens the file of a Unix socket, as O_PATH and close-on-exec. It
