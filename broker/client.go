@@ -94,11 +94,22 @@ func (c *Client) Unbind(ctx context.Context, names ...string) error {
 }
 
 // Reload makes the broker read its configuration again, and returns the names of the
-// listeners that this has changed. On an error nothing has changed.
+// listeners that this has changed. On an error nothing has changed. It is an error to unbind a listener that is in use.
 //
 // Errors: [ErrReloadFailed], [ErrBindFailed], [ErrNameInUse], [ErrDenied], [ErrLimitReached].
 func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err error) {
-	return changes, c.call(ctx, protocol.MethodReload, nil, &changes)
+	return c.ReloadWith(ctx, ReloadOptions{})
+}
+
+// ReloadOptions changes what ReloadWith does.
+type ReloadOptions struct {
+	// Force unbinds listeners that are in use, and loads a file that looks as if it had been cut short.
+	Force bool
+}
+
+// ReloadWith is Reload with options.
+func (c *Client) ReloadWith(ctx context.Context, o ReloadOptions) (changes protocol.ReloadReply, err error) {
+	return changes, c.call(ctx, protocol.MethodReload, protocol.ReloadParameters{Force: o.Force}, &changes)
 }
 
 // Upgrade makes the program that is now at the broker's path take over. It returns once that

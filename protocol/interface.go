@@ -248,6 +248,11 @@ type AttachReply struct {
 	Address string `json:"address"`
 }
 
+// ReloadParameters are the parameters of Reload.
+type ReloadParameters struct {
+	Force bool `json:"force,omitempty"` // unbind listeners that are in use, too
+}
+
 // ReloadReply is the reply to Reload: names.
 type ReloadReply struct {
 	Bound   []string `json:"bound"`

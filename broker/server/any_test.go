@@ -56,10 +56,10 @@ func TestPutAny(t *testing.T) {
 		}
 	})
 	// A configuration does not change it.
-	if _, err := b.Reload(nil); err != nil {
+	if _, err := b.Reload(nil, server.ReloadOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, err := b.Reload([]spec.Spec{parse(t, "pipe=127.0.0.1:0")}); !errors.Is(err, protocol.ErrNameInUse) {
+	if _, err := b.Reload([]spec.Spec{parse(t, "pipe=127.0.0.1:0")}, server.ReloadOptions{}); !errors.Is(err, protocol.ErrNameInUse) {
 		t.Errorf("got %v", err)
 	}
 	if n := len(b.Listeners()); n != 4 {

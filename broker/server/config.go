@@ -51,10 +51,12 @@ type Config struct {
 	// cannot be recovered. Default 3 s.
 	OfferTime time.Duration
 	// Reload answers the method of that name: it reads the configuration again and
-	// calls [Server.Reload]. Nil means that there is none, and the method an error.
-	Reload func() (Changes, error)
+	// calls [Server.Reload] with these options and its Doubt. It logs its error. Nil means that there is none,
+	// and the method an error.
+	Reload func(ReloadOptions) (Changes, error)
 	// Upgrade answers the method of that name: it checks whether another program can take
-	// over, and then takeOver ends Serve's context so that it does. Nil means that none can, and the method is an error.
+	// over, and then takeOver ends Serve's context so that it does. It logs its error. Nil means that none can, and the method is an
+	// error.
 	Upgrade func() (takeOver func(), err error)
 	// Counted is called with the number of listeners after each change of it. It
 	// must not bind or unbind any. Nil means that nobody wants to know.

@@ -61,13 +61,17 @@ func (k *call) unbind() error {
 
 // reload answers Reload.
 func (k *call) reload() error {
+	var p protocol.ReloadParameters
+	if err := protocol.DecodeParameters(k.Parameters, &p); err != nil {
+		return err
+	}
 	if k.cfg.Reload == nil {
 		return &protocol.ReloadFailedError{Reasons: []string{"this broker has no configuration to read again"}}
 	}
 	return k.run(func() (any, error) {
-		c, err := k.cfg.Reload()
+		c, err := k.cfg.Reload(ReloadOptions{Force: p.Force})
 		if err != nil {
-			return nil, err
+			return nil, loggedError{err}
 		}
 		return protocol.ReloadReply{
 			Bound: append([]string{}, c.Bound...), Unbound: append([]string{}, c.Unbound...), Changed: append([]string{}, c.Changed...),

@@ -40,7 +40,7 @@ func (k *call) upgrade() error {
 	k.conn.Run(func() func() error {
 		takeOver, err := k.cfg.Upgrade()
 		if err != nil {
-			return func() error { return k.refuse(err) }
+			return func() error { return k.refuse(loggedError{err}) }
 		}
 		takeOver()
 		<-k.stopping

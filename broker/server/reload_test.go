@@ -22,14 +22,14 @@ import (
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
-// reload makes specs the configuration.
+// reload makes specs the configuration, also if that unbinds what is in use.
 func (b *broker) reload(t testing.TB, specs ...string) (server.Changes, error) {
 	t.Helper()
 	parsed := make([]spec.Spec, len(specs))
 	for i, text := range specs {
 		parsed[i] = parse(t, text)
 	}
-	return b.Reload(parsed)
+	return b.Reload(parsed, server.ReloadOptions{Force: true})
 }
 
 // reloaded makes specs the configuration, and checks the changes.
@@ -336,7 +336,9 @@ func TestReloadMethod(t *testing.T) {
 		t.Errorf("without a configuration: got %v", err)
 	}
 	fails := make(chan error, 1)
-	b = start(t, server.Config{Reload: func() (server.Changes, error) { return server.Changes{Changed: []string{"web"}}, <-fails }})
+	b = start(t, server.Config{Reload: func(server.ReloadOptions) (server.Changes, error) {
+		return server.Changes{Changed: []string{"web"}}, <-fails
+	}})
 	c := b.client(t)
 	var r protocol.ReloadReply
 	fails <- nil
@@ -387,7 +389,7 @@ func TestConfigure(t *testing.T) {
 	other, otherOwn := passed("foo.socket", "a=udp://127.0.0.1:0")
 	s := newServer()
 	specs := []spec.Spec{parse(t, "web=:80,max=3"), parse(t, "adm=127.0.0.1:0")}
-	if err := s.Configure(specs, []server.Passed{web, other}); err != nil {
+	if err := s.Configure(specs, []server.Passed{web, other}, nil); err != nil {
 		t.Fatal(err)
 	}
 	ls := s.Listeners()
@@ -395,11 +397,11 @@ func TestConfigure(t *testing.T) {
 		t.Errorf("got %+v", ls)
 	}
 	// Another spec changes its options, and not the socket that was passed.
-	changes, err := s.Reload([]spec.Spec{parse(t, "web=:81,max=2,freebind")})
+	changes, err := s.Reload([]spec.Spec{parse(t, "web=:81,max=2,freebind")}, server.ReloadOptions{})
 	if err != nil || !slices.Equal(changes.Changed, []string{"web"}) || !slices.Equal(changes.Unbound, []string{"adm"}) {
 		t.Errorf("got %+v, %v", changes, err)
 	}
-	if _, err := s.Reload([]spec.Spec{parse(t, "web=udp://:81")}); !errors.Is(err, protocol.ErrBindFailed) {
+	if _, err := s.Reload([]spec.Spec{parse(t, "web=udp://:81")}, server.ReloadOptions{}); !errors.Is(err, protocol.ErrBindFailed) {
 		t.Errorf("another network: got %v", err)
 	}
 	if ls := s.Listeners(); len(ls) != 2 || ls[1].Cookie != webOwn.Cookie() || ls[1].Max != 2 {
@@ -414,12 +416,12 @@ func TestConfigure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.Configure(nil, []server.Passed{{Name: "file", FD: scmrights.NewFD(n)}})
+	err = s.Configure(nil, []server.Passed{{Name: "file", FD: scmrights.NewFD(n)}}, nil)
 	if want := `the socket "file": the descriptor that was passed is no socket`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	s = newServer()
-	err = s.Configure(specs, []server.Passed{good, bad, unknown})
+	err = s.Configure(specs, []server.Passed{good, bad, unknown}, nil)
 	if !errors.Is(err, protocol.ErrBindFailed) || !strings.Contains(err.Error(), "adm=127.0.0.1:0: the socket that was passed is udp://") || !strings.Contains(err.Error(), `"unknown"`) {
 		t.Errorf("got %v", err)
 	}

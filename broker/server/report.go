@@ -130,12 +130,17 @@ func (s *Server) infoFor(c *conn.Conn) *zerolog.Event {
 	return s.sampled.Info()
 }
 
+// A loggedError is one that was logged where it happened.
+type loggedError struct{ error }
+
+func (e loggedError) Unwrap() error { return e.error }
+
 // logRefused logs that a call, or a connection, was refused, and tells the watchers.
 func (s *Server) logRefused(c *conn.Conn, method string, err error) {
 	why := cut(err.Error())
 	s.registry.Refused(&c.Caller, cut(method), why)
 	l := s.sampled.Warn()
-	if l == nil {
+	if _, logged := errors.AsType[loggedError](err); l == nil || logged {
 		return
 	}
 	if method != "" {

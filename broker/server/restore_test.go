@@ -127,7 +127,7 @@ func (k *keeping) start(specs ...string) (*broker, server.Takeover) {
 	for _, text := range specs {
 		parsed = append(parsed, parse(t, text))
 	}
-	if err := s.Configure(parsed, nil); err != nil {
+	if err := s.Configure(parsed, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -203,7 +203,7 @@ func TestRestore(t *testing.T) {
 	if g, _ := c.got(); g.Grant <= first.Grant {
 		t.Errorf("the next id is %d", g.Grant)
 	}
-	if _, err := b.Reload(nil); err != nil {
+	if _, err := b.Reload(nil, server.ReloadOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	var names []string

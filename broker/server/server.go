@@ -22,6 +22,8 @@ type (
 	Passed        = bind.Passed
 	Donation      = bind.Donation
 	Changes       = bind.Changes
+	Doubt         = bind.Doubt
+	ReloadOptions = bind.ReloadOptions
 	Takeover      = bind.Takeover
 	Store         = bind.Store
 	Control       = control.Control

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,6 +159,25 @@ func (s *Socket) figures(queues map[uint64]sockdiag.Queue) (sockdiag.Figures, er
 // HeldBy reports whether a process can be seen to have the socket open. It takes longer the more descriptors the
 // process has.
 func (s *Socket) HeldBy(pid int) bool { return s.inode != 0 && holders.Holds(pid, s.inode) }
+
+// Users returns the processes that can be seen to have these sockets open, at most five of each, without those that keep
+// them for the broker. It looks for so long at most. Descriptors that need not be sockets are not looked for.
+func Users(sockets []*Socket, limit time.Duration) map[*Socket][]holders.Process {
+	var inodes []uint32
+	for _, s := range sockets {
+		if !s.Any() {
+			inodes = append(inodes, s.inode)
+		}
+	}
+	found := holders.Users(inodes, limit)
+	users := make(map[*Socket][]holders.Process, len(found))
+	for _, s := range sockets {
+		if all := found[s.inode]; len(all) > 0 && !s.Any() {
+			users[s] = all
+		}
+	}
+	return users
+}
 
 // WhoHas returns, in words, which process has the address of s, unless it is the broker. It may take seconds.
 func (s *Socket) WhoHas() string {

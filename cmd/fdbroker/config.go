@@ -1,74 +1,163 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"regexp"
 	"strings"
+	"time"
 
+	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
 )
 
-// specs returns the listeners of flags and configuration file, in that order. The
-// error joins one for each spec that is wrong.
-func specs(binds []string, config string) ([]spec.Spec, error) {
-	all := make([]spec.Spec, 0, len(binds))
-	var errs []error
-	where := make(map[string]string, len(binds))
-	add := func(text, from string) {
-		spec, err := spec.Parse(text)
-		first, twice := where[spec.Name]
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", from, err))
-		case twice && first == from:
-			errs = append(errs, fmt.Errorf("%s: the name %q is given twice", from, spec.Name))
-		case twice:
-			errs = append(errs, fmt.Errorf("%s: the name %q is given twice, first in %s", from, spec.Name, first))
-		default:
-			where[spec.Name] = from
-			all = append(all, spec)
-		}
-	}
-	for _, text := range binds {
-		add(text, "--bind")
-	}
-	if config != "" {
-		if err := readConfig(config, add); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return all, errors.Join(errs...)
+// A configuration is what the command line and the configuration file say.
+type configuration struct {
+	listeners []spec.Spec
+	doubt     *server.Doubt // about the file; nil without one
 }
 
-// readConfig calls add with each spec of a configuration file and its place.
-func readConfig(path string, add func(text, from string)) error {
+// configure returns the listeners of flags and configuration file, in that order. The error joins one for each spec that
+// is wrong.
+func configure(binds []string, config string) (configuration, error) {
+	c := collection{where: make(map[string]string, len(binds))}
+	for _, text := range binds {
+		c.add(text, "--bind")
+	}
+	if config == "" {
+		return configuration{c.listeners, nil}, errors.Join(c.errs...)
+	}
+	text, err := readConfig(config)
+	if err != nil {
+		return configuration{}, errors.Join(append(c.errs, fmt.Errorf("--config: %w", err))...)
+	}
+	doubt := c.addFile(config, text)
+	return configuration{c.listeners, &doubt}, errors.Join(c.errs...)
+}
+
+// A collection is listeners and errors, as they are found.
+type collection struct {
+	listeners []spec.Spec
+	errs      []error
+	where     map[string]string // each name was found
+}
+
+// add adds the listener of a spec.
+func (c *collection) add(text, from string) {
+	spec, err := spec.Parse(text)
+	first, twice := c.where[spec.Name]
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%s: %w", from, err)
+	case twice && first == from:
+		err = fmt.Errorf("%s: the name %q is given twice", from, spec.Name)
+	case twice && first == "--bind":
+		err = fmt.Errorf("%s: the name %q is already given with --bind", from, spec.Name)
+	case twice:
+		err = fmt.Errorf("%s: the name %q is given twice, first in %s", from, spec.Name, first)
+	default:
+		c.where[spec.Name] = from
+		c.listeners = append(c.listeners, spec)
+		return
+	}
+	c.errs = append(c.errs, err)
+}
+
+// trailing is a comment behind something else.
+var trailing = regexp.MustCompile(`\s#`)
+
+// addFile adds the specs of a configuration file, one a line.
+func (c *collection) addFile(path string, text []byte) (doubt server.Doubt) {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		c.errs = append(c.errs, fmt.Errorf("%s is UTF-16: save it as UTF-8", path))
+		return doubt
+	}
+	if before, _, ok := bytes.Cut(text, []byte{0}); ok {
+		line := 1 + bytes.Count(before, []byte("\n"))
+		c.errs = append(c.errs, fmt.Errorf("%s:%d: there is a NUL byte: the file is damaged", path, line))
+		return doubt
+	}
+	body := strings.TrimPrefix(string(text), "\ufeff") // the byte order mark that some editors write
+	doubt = server.Doubt{Empty: true, Unended: body != "" && !strings.HasSuffix(body, "\n")}
+	n := 0
+	for line := range strings.Lines(body) {
+		n++
+		line = strings.TrimSpace(line)
+		doubt.Last = ""
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		doubt.Empty = false
+		doubt.Last, _, _ = strings.Cut(line, "=")
+		from := fmt.Sprintf("%s:%d", path, n)
+		switch {
+		case len(line) > maxLine:
+			c.errs = append(c.errs, fmt.Errorf("%s: the line has more than %d bytes: give each spec a line of its own", from, maxLine))
+		case trailing.MatchString(line):
+			c.errs = append(c.errs, fmt.Errorf("%s: spec %s: a comment must be on a line of its own", from, spec.Quote(line)))
+		default:
+			c.add(line, from)
+		}
+	}
+	return doubt
+}
+
+const (
+	maxLine   = 1<<16 - 1             // bytes of a spec
+	maxConfig = 16 << 20              // bytes of a configuration file
+	readTries = 10                    // to read a file that is not being written
+	readPause = 50 * time.Millisecond // between two
+)
+
+// readConfig reads a configuration file that nobody is writing at the same time.
+func readConfig(path string) (text []byte, err error) {
+	for range readTries {
+		var whole bool
+		if text, whole, err = readOnce(path); err != nil || whole {
+			return text, err
+		}
+		time.Sleep(readPause)
+	}
+	return nil, fmt.Errorf("%s changes while it is read; try again when it is written", path)
+}
+
+// readOnce reads a configuration file, and reports whether that is the whole file.
+func readOnce(path string) (text []byte, whole bool, err error) {
 	f, err := openConfig(path)
 	if err != nil {
-		return fmt.Errorf("--config: %w", err)
+		return nil, false, err
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
-	n := 1
-	for ; lines.Scan(); n++ {
-		text := strings.TrimSpace(lines.Text())
-		if text != "" && !strings.HasPrefix(text, "#") {
-			add(text, fmt.Sprintf("%s:%d", path, n))
-		}
-	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return fmt.Errorf("%s:%d: the line has more than %d bytes: give each spec a line of its own", path, n, bufio.MaxScanTokenSize-1)
-	case err != nil:
-		return fmt.Errorf("--config: %w", err)
-	}
-	return nil
+	return readStable(f)
 }
 
-// openConfig opens a configuration file; the caller must close it. It refuses a pipe or a
-// device, without waiting for it: a reload or a restart would find nothing there.
+// readStable reads a file, and reports whether it stayed the same meanwhile.
+func readStable(f fs.File) (text []byte, same bool, err error) {
+	before, err := f.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	if text, err = io.ReadAll(io.LimitReader(f, maxConfig+1)); err != nil {
+		return nil, false, err
+	}
+	if len(text) > maxConfig {
+		return nil, false, fmt.Errorf("%s has more than %d bytes", before.Name(), maxConfig)
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	same = before.Size() == after.Size() && before.ModTime().Equal(after.ModTime())
+	return text, same && int64(len(text)) >= after.Size(), nil
+}
+
+// openConfig opens a configuration file; the caller must close it. It refuses a pipe or a device, without waiting for
+// it: a reload or a restart would find nothing there.
 func openConfig(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -80,7 +169,7 @@ func openConfig(path string) (*os.File, error) {
 	case info.IsDir():
 		err = fmt.Errorf("%s is a directory, and has to be a file", path)
 	case !info.Mode().IsRegular():
-		err = fmt.Errorf("%s is no regular file: specs are read again at each reload and restart, for which a pipe or a device has nothing; write them to a file", path)
+		err = fmt.Errorf("%s is not a regular file; the configuration is read again on reload and restart, so a pipe or device cannot be used", path)
 	}
 	if err != nil {
 		_ = f.Close()

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/rs/zerolog"
@@ -19,9 +18,9 @@ import (
 type daemon struct {
 	options
 	inputs
+	configuration
 	log       zerolog.Logger
 	passed    passed
-	listeners []spec.Spec
 	configErr error // with the configuration; a broker that takes over goes on without it
 
 	manager   *manager
@@ -137,7 +136,7 @@ func (d *daemon) configure() error {
 	sockets, err := d.passed.sockets, d.configErr
 	d.passed.sockets = nil
 	if err == nil {
-		err = d.broker.Configure(d.listeners, sockets)
+		err = d.broker.Configure(d.listeners, sockets, d.doubt)
 	} else {
 		closePassed(sockets)
 	}

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/activation"
 	"github.com/fdbroker/fdbroker/internal/cli"
@@ -70,12 +71,12 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		fmt.Fprintln(stderr, "Try 'fdbroker --help'.")
 		return cli.Usage
 	}
-	listeners, err := specs(o.binds, o.config)
-	if err == nil && len(listeners) > o.server.MaxNames {
-		err = fmt.Errorf("%d listeners, and --max-names is %d", len(listeners), o.server.MaxNames)
+	config, err := configure(o.binds, o.config)
+	if err == nil && len(config.listeners) > o.server.MaxNames {
+		err = fmt.Errorf("%d listeners, and --max-names is %d", len(config.listeners), o.server.MaxNames)
 	}
 	if o.check {
-		return check(listeners, err, stdout, stderr)
+		return check(config.listeners, err, stdout, stderr)
 	}
 	foreign, owner := activation.Foreign()
 	passed, perr := takePassed()
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 	}
 	log, lines := logging.New(stderr, o.level, o.format)
 	warnForeign(log, foreign, owner)
-	d := &daemon{options: o, inputs: in, log: log, passed: passed, listeners: listeners, configErr: err}
+	d := &daemon{options: o, inputs: in, log: log, passed: passed, configuration: config, configErr: err}
 	err = d.run(ctx)
 	lines.Close()
 	if err == nil && d.next != nil {
@@ -114,6 +115,9 @@ func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
 	}
 	for _, spec := range listeners {
 		fmt.Fprintln(stdout, spec)
+		for _, what := range socket.Shortfalls(spec) {
+			cli.Complain(stderr, "fdbroker", fmt.Errorf("warning: %s: %s", spec.Name, what))
+		}
 	}
 	return cli.OK
 }

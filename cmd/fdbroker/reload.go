@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/fdbroker/fdbroker/broker/server"
-	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
@@ -34,7 +33,7 @@ var errStops = errors.New("the broker stops")
 // --config, because an unhandled SIGHUP would end a broker whose terminal is closed.
 func (r *reloader) onSignals(ctx context.Context, signals <-chan os.Signal) {
 	context.AfterFunc(ctx, func() { close(r.stopped) })
-	onEach(ctx, signals, func() { _, _ = r.reload() }) // which logs its error
+	onEach(ctx, signals, func() { _, _ = r.reload(server.ReloadOptions{}) }) // which logs its error
 }
 
 // onEach calls f for each of signals until ctx is done.
@@ -50,7 +49,7 @@ func onEach(ctx context.Context, signals <-chan os.Signal, f func()) {
 }
 
 // reload reads the configuration again and logs an error that this gives.
-func (r *reloader) reload() (server.Changes, error) {
+func (r *reloader) reload(o server.ReloadOptions) (server.Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.manager.tell(notify.Reloading())
@@ -59,7 +58,7 @@ func (r *reloader) reload() (server.Changes, error) {
 		r.manager.tell(notify.Ready)
 		return server.Changes{}, &protocol.ReloadFailedError{Reasons: []string{"nothing to reload: the broker was started without --config"}}
 	}
-	changes, err := r.load()
+	changes, err := r.load(o)
 	if err != nil {
 		r.log.Error().Err(err).Str("config", r.config).Msg("configuration not loaded, nothing changed")
 		r.manager.tell(notify.Ready, notify.Status(r.manager.serving()+"; configuration not loaded: "+err.Error()))
@@ -69,12 +68,13 @@ func (r *reloader) reload() (server.Changes, error) {
 	return changes, nil
 }
 
-func (r *reloader) load() (server.Changes, error) {
-	listeners, err := unless(r.stopped, func() ([]spec.Spec, error) { return specs(r.binds, r.config) })
+func (r *reloader) load(o server.ReloadOptions) (server.Changes, error) {
+	config, err := unless(r.stopped, func() (configuration, error) { return configure(r.binds, r.config) })
 	if err != nil {
 		return server.Changes{}, &protocol.ReloadFailedError{Reasons: strings.Split(err.Error(), "\n")}
 	}
-	return r.server.Reload(listeners)
+	o.Doubt = *config.doubt
+	return r.server.Reload(config.listeners, o)
 }
 
 // unless returns the results of f, or [errStops] once over is closed: f may block for ever in

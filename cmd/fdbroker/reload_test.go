@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/rs/zerolog"
 )
@@ -30,7 +31,7 @@ func TestReloadStops(t *testing.T) {
 	if err := <-result; !errors.Is(err, errStops) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := r.reload(); err == nil || !strings.Contains(err.Error(), errStops.Error()) && !strings.Contains(err.Error(), "conf") {
+	if _, err := r.reload(server.ReloadOptions{}); err == nil || !strings.Contains(err.Error(), errStops.Error()) && !strings.Contains(err.Error(), "conf") {
 		t.Errorf("once stopped: got %v", err)
 	}
 }

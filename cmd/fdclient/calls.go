@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
+	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/spf13/pflag"
 )
 
 // The verbs that are one call, without flags.
@@ -51,13 +54,17 @@ runs as may do this.
 		words: otherNames,
 	}
 	reloadVerb = verb{
-		usage: "reload",
+		usage: "reload [--force]",
 		help: `Makes the broker read its --config file again, and prints what that has changed: a
-line for each listener that was bound, unbound or changed. Where one of the specs
-is wrong or cannot be bound, nothing changes. What was bound with 'fdclient bind'
-stays. Only root and the user that the broker runs as may do this.
+line for each listener that was bound, unbound or changed. If one of the specs
+is wrong or cannot be bound, nothing changes. Neither does anything if a listener
+would be unbound that is in use: that a process holds, or has open, or that has
+connections in its queue. The same goes for a file without any listener, and for
+one without a newline at its end that would unbind listeners: an editor on a full
+disk leaves such files behind. What was bound with 'fdclient bind' stays. Only root
+and the user that the broker runs as may do this.
 `,
-		act: reload,
+		define: defineReload,
 	}
 )
 
@@ -98,14 +105,28 @@ func bind(ctx context.Context, c command) error {
 	return err
 }
 
-func reload(ctx context.Context, c command) error {
-	changes, err := c.client.Reload(ctx)
+func defineReload(fs *pflag.FlagSet) action {
+	var o broker.ReloadOptions
+	fs.BoolVar(&o.Force, "force", false, "unbind listeners that are in use, too, and load a file that may be cut short")
+	return func(ctx context.Context, c command) error {
+		changes, err := c.client.ReloadWith(ctx, o)
+		if err != nil {
+			return err
+		}
+		return printChanges(c.out, changes)
+	}
+}
+
+func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
+	if len(changes.Bound)+len(changes.Unbound)+len(changes.Changed) == 0 {
+		_, err = fmt.Fprintln(w, "nothing changed")
+	}
 	for _, what := range []struct {
 		word  string
 		names []string
 	}{{"bound", changes.Bound}, {"unbound", changes.Unbound}, {"changed", changes.Changed}} {
 		for _, name := range what.names {
-			fmt.Fprintln(c.out, what.word, protocol.Printable(name))
+			_, err = fmt.Fprintln(w, what.word, protocol.Printable(name))
 		}
 	}
 	return err

@@ -27,8 +27,10 @@ type Changes struct {
 // come twice: a socket by the name of a spec is used instead of binding, and any other becomes a listener
 // that is not of the configuration. The error is as that of Bind. An address that is in use by the socket
 // of an earlier broker of this user is recovered from its holders, unless NoRecover is set. If that may be
-// such a socket and cannot be recovered, [Binder.WaitPending] waits for it to be handed back.
-func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
+// such a socket and cannot be recovered, [Binder.WaitPending] waits for it to be handed back. Doubt is about the file
+// that the specs were read from; nil: from none. Then a listener that this broker has taken over is unbound, although it
+// is in use, if the specs do not have it.
+func (b *Binder) Configure(specs []spec.Spec, passed []Passed, doubt *Doubt) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.newPlan()
@@ -56,6 +58,11 @@ func (b *Binder) Configure(specs []spec.Spec, passed []Passed) error {
 		}
 	}
 	p.removeMissing()
+	if doubt != nil {
+		if err := p.guard(*doubt); err != nil {
+			return err
+		}
+	}
 	if err := p.execute(); err != nil {
 		return err
 	}
@@ -87,8 +94,9 @@ func (b *Binder) ConfigureEach(specs []spec.Spec) {
 // Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
 // What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
 // says; otherwise a new one is bound before the old one is closed. A listener that was bound by [Binder.Bind] is left
-// alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind.
-func (b *Binder) Reload(specs []spec.Spec) (Changes, error) {
+// alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind. Without
+// Force, it is a [*protocol.ReloadFailedError] to unbind what is in use.
+func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.newPlan()
@@ -98,6 +106,11 @@ func (b *Binder) Reload(specs []spec.Spec) (Changes, error) {
 		}
 	}
 	p.removeMissing()
+	if !o.Force {
+		if err := p.guard(o.Doubt); err != nil {
+			return Changes{}, err
+		}
+	}
 	if err := p.execute(); err != nil {
 		return Changes{}, err
 	}
@@ -235,7 +248,21 @@ func (p *plan) execute() error {
 		return err
 	}
 	p.reportRecovered()
+	p.reportShortfalls()
 	return nil
+}
+
+// reportShortfalls logs what the kernel gives less of than new and changed specs say.
+func (p *plan) reportShortfalls() {
+	specs := slices.Clone(p.toOpen)
+	for _, a := range p.toAlter {
+		specs = append(specs, a.to)
+	}
+	for _, s := range specs {
+		for _, what := range socket.Shortfalls(s) {
+			p.binder.cfg.Log.Warn().Str("name", s.Name).Msg(what)
+		}
+	}
 }
 
 // open opens or adopts the socket of s.

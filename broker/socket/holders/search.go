@@ -25,6 +25,11 @@ type Sighting struct{ PID, FD int }
 // Sightings finds the descriptors of the sockets with these inodes in all processes, and returns them by inode. It
 // takes at most three seconds; late says that it had no time for all processes.
 func Sightings(inodes []uint32) (found map[uint32][]Sighting, late bool) {
+	return search(inodes, searchTime)
+}
+
+// search is Sightings with another limit.
+func search(inodes []uint32, limit time.Duration) (found map[uint32][]Sighting, late bool) {
 	found = make(map[uint32][]Sighting, len(inodes))
 	for _, inode := range inodes {
 		found[inode] = nil
@@ -32,7 +37,7 @@ func Sightings(inodes []uint32) (found map[uint32][]Sighting, late bool) {
 	if len(found) == 0 {
 		return found, false
 	}
-	deadline := time.Now().Add(searchTime)
+	deadline := time.Now().Add(limit)
 	all, _ := os.ReadDir("/proc")
 	for _, entry := range all {
 		pid, err := strconv.Atoi(entry.Name())
