@@ -19,6 +19,9 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
+// mostPIDs limits the processes that one line of the log names.
+const mostPIDs = 20
+
 // report logs what has happened.
 func (s *Server) report(e registry.Event) {
 	switch e.What {
@@ -42,6 +45,13 @@ func (s *Server) report(e registry.Event) {
 		s.log.Info().Str("name", e.Name).Msg(e.Why)
 	case registry.EventFaulty:
 		s.reportFault(e)
+	case registry.EventLost:
+		l := s.log.Warn()
+		if e.Why == peer.ErrExited.Error() {
+			l = s.log.Info()
+		}
+		l.Int("count", len(e.PIDs)).Ints("pids", e.PIDs[:min(len(e.PIDs), mostPIDs)]).Str("why", e.Why).
+			Msg("grants of the broker before are not restored")
 	case registry.EventUnwritten:
 		s.log.Error().Err(e.Err).Msg("the journal cannot be written: the next broker would not know what happens from here on")
 	case registry.EventUnasked:

@@ -1,8 +1,11 @@
 package recoverytest
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +18,7 @@ import (
 func filters() map[string][]fdtest.Refused {
 	return map[string][]fdtest.Refused{
 		"no diag":       {fdtest.NoDiag()},
+		"before 6.9":    {{Call: unix.SYS_FSTATFS, Errno: unix.ENOSYS}},
 		"docker":        {{Call: unix.SYS_PIDFD_GETFD}},
 		"no pidfd_open": {{Call: unix.SYS_PIDFD_OPEN}, {Call: unix.SYS_PIDFD_GETFD}},
 		"no pidfds": { // as Linux 4.18
@@ -142,5 +146,89 @@ func TestKernelLacks(t *testing.T) {
 				return err == nil && line == fmt.Sprint(w.pid())
 			})
 		})
+	}
+}
+
+// hiddenHelper becomes the user 1234, with a /proc that hides other users' processes, and runs a program under a filter:
+// FILTER PROGRAM [ARG]... The filter may be empty.
+func hiddenHelper(args []string) int {
+	runtime.LockOSThread()
+	err := errors.Join(
+		os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS)),
+		os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")),
+		os.NewSyscallError("mount", unix.Mount("proc", "/proc", "proc", 0, "hidepid=2")),
+	)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot hide:", err)
+		return 1
+	}
+	fmt.Fprintln(os.Stderr, "hidden")
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(1234), syscall.Setuid(1234)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return underHelper(args)
+}
+
+// TestHidden: the grants of another user's processes outlive a broker from which /proc hides them.
+func TestHidden(t *testing.T) {
+	for _, filter := range []string{"", "before 6.9"} {
+		t.Run(filter, func(t *testing.T) {
+			user := &syscall.Credential{Uid: 1234, Gid: 1234}
+			r := newRig(t, user)
+			r.copyTest("under")
+			cmd := r.command("under", filter, r.path("fdbroker"), "--store=keeper", "--socket-mode=0666", "--bind", "web=127.0.0.1:0,allow=any,max=2")
+			cmd.Env = append(cmd.Env, "FDTEST_HELPER=hidden")
+			cmd.SysProcAttr.Credential = nil
+			b := r.startCmd(cmd)
+			fdtest.Eventually(t, "it is hidden", func() bool { return strings.Contains(b.out.String(), "hid") })
+			if strings.Contains(b.out.String(), "cannot hide") {
+				t.Skip(b.out.String())
+			}
+			r.awaitReady(b)
+			t.Cleanup(func() { _ = b.Process.Signal(syscall.SIGTERM); _ = b.wait() })
+			r.cred = &syscall.Credential{Uid: 4321, Gid: 4321}
+			one, two := r.start("fdclient", "get", "web", "--", "sleep", "60"), r.start("fdclient", "get", "web", "--", "sleep", "60")
+			both := func() bool { return len(r.list().Holders) == 2 }
+			fdtest.Eventually(t, "two hold it", both)
+			r.crash(b)
+			if r.holder(one.pid()) == nil || r.holder(two.pid()) == nil {
+				t.Errorf("the holders are %+v\n%s", r.list().Holders, b.out.String())
+			}
+			one.kill()
+			fdtest.Eventually(t, "the end of a holder is seen", func() bool { return r.holder(one.pid()) == nil })
+		})
+	}
+}
+
+// crash kills the broker of the keeper b, and waits for the next one.
+func (r *rig) crash(b *process) {
+	r.t.Helper()
+	var pid int
+	text, err := os.ReadFile(r.path("c.lock"))
+	if err == nil {
+		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	before := strings.Count(b.out.String(), `"ready"`)
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	fdtest.Eventually(r.t, "the next one is ready", func() bool { return strings.Count(b.out.String(), `"ready"`) > before })
+}
+
+// TestLostIsSaid: the log says how many grants were not restored, and why.
+func TestLostIsSaid(t *testing.T) {
+	r := newRig(t, nil)
+	b := r.startUnder("no pidfd_open", "fdbroker", "--store=keeper", "--bind", "web=127.0.0.1:0")
+	r.awaitReady(b)
+	t.Cleanup(func() { _ = b.Process.Signal(syscall.SIGTERM); _ = b.wait() })
+	w := r.start("fdclient", "get", "web", "--", "sleep", "60")
+	fdtest.Eventually(t, "it holds it", func() bool { return r.holder(w.pid()) != nil })
+	r.crash(b)
+	for _, want := range []string{`"grants":0`, `"count":1`, fmt.Sprintf(`"pids":[%d]`, w.pid()), `"why":"a seccomp filter forbids it`, "not restored"} {
+		if !strings.Contains(b.out.String(), want) {
+			t.Errorf("the log does not say %s:\n%s", want, b.out.String())
+		}
 	}
 }

@@ -282,3 +282,25 @@ func TestExitWatcher(t *testing.T) {
 	}
 	scmrights.CloseAll(pidfds)
 }
+
+// TestContinues: a process is the one that it was by its inode, or else by its pid and start, if that was known.
+func TestContinues(t *testing.T) {
+	for _, c := range []struct {
+		was, is peer.ID
+		want    bool
+	}{
+		{peer.ID{Inode: 7}, peer.ID{Inode: 7}, true},
+		{peer.ID{Inode: 7}, peer.ID{Inode: 8}, false},
+		{peer.ID{PID: 5, Start: 9}, peer.ID{PID: 5, Start: 9}, true},
+		{peer.ID{PID: 5, Start: 9}, peer.ID{PID: 5, Start: 10}, false},
+		{peer.ID{PID: 5, Start: 9}, peer.ID{PID: 5}, false}, // hidden by now
+		{peer.ID{PID: 5}, peer.ID{PID: 5}, true},
+		{peer.ID{PID: 5}, peer.ID{PID: 5, Start: 9}, true}, // hidden then
+		{peer.ID{PID: 5}, peer.ID{PID: 6, Start: 9}, false},
+		{peer.ID{PID: 5}, peer.ID{Inode: 7}, false},
+	} {
+		if got := c.is.Continues(c.was); got != c.want {
+			t.Errorf("%+v, then %+v: %t", c.was, c.is, got)
+		}
+	}
+}

@@ -38,6 +38,13 @@ type ID struct {
 	Start uint64 // in clock ticks since boot
 }
 
+// Continues reports whether id, which a broker has seen now, is that of the process that an earlier broker knew by was.
+// With the inode that is certain. Without, and if /proc did not tell the earlier broker when the process had started
+// (hidepid), the pid has to do.
+func (id ID) Continues(was ID) bool {
+	return id == was || was.Inode == 0 && id.Inode == 0 && was.Start == 0 && id.PID == was.PID
+}
+
 // OfConn returns the process that made a connection, of which cred are the credentials; the caller must close its FD.
 // The error is [ErrExited] if the process has ended, and may be an [ErrUnfollowed]. Since Linux 6.16 the kernel gives a pidfd also then.
 func OfConn(c Conn, cred Credentials) (Process, error) {
@@ -89,6 +96,23 @@ func processOf(n, pid int) (Process, error) {
 		return Process{}, ErrExited
 	}
 	return p, nil
+}
+
+// OfPID returns the process with that pid; the caller must close its FD. The errors are those of [WithPID]. It needs no
+// /proc since Linux 6.9.
+func OfPID(pid int) (Process, error) {
+	n, err := openPidfd(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	return processOf(n, pid)
+}
+
+// OwnerOf returns the user of the process with that pid, if /proc shows that.
+func OwnerOf(pid int) (uid uint32, known bool) {
+	var st unix.Stat_t
+	err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st)
+	return st.Uid, err == nil
 }
 
 // WithPID returns the process with that pid, and its credentials; the caller must close

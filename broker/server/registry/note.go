@@ -11,7 +11,7 @@ import (
 // note keeps e for the report, and queues it for the watchers.
 func (r *Registry) note(e Event) {
 	r.events = append(r.events, e)
-	if len(r.watchers) == 0 || e.What == EventUnasked || e.What == EventFaulty || e.What == EventUnwritten {
+	if len(r.watchers) == 0 || e.What == EventUnasked || e.What == EventLost || e.What == EventFaulty || e.What == EventUnwritten {
 		return
 	}
 	p := protocol.Event{What: e.What, Time: time.Now().UnixMicro(), Listener: e.Name, Why: e.Why, Holder: e.Holder}

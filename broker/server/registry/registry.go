@@ -187,6 +187,7 @@ const (
 	EventRestored = "restored"
 	EventUnasked  = "unasked" // a drain signal could not be sent
 	EventFaulty   = "sick"    // a fault of a socket that lasts
+	EventLost     = "lost"    // grants of the broker before are not restored
 	// EventUnwritten: something could not be written to the journal; this is said once.
 	EventUnwritten = "unwritten"
 )

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server/journal"
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
@@ -52,19 +54,28 @@ func (r *Registry) RestoreListener(v *journal.Listener, sock *socket.Socket) {
 }
 
 // RestoreGrants makes grants of what an earlier broker has saved, of the listeners that were restored, as far
-// as their processes live, and returns how many. It also resets the mode of listeners that nobody uses, and goes on with drains that the earlier broker had begun.
+// as their processes live, and returns how many. It also resets the mode of listeners that nobody uses, and
+// goes on with drains that the earlier broker had begun.
 func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) {
 	r.do(func() {
 		byToken := make(map[uint32]*listener)
 		for _, l := range r.listeners {
 			byToken[l.Token] = l
 		}
+		lost := make(map[string][]int) // pids, by the reason
 		for _, id := range slices.Sorted(maps.Keys(saved)) {
-			if v := saved[id]; r.restoreGrant(v, byToken) {
+			v := saved[id]
+			err := r.restoreGrant(v, byToken)
+			if err == nil {
 				restored++
-			} else {
-				r.journal.RemoveGrant(v.ID)
+				continue
 			}
+			r.journal.RemoveGrant(v.ID)
+			why := cmp.Or(kernel.Explain(err), err.Error())
+			lost[why] = append(lost[why], v.Peer.PID)
+		}
+		for _, why := range slices.Sorted(maps.Keys(lost)) {
+			r.note(Event{What: EventLost, Why: why, PIDs: lost[why]})
 		}
 		for _, l := range r.listeners {
 			r.resetMode(l)
@@ -74,23 +85,34 @@ func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) 
 	return restored
 }
 
+// Reasons why a grant is not restored, besides [peer.ErrExited] and that a process cannot be looked at.
+var (
+	errUnseen  = errors.New("the process is in another pid namespace")
+	errNoName  = errors.New("its listeners are not restored")
+	errTwice   = errors.New("another grant is the process's")
+	errNoStart = errors.New("when the process was started cannot be read")
+)
+
 // restoreGrant makes v a grant again, if its process lives.
-func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) bool {
+func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) error {
 	var listeners []*listener
 	for _, token := range v.Tokens {
 		if l := byToken[token]; l != nil {
 			listeners = append(listeners, l)
 		}
 	}
-	if len(listeners) == 0 || r.grants[v.ID] != nil {
-		return false
+	switch {
+	case len(listeners) == 0:
+		return errNoName
+	case r.grants[v.ID] != nil:
+		return errTwice
 	}
 	proc, err := processOf(v)
 	if err != nil {
 		if !errors.Is(err, peer.ErrExited) {
 			r.loseSaved(v, listeners)
 		}
-		return false
+		return err
 	}
 	g := &Grant{
 		id: v.ID, peer: v.Peer, since: v.Since, pidfd: proc.FD, process: v.Process, more: v.More, reserved: v.Process == peer.ID{},
@@ -101,41 +123,57 @@ func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) 
 	}
 	if !g.reserved && r.processes[g.process] != nil {
 		_ = proc.FD.Close()
-		return false
+		return errTwice
 	}
-	if r.cfg.Exits.Add(g.id, proc.FD) != nil {
+	if err := r.cfg.Exits.Add(g.id, proc.FD); err != nil {
 		_ = proc.FD.Close()
 		r.loseSaved(v, listeners)
-		return false
+		return err
 	}
 	r.enter(g)
 	for _, l := range listeners {
 		r.hold(g, l)
 	}
 	r.saveGrant(g)
-	return true
+	return nil
 }
 
 // processOf returns the process of a saved grant. If the grant lasts as long as a connection, the same user's process
-// with that pid has to do. The caller must close its FD. The error is [peer.ErrExited] if the process has ended; any
-// other says that the process cannot be followed.
+// with that pid has to do, and if /proc hides it, any: a client that reclaims the grant proves that it is the user's. The
+// caller must close its FD. The error is [peer.ErrExited] if the process has ended; any other says that the process
+// cannot be followed.
 func processOf(v *journal.Grant) (proc peer.Process, err error) {
 	if v.Peer.PID == 0 {
 		return proc, errUnseen
 	}
-	proc, p, err := peer.WithPID(v.Peer.PID)
-	if err != nil {
+	if proc, err = peer.OfPID(v.Peer.PID); err != nil {
 		return proc, err
 	}
-	same := proc.ID == v.Process
-	if v.Process == (peer.ID{}) {
-		same = v.More && p.UID == v.Peer.UID
+	err = differs(v, proc)
+	if err == nil && peer.Exited(proc.FD) { // since the pid was looked up
+		err = peer.ErrExited
 	}
-	if !same || peer.Exited(proc.FD) {
+	if err != nil {
 		_ = proc.FD.Close()
-		return proc, peer.ErrExited
 	}
-	return proc, nil
+	return proc, err
 }
 
-var errUnseen = errors.New("the process is in another pid namespace")
+// differs returns why the process that has the pid of v now is not that of v.
+func differs(v *journal.Grant, now peer.Process) error {
+	uid, known := v.Peer.UID, false
+	if v.Process == (peer.ID{}) {
+		uid, known = peer.OwnerOf(v.Peer.PID)
+	}
+	switch {
+	case v.Process != peer.ID{} && now.ID.Continues(v.Process):
+		return nil
+	case v.Process != peer.ID{} && now.ID.Inode == 0 && now.ID.Start == 0:
+		return errNoStart
+	case v.Process != peer.ID{}, known && uid != v.Peer.UID:
+		return peer.ErrExited
+	case !v.More:
+		return peer.ErrUnfollowed // the broker before could not either
+	}
+	return nil
+}
