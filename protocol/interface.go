@@ -144,6 +144,8 @@ type Listener struct {
 
 	Healed  int    `json:"healed"`
 	Ailment string `json:"ailment,omitempty"`
+	// Unstored says why the broker's store does not have the socket, which would be lost with the broker; "": it has it.
+	Unstored string `json:"unstored,omitempty"`
 }
 
 // Holder is a grant and the process behind it.

@@ -63,6 +63,8 @@ type Config struct {
 	Counted func(listeners int)
 	// Store keeps what the next broker is to go on with. Nil means that nothing does.
 	Store Store
+	// StoreRoom says what the Store has room for. Nil means that it is not known.
+	StoreRoom func() StoreRoom
 	// Outlived says that the Store outlives a normal stop too: Close leaves the files of Unix sockets where they are.
 	Outlived bool
 	// Logger gets an event for what happens to listeners and grants, and for each refusal. The zero Logger is silent.

@@ -53,6 +53,7 @@ func (s *Server) describe(shots []registry.Snapshot) []protocol.Listener {
 	for i, shot := range shots {
 		listeners[i] = describe(shot, figures[i], errs[i])
 		addStatus(&listeners[i], s.monitor.Status(shot.Socket))
+		listeners[i].Unstored = s.Unstored(shot.Socket)
 	}
 	return listeners
 }

@@ -26,6 +26,7 @@ type (
 	ReloadOptions = bind.ReloadOptions
 	Takeover      = bind.Takeover
 	Store         = bind.Store
+	StoreRoom     = bind.StoreRoom
 	Control       = control.Control
 	ControlConfig = control.Config
 )

@@ -43,7 +43,7 @@ func New(cfg Config) (*Server, error) {
 		Report: s.report, Verbose: cfg.Logger.GetLevel() <= zerolog.DebugLevel,
 	})
 	s.Binder = bind.New(bind.Config{
-		Registry: s.registry, Store: cfg.Store, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,
+		Registry: s.registry, Store: cfg.Store, StoreRoom: cfg.StoreRoom, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,
 		HandBackTime: cfg.OfferTime, Counted: cfg.Counted, Log: cfg.Logger,
 	})
 	if s.loop, err = conn.New(conn.Config{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // daemon is a running broker.
@@ -121,13 +123,25 @@ func (d *daemon) keepControl(control *server.Control) error {
 func (d *daemon) useStore() {
 	switch {
 	case d.passed.keeper != nil:
-		d.server.Store = d.manager.Manager
+		d.server.Store, d.server.StoreRoom = d.manager.Manager, keeperRoom
 	case d.chosen == storeSystemd:
 		d.server.Store, d.server.Outlived = d.manager.Manager, true
-		if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && most < len(d.listeners)+2 {
-			d.log.Warn().Int("needed", len(d.listeners)+2).Int("most", most).Msg("FileDescriptorStoreMax= is too small: some listeners will not outlive the broker")
+		if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil {
+			room := server.StoreRoom{Most: most, Advice: "raise FileDescriptorStoreMax="}
+			d.server.StoreRoom = func() server.StoreRoom { return room }
 		}
 	}
+}
+
+// keeperRoom returns what the keeper, this process's parent, has room for: beside that it needs a few descriptors.
+func keeperRoom() server.StoreRoom {
+	const needs = 32
+	var limit unix.Rlimit
+	if unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, &limit) != nil {
+		return server.StoreRoom{Most: math.MaxInt}
+	}
+	most := int(min(limit.Cur, math.MaxInt32)) - needs
+	return server.StoreRoom{Most: most, Advice: "raise the limit of open files, ulimit -n or LimitNOFILE="}
 }
 
 // configure binds the configured listeners. If that fails, a broker that has taken over goes on with its listeners, and

@@ -100,7 +100,7 @@ func addr(ctx context.Context, c command) error {
 func bind(ctx context.Context, c command) error {
 	bound, err := c.client.Bind(ctx, c.args...)
 	for _, l := range bound {
-		_ = printBound(c.out, l)
+		_ = c.printBound(l)
 	}
 	return err
 }

@@ -185,9 +185,12 @@ func socketFlag(err error) string {
 	return "--socket " + protocol.Printable(none.Paths[0]) + " "
 }
 
-// printBound prints a listener with what was really bound.
-func printBound(w io.Writer, l protocol.Listener) error {
-	_, err := fmt.Fprintln(w, l.Name, l.Network, l.Address)
+// printBound prints a listener with what was really bound, and says if it would not outlive the broker.
+func (c *command) printBound(l protocol.Listener) error {
+	if l.Unstored != "" {
+		fmt.Fprintf(c.err, "fdclient: %s would not outlive the broker: %s\n", protocol.Printable(l.Name), protocol.Printable(l.Unstored))
+	}
+	_, err := fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
 	return err
 }
 

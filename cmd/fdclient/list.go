@@ -148,7 +148,8 @@ func dropsText(l protocol.Listener) string {
 // isLoud reports whether a listener needs somebody's attention.
 func isLoud(l protocol.Listener) bool { return l.Orphaned || l.Stalled || l.Ailment != "" }
 
-// noteText is the column NOTE: the fault of the socket, and that nobody accepts; else how often it was repaired.
+// noteText is the column NOTE: the fault of the socket, that nobody accepts, that it is not stored; else how often it
+// was repaired.
 func noteText(l protocol.Listener, now time.Time) string {
 	var notes []string
 	if l.Ailment != "" {
@@ -156,6 +157,9 @@ func noteText(l protocol.Listener, now time.Time) string {
 	}
 	if l.Stalled {
 		notes = append(notes, fmt.Sprintf("queue not served for %s, or too slowly", age(now.Sub(time.UnixMicro(l.StalledSince)))))
+	}
+	if l.Unstored != "" {
+		notes = append(notes, "would not outlive the broker")
 	}
 	switch {
 	case len(notes) > 0:

@@ -70,7 +70,7 @@ func put(ctx context.Context, c command, o broker.PutOptions, name string, fd *s
 		return err
 	}
 	if c.dashed == nil {
-		return printBound(c.out, l)
+		return c.printBound(l)
 	}
 	c.args = []string{name}
 	return get(ctx, c, broker.GetOptions{DrainSignal: "TERM"}, &launch.Config{})
@@ -168,7 +168,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 		if l.Holders == 0 {
 			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder\n", *pid)
 		}
-		return printBound(c.out, l)
+		return c.printBound(l)
 	}
 }
 

@@ -19,7 +19,9 @@ import (
 type Config struct {
 	Registry *registry.Registry
 	Store    Store // nil: nothing outlives the broker
-	MaxNames int
+	// StoreRoom says what the Store has room for; nil: that is not known.
+	StoreRoom func() StoreRoom
+	MaxNames  int
 	// NoRecover makes an address that is in use an error at the start too, even if the socket of an
 	// earlier broker could be recovered.
 	NoRecover bool
@@ -39,6 +41,11 @@ type Binder struct {
 	control *scmrights.FD
 	journal string   // its name in the store
 	expired []string // journals of an earlier layout in the store, until this broker is ready
+
+	unstored struct {
+		sync.Mutex
+		why map[*socket.Socket]string // of listeners that the store does not have
+	}
 
 	pending struct {
 		sync.Mutex
@@ -77,6 +84,7 @@ func (b *Binder) Unbind(names ...string) error {
 	b.mu.Lock()
 	removed, err := b.cfg.Registry.Apply(registry.Change{Remove: names})
 	last := b.closeListeners(removed, false)
+	b.fill()
 	b.mu.Unlock()
 	b.closeListeners(last, true) // these have no address, and their close may block
 	b.counted()
@@ -91,14 +99,15 @@ func (b *Binder) apply(opened []*socket.Socket, c registry.Change) error {
 	}
 	for _, sock := range opened {
 		e := registry.Listener{Socket: sock, Token: b.cfg.Registry.NewToken()}
-		b.keep(storedSocket(e.Token), sock.FD()) // before a worker can get it
 		c.Add = append(c.Add, e)
 	}
+	b.keepSockets(c.Add) // before a worker can get them
 	removed, err := b.cfg.Registry.Apply(c)
 	if err != nil {
 		for _, e := range c.Add {
-			b.unkeep(storedSocket(e.Token))
+			b.unkeepSocket(e)
 		}
+		b.fill()
 		abort(opened)
 		return err
 	}
@@ -106,6 +115,7 @@ func (b *Binder) apply(opened []*socket.Socket, c registry.Change) error {
 		sock.Commit()
 	}
 	b.closeListeners(b.closeListeners(removed, false), true)
+	b.fill()
 	b.endHandBacks(c)
 	b.counted()
 	return nil
@@ -137,7 +147,7 @@ func (b *Binder) closeListeners(removed []registry.Listener, any bool) (last []r
 			last = append(last, e)
 			continue
 		}
-		b.unkeep(storedSocket(e.Token))
+		b.unkeepSocket(e)
 		if err := e.Socket.Close(); err != nil {
 			b.cfg.Log.Warn().Err(err).Str("name", e.Socket.Name()).Msg("closing a listener")
 		}

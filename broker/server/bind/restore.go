@@ -109,7 +109,7 @@ func (b *Binder) openJournal(stored []Passed) (was journal.Contents, store func(
 	b.cfg.Registry.Continue(j, was)
 	return was, func() {
 		if isNew {
-			b.keep(b.journal, j.File())
+			_ = b.keep(b.journal, j.File())
 		}
 		for _, name := range damaged {
 			b.unkeep(name)
@@ -229,7 +229,7 @@ func (b *Binder) KeepControl(c *control.Control) error {
 		b.unkeep(storedControl)
 	}
 	b.control = fd
-	b.keep(storedControl, fd)
+	_ = b.keep(storedControl, fd)
 	b.cfg.Registry.Journal(func(j *journal.Journal) { j.PutControl(journal.Control{File: c.File(), Path: c.Path()}) })
 	return nil
 }

@@ -1,9 +1,13 @@
 package bind
 
 import (
+	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
 
@@ -39,14 +43,119 @@ func tokenOf(name string) (token uint32, ok bool) {
 	return uint32(n), err == nil && text == strings.ToUpper(text)
 }
 
-// keep adds something to the store. A listener that cannot be stored is bound all the same.
-func (b *Binder) keep(name string, fd *scmrights.FD) {
+// keep adds something to the store.
+func (b *Binder) keep(name string, fd *scmrights.FD) error {
+	if b.cfg.Store == nil {
+		return nil
+	}
+	err := b.cfg.Store.Keep(name, fd)
+	if err != nil {
+		b.cfg.Log.Error().Err(err).Str("stored", name).Msg("cannot be stored: it would not outlive this broker")
+	}
+	return err
+}
+
+// StoreRoom says how many descriptors a store keeps, and what makes that more.
+type StoreRoom struct {
+	Most   int
+	Advice string
+}
+
+// keepSockets adds the sockets of listeners that are not in the registry yet. One that cannot be stored is bound all the
+// same. The store itself tells nobody if it has no room.
+func (b *Binder) keepSockets(added []registry.Listener) {
 	if b.cfg.Store == nil {
 		return
 	}
-	if err := b.cfg.Store.Keep(name, fd); err != nil {
-		b.cfg.Log.Error().Err(err).Str("stored", name).Msg("cannot be stored: it would not outlive this broker")
+	used, room, names := b.stored(), b.storeRoom(), []string(nil)
+	for _, e := range added {
+		switch {
+		case used >= room.Most:
+			names = append(names, e.Socket.Name())
+			b.lacks(e.Socket, fmt.Sprintf("the store has room for %d descriptors only (%s)", room.Most, room.Advice))
+		case b.keepSocket(e):
+			used++
+		}
 	}
+	if names != nil {
+		b.cfg.Log.Warn().Strs("names", names).Int("most", room.Most).Msg("the store has no room for these listeners, which would not outlive the broker: " + room.Advice)
+	}
+}
+
+// keepSocket adds the socket of a listener, and reports whether that worked.
+func (b *Binder) keepSocket(e registry.Listener) bool {
+	if err := b.keep(storedSocket(e.Token), e.Socket.FD()); err != nil {
+		b.lacks(e.Socket, err.Error())
+		return false
+	}
+	b.unstored.Lock()
+	defer b.unstored.Unlock()
+	delete(b.unstored.why, e.Socket)
+	return true
+}
+
+// unkeepSocket takes the socket of a listener out of the store, if that has it.
+func (b *Binder) unkeepSocket(e registry.Listener) {
+	if b.Unstored(e.Socket) == "" {
+		b.unkeep(storedSocket(e.Token))
+	}
+}
+
+// fill adds sockets that the store had no room for, now that something was taken out of it.
+func (b *Binder) fill() {
+	b.unstored.Lock()
+	left := len(b.unstored.why)
+	b.unstored.Unlock()
+	if left == 0 {
+		return
+	}
+	lacking, why := []registry.Listener(nil), make(map[*socket.Socket]string)
+	for _, e := range b.cfg.Registry.Listeners() {
+		if text := b.Unstored(e.Socket); text != "" {
+			lacking, why[e.Socket] = append(lacking, e), text
+		}
+	}
+	b.unstored.Lock()
+	b.unstored.why = why // without those that are gone
+	b.unstored.Unlock()
+	for _, e := range lacking {
+		if b.stored() >= b.storeRoom().Most {
+			return
+		}
+		if b.keepSocket(e) {
+			b.cfg.Log.Info().Str("name", e.Socket.Name()).Msg("the store has room for it now: it outlives the broker")
+		}
+	}
+}
+
+// stored returns how much the store has, with the control socket, which may come yet.
+func (b *Binder) stored() int {
+	b.unstored.Lock()
+	defer b.unstored.Unlock()
+	return 2 + len(b.orphans) + len(b.expired) + b.cfg.Registry.Count() - len(b.unstored.why)
+}
+
+func (b *Binder) storeRoom() StoreRoom {
+	if b.cfg.StoreRoom == nil {
+		return StoreRoom{Most: math.MaxInt}
+	}
+	return b.cfg.StoreRoom()
+}
+
+func (b *Binder) lacks(sock *socket.Socket, why string) {
+	b.unstored.Lock()
+	defer b.unstored.Unlock()
+	if b.unstored.why == nil {
+		b.unstored.why = make(map[*socket.Socket]string)
+	}
+	b.unstored.why[sock] = why
+}
+
+// Unstored says why the store does not have a socket, which therefore would not outlive the broker, or "".
+func (b *Binder) Unstored(sock *socket.Socket) string {
+	b.unstored.Lock()
+	defer b.unstored.Unlock()
+	return b.unstored.why[sock]
 }
 
 // unkeep takes something out of the store.
