@@ -102,6 +102,9 @@ func (b *Binder) uses(names []string) map[string]string {
 	figures, _ := socket.FiguresOf(sockets)
 	for i, sock := range sockets {
 		var words []string
+		if n := shots[i].Unseen; n > 0 {
+			words = append(words, fmt.Sprintf("it was given to processes in another pid namespace, which the broker cannot follow (unseen: %d)", n))
+		}
 		if held := holders[sock.Name()]; len(held) > 0 {
 			words = append(words, "held by "+someOf(held))
 		}
