@@ -110,10 +110,19 @@ type Socket struct {
 	FileDescriptor int    `json:"fileDescriptor"`
 }
 
-// ListReply is the reply to List.
+// ListReply is the reply to List. Deployers is nil if there are none that the caller sees, and from earlier brokers.
 type ListReply struct {
 	Listeners []Listener `json:"listeners"`
 	Holders   []Holder   `json:"holders"`
+	Deployers []Deployer `json:"deployers,omitempty"`
+}
+
+// Deployer is a client that starts workers: those that hold, or wait for, listeners by its generation.
+type Deployer struct {
+	Generation int64    `json:"generation"`
+	Names      []string `json:"names"`         // that it has given, or that its workers hold
+	PID        int      `json:"pid,omitempty"` // 0: not visible from the broker's namespace
+	UID        uint32   `json:"uid"`
 }
 
 // Listener is a listener as it is now. Queue, Limit and Drops are nil if the kernel does not say them; the first two

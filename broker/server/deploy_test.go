@@ -3,6 +3,8 @@ package server_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"reflect"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -160,6 +162,32 @@ func TestDeployIsToldToRoll(t *testing.T) {
 		t.Errorf("%d deploys are to roll, want none", n)
 	}
 	other.wasToldNothing()
+}
+
+// TestDeployers: a list has the clients that started deploys, with the names that these have given, or that their
+// workers hold. One that was replaced is not among them.
+func TestDeployers(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
+	named, one := b.deploy(t, "web", "later")
+	_, two := b.deploy(t)
+	_, three := b.deploy(t)
+	b.hold(t, protocol.GetParameters{Names: []string{"web", "api"}, Generation: two})
+	b.hold(t, protocol.GetParameters{Names: []string{"api"}, Generation: two})
+	uid, pid := uint32(os.Geteuid()), os.Getpid()
+	want := []protocol.Deployer{
+		{Generation: one, Names: []string{"later", "web"}, PID: pid, UID: uid},
+		{Generation: two, Names: []string{"api", "web"}, PID: pid, UID: uid},
+		{Generation: three, Names: []string{}, PID: pid, UID: uid},
+	}
+	if got := b.client(t).list().Deployers; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	b.client(t).drain(older(one+1, "web"))
+	named.replaced(one)
+	if got := b.client(t).list().Deployers; !reflect.DeepEqual(got, want[1:]) {
+		t.Errorf("got %+v, want %+v", got, want[1:])
+	}
 }
 
 // TestDeployOfNameToCome: a deploy may name a listener that is not bound yet.

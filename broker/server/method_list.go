@@ -39,7 +39,7 @@ func (s *Server) list(c *registry.Caller) protocol.ListReply {
 		holders[i].Command = procfs.Command(holders[i].PID)
 	}
 	slices.SortFunc(holders, func(a, b protocol.Holder) int { return cmp.Compare(a.Grant, b.Grant) })
-	return protocol.ListReply{Listeners: listeners, Holders: append([]protocol.Holder{}, holders...)}
+	return protocol.ListReply{Listeners: listeners, Holders: append([]protocol.Holder{}, holders...), Deployers: s.registry.Deployers(c)}
 }
 
 // describe adds to what the registry says what the kernel counts, which may take long.

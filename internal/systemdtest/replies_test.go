@@ -136,6 +136,11 @@ func TestReplies(t *testing.T) {
 	holder.send(`{"method":"io.fdbroker.Get","parameters":{"names":["web","one"]},"more":true}`)
 	holder.reply(long)
 
+	const deploy = "io.fdbroker.Deploy"
+	deployer := newRaw(t, control)
+	deployer.send(`{"method":"io.fdbroker.Deploy","parameters":{"names":["web"]},"more":true}`)
+	deployer.reply(deploy)
+
 	for _, c := range []struct{ method, parameters, err string }{
 		{"org.varlink.service.GetInfo", `{}`, ""},
 		{"org.varlink.service.GetInfo", `null`, ""},

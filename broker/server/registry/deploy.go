@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -77,6 +78,37 @@ func (r *Registry) Roll(names ...string) (asked int) {
 		asked++
 	}
 	return asked
+}
+
+// Deployers returns the clients whose deploys c sees, by generation: all, or those of its own user. A nil caller sees
+// everything.
+func (r *Registry) Deployers(c *Caller) []protocol.Deployer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.deploys) == 0 {
+		return nil
+	}
+	held := make(map[int64][]*Grant)
+	for _, g := range r.grants {
+		held[g.generation] = append(held[g.generation], g)
+	}
+	var deployers []protocol.Deployer
+	for d := range r.deploys {
+		if d.replaced || c != nil && !c.mayDrain(d.caller.Peer) {
+			continue
+		}
+		names := append([]string{}, d.names...)
+		for _, g := range held[d.generation] {
+			if d.has(g) {
+				names = append(names, g.names()...)
+			}
+		}
+		slices.Sort(names)
+		p := d.caller.Peer
+		deployers = append(deployers, protocol.Deployer{Generation: d.generation, Names: slices.Compact(names), PID: p.PID, UID: p.UID})
+	}
+	slices.SortFunc(deployers, func(a, b protocol.Deployer) int { return cmp.Compare(a.Generation, b.Generation) })
+	return deployers
 }
 
 // serves reports whether d names the listener, or has a worker that holds it.
