@@ -53,6 +53,9 @@ type Config struct {
 	Watchdog time.Duration
 	Logger   zerolog.Logger // the zero one logs nothing
 
+	// Requests is the address at which the supervisor can be asked for a roll, see [RequestAddress]; "": nowhere.
+	Requests string
+
 	// nudge is how long descriptors that a stranger sends to a readiness socket may hold up later messages.
 	nudge time.Duration
 }

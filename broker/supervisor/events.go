@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -22,6 +23,10 @@ import (
 
 // readable reads from a descriptor of a worker.
 func (s *supervisor) readable(r ready, now time.Time) {
+	if r == requestsID {
+		s.readRequests()
+		return
+	}
 	w := s.workers[int64(r>>2)]
 	if w == nil {
 		return // reaped meanwhile
@@ -89,7 +94,7 @@ func (s *supervisor) reported(w *worker, line string) {
 
 // readReadiness makes w ready if it has said so.
 func (s *supervisor) readReadiness(w *worker) {
-	if w.readiness != nil && w.readiness.read(w.pid) && w.step == stepRunning && w.slot != nil {
+	if w.readiness != nil && saidReady(w.readiness, w.pid) && w.step == stepRunning && w.slot != nil {
 		s.becomeReady(w)
 	}
 }
@@ -108,13 +113,13 @@ func (s *supervisor) overdue(w *worker, now time.Time) {
 	case w.step == stepRunning && !s.config.NotifyReady:
 		s.becomeReady(w)
 	default:
-		reason := "it has not said READY=1 in time"
+		reason := "has not said READY=1 in time"
 		if w.step < stepRunning {
-			reason = "it has not got its sockets in time"
+			reason = "has not got its sockets in time"
 		}
-		s.log.Error().Int("pid", w.pid).Int64("timeout_ms", s.config.ReadyTimeout.Milliseconds()).Msg("worker stopped: " + reason)
+		s.log.Error().Int("pid", w.pid).Int64("timeout_ms", s.config.ReadyTimeout.Milliseconds()).Msg("worker stopped: it " + reason)
 		s.replaceLate(w, now)
-		s.failRoll(w, "new worker: "+reason, now)
+		s.failRoll(w, "new worker "+reason, now)
 	}
 }
 
@@ -139,11 +144,11 @@ func (s *supervisor) exited(w *worker, how string, now time.Time) {
 		return
 	}
 	s.restart(w, how, now)
-	why := "a new worker ended: "
+	when := ""
 	if !w.usable() {
-		why = "a new worker ended before it was ready: "
+		when = " before it was ready"
 	}
-	s.failRoll(w, why+how, now)
+	s.failRoll(w, fmt.Sprintf("new worker exited%s (%s)", when, how), now)
 }
 
 // failRoll stops the roll if it has started w.

@@ -3,6 +3,7 @@ package supervisor_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/supervisor"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,6 +78,7 @@ type running struct {
 
 	mu    sync.Mutex
 	state []string // reported to the manager
+	lines []string // messages of the log
 }
 
 // keep starts a supervisor of workers that connect to the hub.
@@ -97,6 +100,11 @@ func run(t *testing.T, c supervisor.Config) *running {
 		defer r.mu.Unlock()
 		r.state = append(r.state, states...)
 	}
+	c.Logger = c.Logger.Output(io.Discard).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.lines = append(r.lines, message)
+	}))
 	go func() {
 		defer close(r.done)
 		r.err = supervisor.Run(ctx, c, r.signals)
@@ -138,6 +146,18 @@ func (r *running) reported(state string) int {
 	n := 0
 	for _, s := range r.state {
 		if strings.Contains(s, state) {
+			n++
+		}
+	}
+	return n
+}
+
+// logged returns how many messages of the log begin with text.
+func (r *running) logged(text string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, line := range r.lines {
+		if strings.HasPrefix(line, text) {
 			n++
 		}
 	}

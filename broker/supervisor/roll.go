@@ -14,7 +14,7 @@ type roll struct {
 	done    int
 	total   int
 	again   bool   // another roll was asked for meanwhile
-	err     string // why it has failed; empty: it has not
+	failure string // says that it has failed, and why; empty: it has not
 	// owed is how many places the workers that have left owe to workers on standby, which do
 	// not serve yet. At due they are written off, because other workers have taken them.
 	owed int
@@ -46,7 +46,7 @@ func (r *roll) advance(p *pool, now time.Time) (over bool) {
 		r.handOver(p, sl, now)
 		busy = busy || sl.next != nil || sl.current != nil && sl.current.replacing
 	}
-	for r.err == "" && len(r.pending) > 0 && p.alive() < len(p.slots)+p.config.Surge {
+	for r.failure == "" && len(r.pending) > 0 && p.alive() < len(p.slots)+p.config.Surge {
 		sl := r.pending[0]
 		r.pending = r.pending[1:]
 		if !slices.Contains(p.slots, sl) {
@@ -60,7 +60,7 @@ func (r *roll) advance(p *pool, now time.Time) (over bool) {
 	for _, w := range p.workers {
 		busy = busy || w.slot == nil && !w.prestarted // an old worker that has not exited
 	}
-	return !busy && (r.err != "" || len(r.pending) == 0) && r.owed == 0 && p.fatal == nil
+	return !busy && (r.failure != "" || len(r.pending) == 0) && r.owed == 0 && p.fatal == nil
 }
 
 // startNext starts the worker that is to replace sl's, and reports whether that worked.
@@ -68,7 +68,7 @@ func (r *roll) startNext(p *pool, sl *slot, now time.Time) bool {
 	sl.failures = 0
 	w := p.start(sl, now)
 	if w == nil {
-		r.fail(p, "a new worker could not be started", now)
+		r.fail(p, "no new worker could be started", now)
 		return false
 	}
 	w.roll, w.replacing = r.id, true
@@ -117,11 +117,14 @@ func (r *roll) steady(p *pool) bool {
 
 // fail stops r: the old workers stay, and those that were to replace them leave.
 func (r *roll) fail(p *pool, why string, now time.Time) {
-	if r.err != "" || p.fatal != nil {
+	if r.failure != "" || p.fatal != nil {
 		return
 	}
-	r.err = fmt.Sprintf("the last replacement stopped after %d of %d: %s", r.done, r.total, why)
-	p.log.Error().Int("done", r.done).Int("count", r.total).Str("why", why).Msg("replacing stopped: the old workers go on")
+	r.failure = fmt.Sprintf("deploy failed: %s; old workers keep running", why)
+	if r.done > 0 {
+		r.failure += fmt.Sprintf(" beside %d of %d that were replaced", r.done, r.total)
+	}
+	p.log.Error().Int("done", r.done).Int("count", r.total).Str("why", why).Msg("deploy failed: old workers keep running")
 	for _, sl := range p.slots {
 		if w := sl.next; w != nil && sl.current != nil {
 			sl.next = nil

@@ -84,7 +84,7 @@ func TestRollFails(t *testing.T) {
 			old := h.pids()
 			h.mode(mode)
 			r.signal(unix.SIGHUP)
-			r.waitFor("the last replacement stopped after 0 of 2")
+			r.waitFor("deploy failed: new worker ")
 			h.wait(2)
 			for _, pid := range old {
 				if err := syscall.Kill(pid, 0); err != nil {
@@ -114,7 +114,7 @@ func TestRollFailsLater(t *testing.T) {
 	h.wait(4)
 	left := slices.DeleteFunc(h.pids(), func(pid int) bool { return pid == first || pid == second })
 	h.tell(first)
-	r.waitFor("the last replacement stopped after 1 of 3: a new worker ended: exit status 5")
+	r.waitFor("deploy failed: new worker exited (exit status 5); old workers keep running beside 1 of 3 that were replaced")
 	h.tell(second)
 	third := h.another(6, append(left, second)...) // in the slot of the first
 	h.tell(third)
@@ -122,7 +122,7 @@ func TestRollFailsLater(t *testing.T) {
 	r.signal(unix.SIGTTIN)
 	last := h.another(7, append(left, third)...)
 	h.tell(last)
-	r.waitFor("4 of 4 workers ready; the last replacement stopped")
+	r.waitFor("4 of 4 workers ready; deploy failed")
 	if pids := h.pids(); len(left) != 2 || !slices.Contains(pids, left[0]) || !slices.Contains(pids, left[1]) {
 		t.Errorf("%v live, want %v among them", pids, left)
 	}

@@ -49,7 +49,7 @@ func (s *supervisor) text(usable int) string {
 	text, failed := fmt.Sprintf("%d of %d workers ready", usable, len(s.slots)), s.rollErr
 	if r := s.roll; r != nil {
 		text += fmt.Sprintf(", %d of %d replaced", r.done, r.total)
-		failed = r.err
+		failed = r.failure
 	}
 	if failed != "" {
 		text += "; " + failed

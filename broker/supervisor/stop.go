@@ -58,6 +58,7 @@ func (s *supervisor) stop(now time.Time, interrupted bool) {
 // end makes the supervisor start no worker any more. Run returns when all have exited.
 func (s *supervisor) end(why string) {
 	s.ending, s.why, s.roll = true, why, nil
+	s.refuseAll()
 	s.dropPrestarted()
 }
 

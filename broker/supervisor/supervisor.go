@@ -21,9 +21,11 @@ import (
 // supervisor is the state of a [Run]. One goroutine owns it: it handles an event, and then calls act.
 type supervisor struct {
 	pool
-	timer   *time.Timer
-	rolls   int    // how many there have been
-	rollErr string // of the last roll
+	timer    *time.Timer
+	rolls    int       // how many there have been
+	rollErr  string    // of the last roll
+	requests *mailbox  // for requests of a roll; nil: none
+	asking   []request // that wait for the end of a roll
 
 	complete    bool   // all workers were ready once
 	why         string // it is ending
@@ -59,6 +61,8 @@ func Run(ctx context.Context, c Config, signals <-chan os.Signal) error {
 		events, stop = follow(ctx, c.Deploy)
 		defer stop()
 	}
+	s.openRequests()
+	defer s.closeRequests()
 	s.loop(ctx, events, signals)
 	return s.err
 }
@@ -171,10 +175,11 @@ func (s *supervisor) beginRoll() {
 
 func (s *supervisor) endRoll() {
 	r := s.roll
-	s.roll, s.rollErr = nil, r.err
-	if r.err == "" {
+	s.roll, s.rollErr = nil, r.failure
+	if r.failure == "" {
 		s.log.Info().Int("count", r.done).Msg("workers replaced")
 	}
+	s.answerRoll(r)
 	s.status = "" // so report says READY=1, which ends the reload
 	if r.again {
 		s.beginRoll()

@@ -38,8 +38,8 @@ type worker struct {
 	reaped     bool          // it was waited for
 	startPipe  *scmrights.FD // the end that we write to; nil: it need not wait
 	reports    reports
-	readiness  *readiness // nil: none
-	prestarted bool       // it waits at startPipe
+	readiness  *mailbox // on which it says READY=1; nil: none
+	prestarted bool     // it waits at startPipe
 
 	step       step
 	roll       int       // id of the roll that started it; 0: none
@@ -90,7 +90,7 @@ func startWorker(config *Config, cl *closer.Closer, id int64, prestarted bool) (
 	}()
 	env := append(make([]string, 0, len(c.Env)+3), c.Env...)
 	if config.NotifyReady {
-		if w.readiness, err = newReadiness(cl, config.nudge); err != nil {
+		if w.readiness, err = newMailbox("", cl, config.nudge); err != nil {
 			return nil, err
 		}
 		env = append(env, "NOTIFY_SOCKET="+w.readiness.address)

@@ -30,7 +30,8 @@ var runVerb = verb{
 without names, that run CMD, which gets its sockets by itself. One that ends is
 started again: at once, and if it does not live long, after a delay that doubles.
 
-  SIGHUP            replaces all workers: each is stopped once a new one is ready
+  SIGHUP            replaces all workers: each is stopped once a new one is ready;
+                    'fdclient roll' does this as well, and says how it went
   SIGTTIN, SIGTTOU  one worker more, one less
   SIGTERM, SIGINT   stops them and ends; once more: at once
 
@@ -132,7 +133,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	if err != nil {
 		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
 	}
-	f.config.Logger = log
+	f.config.Logger, f.config.Requests = log, supervisor.RequestAddress(os.Getpid())
 	if manager != nil {
 		tell, done := tellLater(manager, log)
 		defer done()

@@ -10,6 +10,7 @@ Usage:
 Verbs:
   get NAME... -- CMD   run CMD with the sockets of these listeners open
   run NAME... -- CMD   keep such processes alive, and replace them without a gap
+  roll NAME            make 'fdclient run' replace its workers, and wait for that
   list                 show the listeners, their queues and who holds them
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
@@ -35,7 +36,7 @@ itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of g
 
 func verbs() []*verb {
 	return []*verb{
-		&getVerb, &runVerb, &listVerb, &watchVerb, &bindVerb, &unbindVerb, &drainVerb, &putVerb, &adoptVerb, &reloadVerb,
+		&getVerb, &runVerb, &rollVerb, &listVerb, &watchVerb, &bindVerb, &unbindVerb, &drainVerb, &putVerb, &adoptVerb, &reloadVerb,
 		&upgradeVerb, &addrVerb, &pingVerb, &completionVerb, &versionVerb,
 	}
 }

@@ -87,7 +87,7 @@ func TestRollFails(t *testing.T) {
 	l.waitFor("a", 10)
 	p.signal(syscall.SIGHUP)
 	m.hears("RELOADING=1")
-	m.hears("STATUS=1 of 1 workers ready; the last replacement stopped after 0 of 1: new worker: it has not said READY=1 in time")
+	m.hears("STATUS=1 of 1 workers ready; deploy failed: new worker has not said READY=1 in time; old workers keep running")
 	r.holders(protocol.StateActive, 1)
 	if now := r.running(); !slices.Equal(now, old) {
 		t.Errorf("%d serve, want %d", now, old)

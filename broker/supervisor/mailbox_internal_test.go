@@ -12,7 +12,7 @@ import (
 
 // sender returns a function that sends r a datagram with descriptors, and reports whether
 // r's queue had room for it.
-func sender(t *testing.T, r *readiness) func(text string, fds ...int) bool {
+func sender(t *testing.T, r *mailbox) func(text string, fds ...int) bool {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -34,14 +34,14 @@ func sender(t *testing.T, r *readiness) func(text string, fds ...int) bool {
 }
 
 // watched returns a socket that a poller watches.
-func watched(t *testing.T) *readiness {
+func watched(t *testing.T) *mailbox {
 	t.Helper()
 	p, err := newPoller()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.close)
-	r, err := newReadiness(new(closer.Closer), 10*time.Millisecond)
+	r, err := newMailbox("", new(closer.Closer), 10*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +67,10 @@ func TestReadBound(t *testing.T) {
 	if !send("READY=1") {
 		t.Skip("the kernel's net.unix.max_dgram_qlen is less than one read takes")
 	}
-	if r.read(os.Getpid()) {
+	if saidReady(r, os.Getpid()) {
 		t.Error("one read took too much")
 	}
-	if !r.read(os.Getpid()) {
+	if !saidReady(r, os.Getpid()) {
 		t.Error("the rest was not read")
 	}
 	for range maxDatagrams {
@@ -81,7 +81,7 @@ func TestReadBound(t *testing.T) {
 	if send("x") {
 		t.Error("something can be sent to a socket that was shut down")
 	}
-	if !r.read(os.Getpid()) {
+	if !saidReady(r, os.Getpid()) {
 		t.Error("what had come when the socket was shut down was not read")
 	}
 	r.close()
@@ -91,9 +91,9 @@ func TestReadBound(t *testing.T) {
 // and the poller reports the next datagram.
 func TestReadWithDescriptors(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	for name, end := range map[string]func(r *readiness, send func(string, ...int) bool){
-		"read": func(r *readiness, send func(string, ...int) bool) {
-			if !r.read(os.Getpid()) {
+	for name, end := range map[string]func(r *mailbox, send func(string, ...int) bool){
+		"read": func(r *mailbox, send func(string, ...int) bool) {
+			if !saidReady(r, os.Getpid()) {
 				t.Error("READY=1 was not read")
 			}
 			fdtest.Eventually(t, "it is dropped", func() bool { return !r.closer.Busy(r) })
@@ -109,9 +109,9 @@ func TestReadWithDescriptors(t *testing.T) {
 			}
 			r.close()
 		},
-		"closed": func(r *readiness, send func(string, ...int) bool) { r.close() },
-		"read and closed": func(r *readiness, send func(string, ...int) bool) {
-			r.read(os.Getpid())
+		"closed": func(r *mailbox, send func(string, ...int) bool) { r.close() },
+		"read and closed": func(r *mailbox, send func(string, ...int) bool) {
+			saidReady(r, os.Getpid())
 			r.close()
 		},
 	} {
