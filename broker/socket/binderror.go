@@ -8,6 +8,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/socket/holders"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,7 +60,7 @@ func hintOf(err error) string {
 	if oe, ok := errors.AsType[*spec.OptionError](err); ok && errors.Is(err, fs.ErrPermission) {
 		return needs[oe.Option]
 	}
-	return ""
+	return kernel.Explain(err)
 }
 
 func (o *opener) explainInet(end spec.Endpoint, err error) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -84,6 +85,10 @@ func keep(s self, o options) int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
 	log, lines := logging.New(os.Stderr, o.level, o.format)
 	defer lines.Close()
+	if _, err := os.Stat(ownProgram); err != nil {
+		cli.Complain(os.Stderr, "fdbroker", fmt.Errorf("the keeper needs /proc to start the broker (--store=none needs no keeper): %w", err))
+		return cli.Failed
+	}
 	running, _ := strconv.Atoi(os.Getenv(childEnv))
 	_ = os.Unsetenv(childEnv)
 	foreign, owner := activation.Foreign()

@@ -56,6 +56,9 @@ func (d *daemon) upgrade() (takeOver func(), err error) {
 
 // checkNext runs the new program with --check and the same arguments.
 func (d *daemon) checkNext() error {
+	if _, err := os.Stat(ownProgram); err != nil {
+		return &protocol.UpgradeFailedError{Reasons: []string{fmt.Sprintf("an upgrade needs /proc: %v", err)}}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.self.path, append([]string{"--check"}, os.Args[1:]...)...)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"slices"
@@ -162,6 +163,9 @@ func socketOf(pid int, network, address string) (*scmrights.FD, error) {
 	return holders.FromProcess(pid, network+"://"+address)
 }
 
+// ownProgram is the file that this process runs.
+const ownProgram = "/proc/self/exe"
+
 // command returns the command of a worker.
 func (f *runFlags) command(c command) (supervisor.Command, error) {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
@@ -181,13 +185,16 @@ func (f *runFlags) command(c command) (supervisor.Command, error) {
 	if err := checkCommand(c.dashed, env); err != nil { // now, not once there is a broker
 		return supervisor.Command{}, err
 	}
+	if _, err := os.Stat(ownProgram); err != nil {
+		return supervisor.Command{}, fmt.Errorf("run NAME... needs /proc to start workers: %w", err)
+	}
 	argv := []string{"fdclient", "get", "--wait"}
 	if c.socket != "" {
 		argv = append(argv, "--socket="+c.socket)
 	}
 	argv = append(argv, f.launch.words()...)
 	argv = append(append(append(argv, c.args...), "--"), c.dashed...)
-	return supervisor.Command{Path: "/proc/self/exe", Argv: argv, Env: env, Reports: true, Prestart: true}, nil
+	return supervisor.Command{Path: ownProgram, Argv: argv, Env: env, Reports: true, Prestart: true}, nil
 }
 
 // runSignals returns the signals that run acts on, and a function that ends that. Signals that run was started with

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	fdtest.Main(m, map[string]func([]string) int{"worker": libraryWorker, "under": underHelper, "hidden": hiddenHelper})
+	fdtest.Main(m, map[string]func([]string) int{"worker": libraryWorker, "under": underHelper, "hidden": hiddenHelper, "noproc": noProcHelper})
 }
 
 // libraryWorker answers each connection with its pid: CONTROL NAME [hidden]. Hidden,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ func filters() map[string][]fdtest.Refused {
 		"before 6.9":    {{Call: unix.SYS_FSTATFS, Errno: unix.ENOSYS}},
 		"docker":        {{Call: unix.SYS_PIDFD_GETFD}},
 		"no pidfd_open": {{Call: unix.SYS_PIDFD_OPEN}, {Call: unix.SYS_PIDFD_GETFD}},
+		"no fchmodat2":  {{Call: unix.SYS_FCHMODAT2, Errno: unix.ENOSYS}},
 		"no pidfds": { // as Linux 4.18
 			{Call: unix.SYS_PIDFD_OPEN, Errno: unix.ENOSYS}, {Call: unix.SYS_PIDFD_GETFD, Errno: unix.ENOSYS},
 			{Call: unix.SYS_PIDFD_SEND_SIGNAL, Errno: unix.ENOSYS},
@@ -231,4 +233,73 @@ func TestLostIsSaid(t *testing.T) {
 			t.Errorf("the log does not say %s:\n%s", want, b.out.String())
 		}
 	}
+}
+
+// noProcHelper runs a program without a /proc, under a filter: FILTER PROGRAM [ARG]...
+func noProcHelper(args []string) int {
+	runtime.LockOSThread()
+	err := os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS))
+	if err == nil {
+		err = os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	}
+	for err == nil {
+		if _, serr := os.Stat("/proc/self"); serr != nil {
+			break
+		}
+		err = os.NewSyscallError("umount", unix.Unmount("/proc", unix.MNT_DETACH))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "skip:", err)
+		return 1
+	}
+	return underHelper(args)
+}
+
+// TestNoProc: without /proc the broker serves without a keeper, and what needs /proc says so.
+func TestNoProc(t *testing.T) {
+	r := newRig(t, nil)
+	r.copyTest("under")
+	without := func(filter, name string, args ...string) *process {
+		cmd := r.command("under", append([]string{filter, r.path(name)}, args...)...)
+		cmd.Env = append(cmd.Env, "FDTEST_HELPER=noproc")
+		return r.startCmd(cmd)
+	}
+	fails := func(p *process, status int, wants ...string) {
+		t.Helper()
+		exit, ok := errors.AsType[*exec.ExitError](p.wait())
+		if strings.Contains(p.out.String(), "skip:") {
+			t.Skip(p.out.String())
+		}
+		if !ok || exit.ExitCode() != status {
+			t.Errorf("got %v, want status %d\n%s", exit, status, p.out.String())
+		}
+		for _, want := range wants {
+			if !strings.Contains(p.out.String(), want) {
+				t.Errorf("got %q, want %q in it", p.out.String(), want)
+			}
+		}
+	}
+	const missing = "there is no /proc"
+	fails(without("", "fdbroker", "--bind", "web=127.0.0.1:0"), 1, "the keeper needs /proc", "--store=none", missing)
+	fails(without("no fchmodat2", "fdbroker", "--store=none"), 1, "cannot listen on the control socket", missing)
+	b := without("", "fdbroker", "--store=none", "--bind", "web=127.0.0.1:0", "--bind", "file=unix://"+r.path("web")+",mode=0640")
+	if fdtest.Eventually(t, "it is ready", func() bool { return strings.Contains(b.out.String(), `"ready"`) || b.exited() }); b.exited() {
+		t.Skipf("before Linux 6.6: %s", b.out.String())
+	}
+	if !strings.Contains(b.out.String(), missing) {
+		t.Errorf("the log does not say that there is no /proc:\n%s", b.out.String())
+	}
+	if st, err := os.Stat(r.path("web")); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("got %v, %v", st.Mode(), err)
+	}
+	w := without("", "fdclient", "get", "web", "--", "/bin/sleep", "60")
+	fdtest.Eventually(t, "it holds it", func() bool { return r.holder(w.pid()) != nil || w.exited() })
+	if is := r.listener("web"); is.Holders != 1 {
+		t.Errorf("got %+v\n%s", is, w.out.String())
+	}
+	fails(without("", "fdclient", "run", "web", "--", "/bin/sleep", "60"), 125, "needs /proc", missing)
+	fails(without("", "fdclient", "adopt", "other", "--pid", fmt.Sprint(w.pid())), 1, missing)
+	fails(r.start("fdclient", "upgrade"), 1, "an upgrade needs /proc")
+	w.kill()
+	fdtest.Eventually(t, "the end of the holder is seen", func() bool { return r.listener("web").Holders == 0 })
 }

@@ -1,6 +1,7 @@
 package sockfile
 
 import (
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -52,8 +53,15 @@ func (o Owner) apply(own *boundFile) error {
 		return nil
 	}
 	// fchmod refuses an O_PATH descriptor; its link in /proc does not (open(2)).
-	err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.Mode.Perm()))
-	return spec.Refused("mode", "chmod", err)
+	link, mode := "/proc/self/fd/"+strconv.Itoa(own.fd), uint32(o.Mode.Perm())
+	err := unix.Chmod(link, mode)
+	if err != unix.ENOENT {
+		return spec.Refused("mode", "chmod", err)
+	}
+	if unix.Fchmodat(own.fd, "", mode, unix.AT_EMPTY_PATH) == nil { // fchmodat2, Linux 6.6
+		return nil
+	}
+	return &spec.OptionError{Option: "mode", Err: &fs.PathError{Op: "chmod", Path: link, Err: err}}
 }
 
 // Give gives the file of a Unix socket that is bound to path these owners and then this mode. It returns the file, also
