@@ -90,7 +90,16 @@ func (c *Client) Bind(ctx context.Context, specs ...string) ([]protocol.Listener
 //
 // Errors: [ErrUnknownName], [ErrDenied].
 func (c *Client) Unbind(ctx context.Context, names ...string) error {
-	return c.call(ctx, protocol.MethodUnbind, protocol.UnbindParameters{Names: names}, nil)
+	_, err := c.UnbindRemaining(ctx, names...)
+	return err
+}
+
+// UnbindRemaining is Unbind. It also returns the processes that still have one of the sockets, as far as the broker can
+// see them.
+func (c *Client) UnbindRemaining(ctx context.Context, names ...string) ([]protocol.Remaining, error) {
+	var reply protocol.UnbindReply
+	err := c.call(ctx, protocol.MethodUnbind, protocol.UnbindParameters{Names: names}, &reply)
+	return reply.Remaining, err
 }
 
 // Reload makes the broker read its configuration again, and returns the names of the

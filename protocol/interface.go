@@ -145,9 +145,13 @@ type Listener struct {
 	Drops    *uint64 `json:"drops,omitempty"`
 	Holders  int     `json:"holders"`
 	Unseen   int     `json:"unseen,omitempty"`
-	Waiting  int     `json:"waiting"`
-	Orphaned bool    `json:"orphaned"`
-	Stalled  bool    `json:"stalled"`
+	// Strays are processes that have the socket open without a grant, at most five. They are looked for if the listener
+	// has no holder, and told to root and the broker's user only.
+	Strays []Process `json:"strays,omitempty"`
+
+	Waiting  int  `json:"waiting"`
+	Orphaned bool `json:"orphaned"`
+	Stalled  bool `json:"stalled"`
 	// StalledSince is when the broker saw the queue empty last, in microseconds since 1970-01-01 UTC, if Stalled is set.
 	StalledSince int64 `json:"stalledSince,omitempty"`
 
@@ -226,6 +230,20 @@ type BindReply struct {
 // UnbindParameters are the parameters of Unbind.
 type UnbindParameters struct {
 	Names []string `json:"names"`
+}
+
+// UnbindReply is the reply to Unbind.
+type UnbindReply struct {
+	Remaining []Remaining `json:"remaining,omitempty"`
+}
+
+// Remaining is a process that still has the socket of a listener that was unbound. One that was granted it accepts on
+// it; another one has got it from such a process, usually its parent.
+type Remaining struct {
+	Name    string `json:"name"`
+	PID     int    `json:"pid,omitempty"` // 0: not visible from the broker's namespace
+	Command string `json:"command,omitempty"`
+	Granted bool   `json:"granted"`
 }
 
 // NetworkAny is the network of a descriptor that was put with Any. Its address says what the descriptor is.

@@ -56,7 +56,7 @@ func (k *call) unbind() error {
 	if len(p.Names) == 0 {
 		return &protocol.InvalidParameterError{Parameter: "names"}
 	}
-	return k.run(func() (any, error) { return nil, k.Unbind(p.Names...) })
+	return k.run(func() (any, error) { return k.unbindNames(p.Names) })
 }
 
 // reload answers Reload.

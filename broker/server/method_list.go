@@ -35,6 +35,9 @@ func (k *call) listAll() error {
 func (s *Server) list(c *registry.Caller) protocol.ListReply {
 	shots, holders := s.registry.List(c)
 	listeners := s.describe(shots)
+	if c == nil || c.Privileged {
+		s.addStrays(listeners, shots)
+	}
 	for i := range holders {
 		holders[i].Command = procfs.Command(holders[i].PID)
 	}

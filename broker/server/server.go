@@ -53,6 +53,7 @@ type Server struct {
 	stopping chan struct{} // closed once Serve's context has ended
 
 	listing chan struct{} // one List without privilege at a time
+	seeking chan struct{} // one search for strays at a time
 	buffer  []byte        // for replies of Get; the event loop's
 	taken   takenOver
 }

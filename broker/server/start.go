@@ -29,7 +29,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
-		closing: make(chan struct{}), stopping: make(chan struct{}), listing: make(chan struct{}, 1),
+		closing: make(chan struct{}), stopping: make(chan struct{}), listing: make(chan struct{}, 1), seeking: make(chan struct{}, 1),
 	}
 	if s.exits, err = peer.NewExitWatcher(); err != nil {
 		return nil, err

@@ -45,11 +45,12 @@ that the broker runs as may do this. 'fdbroker --help' shows addresses and optio
 	}
 	unbindVerb = verb{
 		usage: "unbind NAME...",
-		help: `Closes listeners, all or none. Who holds one goes on accepting on it; its address
-is free once the last of them has gone. Only root and the user that the broker
-runs as may do this.
+		help: `Closes listeners, all or none. Processes that hold one keep accepting on it, and its
+address is free once the last one exits: unbind says which processes still have the
+socket, also those that got it from their parent. Only root and the user that the
+broker runs as may do this.
 `,
-		act:   func(ctx context.Context, c command) error { return c.client.Unbind(ctx, c.args...) },
+		act:   unbind,
 		takes: arguments{1, many, "no name"},
 		words: otherNames,
 	}

@@ -28,7 +28,9 @@ Of processes in another pid namespace the broker only knows how many got the lis
 (unseen).
 A listener with a queue and nobody to serve it stands out on a terminal. So does one
 whose holders do not accept, or too slowly: its queue has not been empty for 5 seconds.
-A note says so, how often the broker has undone what a worker did to the shared socket,
+If nobody holds a listener, root and the broker's user see which processes have its
+socket all the same, such as the child of a worker that has exited. A note says that
+nobody accepts, how often the broker has undone what a worker did to the shared socket,
 and what it cannot undo at the moment.
 `,
 	define: defineList,
@@ -115,6 +117,7 @@ func holdersText(l protocol.Listener) string {
 	case l.Unseen > 0:
 		text = fmt.Sprintf("%d unseen", l.Unseen)
 	}
+	text += straysText(l.Strays)
 	if l.Max > 0 {
 		text += fmt.Sprintf(" (max %d)", l.Max)
 	}
@@ -122,6 +125,21 @@ func holdersText(l protocol.Listener) string {
 		text += fmt.Sprintf(" +%d waiting", l.Waiting)
 	}
 	return text
+}
+
+// straysText names the processes that have a socket although nobody holds the listener.
+func straysText(strays []protocol.Process) string {
+	var texts []string
+	for _, p := range strays {
+		texts = append(texts, fmt.Sprintf("%d %s", p.PID, p.Command))
+	}
+	switch len(texts) {
+	case 0:
+		return ""
+	case 1:
+		return " (pid " + texts[0] + " has it)"
+	}
+	return " (pids " + strings.Join(texts, ", ") + " have it)"
 }
 
 func queueText(l protocol.Listener) string {
