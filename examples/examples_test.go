@@ -38,10 +38,8 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	build := exec.CommandContext(ctx, "go", "build", "-o", dir,
-		module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/examples/http")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+	if err := fdtest.Programs(dir, module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/examples/http"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	programs, testContext = dir, ctx

@@ -34,9 +34,8 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	const module = "github.com/fdbroker/fdbroker"
-	cmd := exec.Command("go", "build", "-o", dir+"/", module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/internal/runtest/testdata/worker")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+	if err := fdtest.Programs(dir, module+"/cmd/fdbroker", module+"/cmd/fdclient", module+"/internal/runtest/testdata/worker"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	bin = dir
