@@ -115,7 +115,7 @@ func TestExecManySockets(t *testing.T) {
 // TestExecFewFiles leaves too few descriptors to move the sockets.
 func TestExecFewFiles(t *testing.T) {
 	fdtest.CheckLeaks(t)
-	j := job{Config: launch.Config{Command: []string{"true"}}}
+	j := job{Config: launch.Config{Command: []string{"true"}}, Turn: true}
 	for range 8 {
 		j.Names = append(j.Names, "web")
 	}

@@ -3,11 +3,11 @@ package launch_test
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +35,7 @@ type job struct {
 	Busy   bool     // other goroutines use the runtime's poller meanwhile
 	Forbid []uint32 // system calls that a seccomp filter refuses
 	Close  bool     // close the sockets before they are placed
+	Turn   bool     // place the sockets in reverse order, so that all have to be moved
 }
 
 // start returns the command that runs the job as a process.
@@ -45,8 +46,14 @@ func (j job) start(t *testing.T) *exec.Cmd {
 		t.Fatal(err)
 	}
 	// The helper must not inherit descriptors beyond 2 that this process has inherited.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		t.Fatal(os.NewSyscallError("close_range", err))
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if n, _ := strconv.Atoi(e.Name()); n > 2 {
+			unix.CloseOnExec(n) // fails for the directory, which is closed by now
+		}
 	}
 	return fdtest.Helper(t, "launch", string(b))
 }
@@ -103,6 +110,9 @@ func helperLaunch(args []string) int {
 			return fail(err)
 		}
 		c.Sockets = append(c.Sockets, s)
+	}
+	if j.Turn {
+		slices.Reverse(c.Sockets)
 	}
 	c.Environ = append(os.Environ(), c.Environ...)
 	var refused []fdtest.Refused

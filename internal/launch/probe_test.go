@@ -3,7 +3,6 @@ package launch_test
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"os"
 	"strconv"
 	"testing"
@@ -51,8 +50,11 @@ func helperProbe(args []string) int {
 
 // pidfdID returns the id of this process as systemd finds it: in its pidfd's file
 // handle, if the kernel gives one (6.14), else in the inode number. It is ""
-// without pidfs.
+// without pidfs, and for 32-bit programs, which see half of that number.
 func pidfdID() (string, error) {
+	if strconv.IntSize < 64 {
+		return "", nil
+	}
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return "", err
@@ -63,7 +65,10 @@ func pidfdID() (string, error) {
 	}
 	var fs unix.Statfs_t
 	var st unix.Stat_t
-	if err := errors.Join(unix.Fstatfs(fd, &fs), unix.Fstat(fd, &st)); err != nil || fs.Type != unix.PID_FS_MAGIC {
+	if unix.Fstatfs(fd, &fs) != nil || fs.Type != unix.PID_FS_MAGIC {
+		return "", nil
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
 		return "", err
 	}
 	return strconv.FormatUint(st.Ino, 10), nil
