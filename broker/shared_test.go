@@ -152,7 +152,7 @@ func volatile(level, option int) bool {
 func optionOf(fd uintptr, level, option int) (string, bool) {
 	buf := make([]byte, 512)
 	size := uint32(len(buf))
-	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
 		uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&size)), 0)
 	return fmt.Sprintf("%x", buf[:size]), errno == 0
 }

@@ -101,7 +101,13 @@ func TestAdoptMPTCP(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	ln, fd := mptcp(t)
 	defer ln.Close()
-	sock, err := socket.Adopt(parse(t, "web=:80,backlog=3,nodelay,keepalive,fastopen=2,defer-accept=1s"), fd, socket.Foreign)
+	text := "web=:80,backlog=3,nodelay,keepalive,defer-accept=1s"
+	_ = fd.Control(func(n uintptr) {
+		if unix.SetsockoptInt(int(n), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 1) != unix.ENOPROTOOPT { // until Linux 6.2
+			text += ",fastopen=2"
+		}
+	})
+	sock, err := socket.Adopt(parse(t, text), fd, socket.Foreign)
 	if err != nil {
 		t.Fatal(err)
 	}

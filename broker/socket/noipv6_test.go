@@ -3,6 +3,7 @@ package socket_test
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
@@ -39,6 +40,9 @@ func noIPv6Helper(args []string) int {
 func TestWithoutIPv6(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to install a seccomp filter without no_new_privs")
+	}
+	if runtime.GOARCH == "386" {
+		t.Skip("a filter cannot see what socketcall is asked for")
 	}
 	fdtest.CheckLeaks(t)
 	held := open(t, "h=tcp4://:0") // the name of the address that is really bound is in the error

@@ -244,8 +244,9 @@ func TestCompaction(t *testing.T) {
 			most = max(most, memory(t, j))
 		}
 		if i%2500 == 0 {
-			var got journal.Contents
-			if j, got = reopen(t, j); !sameRecords(got, want) {
+			next, got := reopen(t, j)
+			j.Close() // a 32-bit program has no room for eight of its mappings
+			if j = next; !sameRecords(got, want) {
 				t.Fatalf("after %d steps: got\n%+v\nwant\n%+v", i, got, want)
 			}
 		}
