@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker/keeper"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -82,15 +83,23 @@ func brokerHelper(args []string) int {
 			tell("FDSTORE=1", 0)
 			tell("hello", 0)
 		case "wait":
-			select {}
+			waitForSignal()
 		case "signal":
 			_ = unix.Kill(os.Getpid(), unix.Signal(n))
-			select {}
+			waitForSignal()
 		case "exit":
 			return n
 		}
 	}
 	return 0
+}
+
+// waitForSignal waits for the signal that ends this process. "select {}" would not do: without cgo the runtime takes
+// a process in which nothing else happens for one that hangs.
+func waitForSignal() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // run runs a keeper whose broker has these lives.

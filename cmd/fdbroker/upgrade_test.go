@@ -16,7 +16,7 @@ func TestCheckLayout(t *testing.T) {
 	for layout, want := range map[string]int{"": cli.OK, server.StateLayout(): cli.OK, "bstate1": cli.Usage} {
 		t.Setenv(layoutEnv, layout)
 		var stdout, stderr bytes.Buffer
-		status := run(context.Background(), []string{"--check", "--bind", "web=:9000"}, inputs{}, &stdout, &stderr)
+		status := run(context.Background(), []string{"--check", "--socket", "/run/fdbroker.sock", "--bind", "web=:9000"}, inputs{}, &stdout, &stderr)
 		if said := strings.Contains(stderr.String(), "which is "+layout+" and not "+server.StateLayout()); status != want || said != (want != cli.OK) {
 			t.Errorf("%q: exit status %d, %s", layout, status, &stderr)
 		}
