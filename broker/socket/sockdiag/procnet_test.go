@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
@@ -91,6 +92,9 @@ func portOf(address string) string {
 
 // TestWithoutDiag: sockets are found by their addresses also if sock_diag cannot be asked.
 func TestWithoutDiag(t *testing.T) {
+	if runtime.GOARCH == "386" {
+		t.Skip("a filter cannot see what socketcall is asked for")
+	}
 	fdtest.CheckLeaks(t)
 	if out, err := fdtest.Helper(t, "nodiag", filepath.Clean(fdtest.SocketDir(t))).Output(); err != nil {
 		t.Errorf("%v\n%s", err, out)
