@@ -34,6 +34,17 @@ func (s *Socket) CanBecome(to spec.Spec) bool {
 	return s.staysAt(is, to)
 }
 
+// Is reports whether to is the spec of s, or differs only in how it writes the address that s is bound to: a port as a
+// number, which was 0.
+func (s *Socket) Is(to spec.Spec) bool {
+	is := s.Spec()
+	if is.Equal(to) {
+		return true
+	}
+	is.Address = to.Address
+	return is.Equal(to) && !s.adopted && s.CanBecome(to)
+}
+
 // staysAt reports whether s, an IP socket of is, has the address that [Open] would bind for to.
 func (s *Socket) staysAt(is, to spec.Spec) bool {
 	if is.Network == to.Network && is.Address == to.Address && is.Opts().V6Only == to.Opts().V6Only {

@@ -35,8 +35,10 @@ var (
 	bindVerb = verb{
 		usage: "bind NAME=ADDRESS[,OPTION[=VALUE]]...",
 		help: `Binds listeners, all or none, and prints each with what was really bound. A name
-that is bound already with the same spec is left as it is. Only root and the user
-that the broker runs as may do this. 'fdbroker --help' shows addresses and options.
+that is bound already with the same spec is left as it is. They are bound until the
+broker is stopped, and are not in its configuration: 'fdclient list --specs' prints one
+that has them. Only root and the user that the broker runs as may do this. 'fdbroker
+--help' shows addresses and options.
 
   fdclient bind web=:9000 adm=127.0.0.1:9001,backlog=16
 `,
@@ -87,15 +89,13 @@ func addr(ctx context.Context, c command) error {
 	if err != nil {
 		return err
 	}
-	unknown := protocol.UnknownNameError{Name: c.args[0]}
 	for _, l := range list.Listeners {
 		if l.Name == c.args[0] {
 			_, err := fmt.Fprintln(c.out, l.Address)
 			return err
 		}
-		unknown.Names = append(unknown.Names, l.Name)
 	}
-	return &unknown
+	return unknownName(c.args[0], list)
 }
 
 func bind(ctx context.Context, c command) error {

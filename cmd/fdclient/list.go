@@ -20,30 +20,50 @@ import (
 )
 
 var listVerb = verb{
-	usage: "list [--json]",
-	help: `Shows each listener with its address, how many hold it, how many connections are
-queued of how many that may be, and how many found the queue full; then each
-grant with the process behind it. Bytes instead of connections for datagrams.
-Of processes in another pid namespace the broker only knows how many got the listener
-(unseen).
+	usage: "list [NAME...] [--json] [--specs]",
+	help: `Shows the listeners, or those of these names: each with its address, how many hold
+it, how many connections are queued of how many that may be, and how many found the
+queue full; then each grant with the process behind it. Bytes instead of connections
+for datagrams. Of processes in another pid namespace the broker only knows how many
+got the listener (unseen).
 A listener with a queue and nobody to serve it stands out on a terminal. So does one
 whose holders do not accept, or too slowly: its queue has not been empty for 5 seconds.
 If nobody holds a listener, root and the broker's user see which processes have its
 socket all the same, such as the child of a worker that has exited. A note says that
 nobody accepts, how often the broker has undone what a worker did to the shared socket,
 and what it cannot undo at the moment.
+
+With --specs, it prints a configuration for 'fdbroker --config' of what is bound, also
+at run time. Write it to a file beside the old one first, because the broker may read
+that one at any time:
+
+  fdclient list --specs >/etc/fdbroker.conf.new &&
+    mv /etc/fdbroker.conf.new /etc/fdbroker.conf
 `,
 	define: defineList,
+	takes:  arguments{most: many},
+	words:  otherNames,
 }
 
 func defineList(fs *pflag.FlagSet) action {
 	asJSON := fs.Bool("json", false, "print the broker's answer as JSON")
+	asSpecs := fs.Bool("specs", false, "print a configuration: the spec of each listener, with the address that was bound")
 	return func(ctx context.Context, c command) error {
+		if *asJSON && *asSpecs {
+			return usagef("--json and --specs: choose one")
+		}
 		list, err := inTime(ctx, c.client.List)
+		if err == nil {
+			list, err = only(list, c.args)
+		}
 		if err != nil {
 			return err
 		}
-		if *asJSON {
+		slices.SortStableFunc(list.Listeners, func(a, b protocol.Listener) int { return natural(a.Name, b.Name) })
+		switch {
+		case *asSpecs:
+			return printSpecs(c.out, list.Listeners)
+		case *asJSON:
 			e := json.NewEncoder(c.out)
 			e.SetEscapeHTML(false)
 			e.SetIndent("", "  ")
@@ -51,6 +71,32 @@ func defineList(fs *pflag.FlagSet) action {
 		}
 		return printList(c.out, list, time.Now())
 	}
+}
+
+// only returns the listeners of these names, and their holders; without names, all.
+func only(list protocol.ListReply, names []string) (protocol.ListReply, error) {
+	if len(names) == 0 {
+		return list, nil
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return l.Name == name }) {
+			return list, unknownName(name, list)
+		}
+	}
+	list.Listeners = slices.DeleteFunc(list.Listeners, func(l protocol.Listener) bool { return !slices.Contains(names, l.Name) })
+	list.Holders = slices.DeleteFunc(list.Holders, func(h protocol.Holder) bool {
+		return !slices.ContainsFunc(h.Names, func(name string) bool { return slices.Contains(names, name) })
+	})
+	return list, nil
+}
+
+// unknownName is the error of a name that is not in list.
+func unknownName(name string, list protocol.ListReply) error {
+	unknown := protocol.UnknownNameError{Name: name}
+	for _, l := range list.Listeners {
+		unknown.Names = append(unknown.Names, l.Name)
+	}
+	return &unknown
 }
 
 func printList(w io.Writer, list protocol.ListReply, now time.Time) error {

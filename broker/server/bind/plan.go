@@ -171,7 +171,7 @@ func (p *plan) onlyNew(l registry.Listener, bound bool, s spec.Spec) error {
 	switch {
 	case !bound:
 		p.toOpen = append(p.toOpen, s)
-	case !l.Socket.Spec().Equal(s):
+	case !l.Socket.Is(s):
 		return &protocol.NameInUseError{Name: s.Name, Spec: l.Socket.Spec().String()}
 	}
 	return nil
@@ -191,7 +191,7 @@ func (p *plan) notConfigured(l registry.Listener, bound bool, s spec.Spec) error
 	case fd != nil && inodeOf(fd) != inodeOf(l.Socket.FD()): // another program has made it anew
 		p.replace(l, s)
 	case l.Socket.Spec().Equal(s):
-	case !l.Configured && !l.Socket.Adopted():
+	case !l.Configured && !l.Socket.Adopted() && !l.Socket.Is(s):
 		return &protocol.NameInUseError{Name: s.Name, Spec: l.Socket.Spec().String()}
 	case l.Socket.CanBecome(s):
 		p.toAlter = append(p.toAlter, alteration{l.Socket, l.Socket.Spec(), s})
