@@ -45,6 +45,9 @@ func (e *drainedError) Is(target error) bool { return target == ErrDrained || ta
 type DrainOptions struct {
 	// Before limits it to grants with a lower generation; 0: no limit.
 	Before int64
+	// Unserved, if it is not nil, is called with the listeners that nobody else holds or waits for. New connections to
+	// these wait in the queue until somebody does.
+	Unserved func(names []string)
 	// Progress, if it is not nil, makes Drain wait until all have left. It is called with how
 	// many have not: at first, and whenever one has left.
 	Progress func(left int)
@@ -66,14 +69,21 @@ func (c *Client) Drain(ctx context.Context, o DrainOptions, names ...string) (dr
 		p.Before = &o.Before
 	}
 	var reply protocol.DrainReply
+	tell := func() {
+		if len(reply.Unserved) > 0 && o.Unserved != nil {
+			o.Unserved(reply.Unserved)
+		}
+	}
 	if o.Progress == nil {
 		err = c.call(ctx, protocol.MethodDrain, p, &reply)
+		tell()
 	} else {
 		err = stream(ctx, c, protocol.MethodDrain, p, func(r *protocol.DrainReply) (more bool, err error) {
 			if r.Left == nil {
 				return false, malformedf("reply: not how many are left")
 			}
 			reply = *r
+			tell()
 			o.Progress(*r.Left)
 			return *r.Left > 0, nil
 		})

@@ -200,9 +200,10 @@ type DrainParameters struct {
 
 // DrainReply is a reply to Drain. Left is nil if the call was made without "more".
 type DrainReply struct {
-	Drained int  `json:"drained"`
-	Left    *int `json:"left,omitempty"`
-	Failed  int  `json:"failed,omitempty"`
+	Drained  int      `json:"drained"`
+	Left     *int     `json:"left,omitempty"`
+	Failed   int      `json:"failed,omitempty"`
+	Unserved []string `json:"unserved,omitempty"` // nobody holds or waits for these but those that leave
 }
 
 // DeployParameters are the parameters of Deploy.

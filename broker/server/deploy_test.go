@@ -448,7 +448,7 @@ func TestDrainOfOneWhoIsGone(t *testing.T) {
 		d.replaced(generation)
 		c.close()
 		worker.wantEvent(grant, protocol.EventDrain, true)
-		if n := len(b.logs.lines(`"drained"`)); n != 1 {
+		if n := len(b.logs.lines(`"asked holders to leave"`)); n != 1 {
 			t.Errorf("%d lines", n)
 		}
 	}

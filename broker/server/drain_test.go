@@ -337,6 +337,43 @@ func TestDrainAllOrNone(t *testing.T) {
 	}
 }
 
+// TestDrainUnserved: the reply names the listeners that are left to nobody, and only those.
+func TestDrainUnserved(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "a=127.0.0.1:0", "b=127.0.0.1:0", "c=127.0.0.1:0,max=1", "idle=127.0.0.1:0")
+	names := []string{"a", "b", "c", "idle"}
+	old, first := b.hold(t, protocol.GetParameters{Names: []string{"a", "b", "c"}})
+	standby := b.client(t)
+	standby.send(call{protocol.Call{Method: protocol.MethodGet, More: true}, protocol.GetParameters{Names: []string{"c"}, Wait: true}})
+	b.held(t, "c", 1, 1)
+	if _, later := b.hold(t, protocol.GetParameters{Names: []string{"b"}}); later <= first {
+		t.Fatalf("grants %d and %d", first, later)
+	}
+	c := b.client(t)
+	for _, step := range []struct {
+		p    protocol.DrainParameters
+		want []string
+	}{
+		{older(first, names...), nil}, {older(first+1, names...), []string{"a"}}, {all("idle"), nil},
+		{older(first+1, names...), []string{"a"}}, // nothing has changed
+		{all(names...), []string{"a", "b", "c"}},  // the standby is turned away, too
+	} {
+		if got := c.drain(step.p); !slices.Equal(got.Unserved, step.want) {
+			t.Errorf("%+v: %q, want %q", step.p, got.Unserved, step.want)
+		}
+	}
+	c.send(call{protocol.Call{Method: protocol.MethodDrain, More: true}, all("a")})
+	for _, want := range []string{`{"drained":1,"left":1,"unserved":["a"]}`, `{"drained":1,"left":0}`} {
+		if r, _ := c.reply(); r.Err != nil || string(r.Parameters) != want {
+			t.Errorf("got %s %v, want %s", r.Parameters, r.Err, want)
+		}
+		old.close()
+	}
+	if n := len(b.logs.lines(`"asked":1,"unreachable":0,"left_to_nobody":["a"]`)); n != 3 {
+		t.Errorf("%d log lines", n)
+	}
+}
+
 // TestDrainOfOnesOwn: a user drains its own processes, and no others.
 func TestDrainOfOnesOwn(t *testing.T) {
 	fdtest.CheckLeaks(t)

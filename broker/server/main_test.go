@@ -88,7 +88,7 @@ func start(t testing.TB, cfg server.Config, specs ...string) *broker {
 func startOn(t testing.TB, cfg server.Config, prepare func(*scmrights.FD), specs ...string) *broker {
 	t.Helper()
 	b := &broker{logs: new(logs)}
-	cfg.Logger = zerolog.New(b.logs)
+	cfg.Logger = zerolog.New(b.logs).Level(cfg.Logger.GetLevel()) // debug, unless a test says otherwise
 	cfg.Version = "test"
 	s, err := server.New(cfg)
 	if err != nil {

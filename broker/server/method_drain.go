@@ -44,7 +44,7 @@ func (k *call) drain() error {
 		},
 		End: func(bool) {
 			if !asked { // the client is gone: a drain has both steps all the same
-				_, _, _ = k.ask(d, p.Names, false)
+				_, _ = k.ask(d, p.Names, false)
 			}
 		},
 	})
@@ -52,27 +52,30 @@ func (k *call) drain() error {
 }
 
 // ask asks the drained grants to leave: see [registry.Registry.AskToLeave].
-func (k *call) ask(d *registry.Drain, names []string, follow bool) (asked, failed int, err error) {
-	if asked, failed, err = k.registry.AskToLeave(d, follow); err == nil {
-		l := k.infoFor(k.conn).Strs("names", names).Int("count", asked).Int("failed", failed)
+func (k *call) ask(d *registry.Drain, names []string, follow bool) (asked registry.Asked, err error) {
+	if asked, err = k.registry.AskToLeave(d, follow); err == nil {
+		l := k.infoFor(k.conn).Strs("names", names).Int("asked", asked.Count).Int("unreachable", asked.Failed)
+		if len(asked.Unserved) > 0 {
+			l.Strs("left_to_nobody", asked.Unserved)
+		}
 		addPeer(l, k.conn.Caller.Peer)
-		l.Msg("drained")
+		l.Msg("asked holders to leave")
 	}
-	return asked, failed, err
+	return asked, err
 }
 
 // askToLeave asks the drained grants to leave, and with more tells the client as they do.
 func (k *call) askToLeave(d *registry.Drain, names []string) error {
 	follow := k.More && !k.Oneway
-	asked, failed, err := k.ask(d, names, follow)
+	asked, err := k.ask(d, names, follow)
 	if err != nil {
 		return err
 	}
-	reply := protocol.DrainReply{Drained: asked, Failed: failed}
+	reply := protocol.DrainReply{Drained: asked.Count, Failed: asked.Failed, Unserved: asked.Unserved}
 	if !follow {
 		return k.reply(reply, false)
 	}
-	left := asked
+	left := asked.Count
 	send := func() error {
 		reply.Left = new(left)
 		return k.reply(reply, left > 0)
@@ -87,6 +90,7 @@ func (k *call) askToLeave(d *registry.Drain, names []string) error {
 				if left = now; left == 0 {
 					k.conn.Done()
 				}
+				reply.Unserved = nil // was said
 				return send()
 			},
 			End: func(bool) { k.registry.Unfollow(d) },

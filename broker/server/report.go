@@ -62,15 +62,7 @@ func (s *Server) report(e registry.Event) {
 		}
 		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
 	case protocol.EventGranted, protocol.EventDraining, protocol.EventEnded:
-		l := s.log.Debug()
-		if l == nil {
-			return
-		}
-		addHolder(l, e.Holder)
-		if e.Why != "" {
-			l = l.Str("why", e.Why)
-		}
-		l.Msg(e.What)
+		s.grants.add(e)
 	}
 }
 

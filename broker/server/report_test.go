@@ -1,7 +1,12 @@
 package server_test
 
 import (
+	"fmt"
+	"os"
 	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
@@ -21,9 +26,47 @@ func TestDrainsDoNotFloodTheLog(t *testing.T) {
 			}
 			drains++
 		}
-		return len(b.logs.lines(`"drained"`)) < drains
+		return len(b.logs.lines(`"asked holders to leave"`)) < drains
 	})
-	if len(b.logs.lines(`"drained"`)) == 0 {
+	if len(b.logs.lines(`"asked holders to leave"`)) == 0 {
 		t.Error("none is logged")
+	}
+}
+
+// TestGrantsAreLogged: at info the log tells who got a listener, and when that ended. However often clients get one,
+// the log has a bounded number of lines, and says how many it lacks.
+func TestGrantsAreLogged(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{Logger: zerolog.Nop().Level(zerolog.InfoLevel)}, "a=127.0.0.1:0", "b=127.0.0.1:0")
+	w := b.spawn(t)
+	if err := w.call(get("a", "b")); err != nil {
+		t.Fatal(err)
+	}
+	pid := w.pid()
+	lines := func(words ...string) []string {
+		return b.logs.lines(append(words, `"level":"info"`, `"grant":1,"names":["a","b"]`, fmt.Sprintf(`"pid":%d,"uid":0,"gid":0`, pid))...)
+	}
+	fdtest.Eventually(t, "the grant is logged", func() bool { return len(lines(`"message":"granted"`, `"command":"`+os.Args[0])) == 1 })
+	w.kill()
+	fdtest.Eventually(t, "its end is logged", func() bool { return len(lines(`"message":"ended"`, `"why":"exited"`)) == 1 })
+
+	c := b.client(t)
+	begun := time.Now()
+	for range 1000 {
+		c.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+		c.got()
+		c.close()
+		c = b.client(t)
+	}
+	fdtest.Eventually(t, "the log says how many it lacks", func() bool {
+		c.send(getMore(protocol.GetParameters{Names: []string{"a"}}))
+		c.got()
+		c.close()
+		c = b.client(t)
+		return len(b.logs.lines(`"not_logged":`)) > 0
+	})
+	most := 100 * (int(time.Since(begun)/time.Second) + 2)
+	if n := len(b.logs.lines(`"message":"granted"`)) + len(b.logs.lines(`"message":"ended"`)); n > most || n < 100 {
+		t.Errorf("%d lines in %v", n, time.Since(begun))
 	}
 }

@@ -52,6 +52,7 @@ type Server struct {
 	closed   sync.Once
 	stopping chan struct{} // closed once Serve's context has ended
 
+	grants  grantLog
 	listing chan struct{} // one List without privilege at a time
 	seeking chan struct{} // one search for strays at a time
 	buffer  []byte        // for replies of Get; the event loop's

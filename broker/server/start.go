@@ -27,6 +27,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
+		grants: grantLog{log: cfg.Logger},
 		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		closing: make(chan struct{}), stopping: make(chan struct{}), listing: make(chan struct{}, 1), seeking: make(chan struct{}, 1),
@@ -40,7 +41,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.registry = registry.New(registry.Config{
 		Exits: s.exits, Health: s.monitor, MaxGrantsPerUID: cfg.MaxGrantsPerUID,
-		Report: s.report, Verbose: cfg.Logger.GetLevel() <= zerolog.DebugLevel,
+		Report: s.report, GrantEvents: grantEvents(cfg.Logger.GetLevel()),
 	})
 	s.Binder = bind.New(bind.Config{
 		Registry: s.registry, Store: cfg.Store, StoreRoom: cfg.StoreRoom, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,
@@ -67,6 +68,7 @@ func (s *Server) Close() error {
 	s.exits.Close()
 	s.watching.Wait()
 	s.loop.Close()
+	s.grants.flush()
 	var errs []error
 	for _, sock := range sockets {
 		errs = append(errs, s.closeSocket(sock))
@@ -106,6 +108,7 @@ func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	left, err := s.loop.Serve(ln)
 	stop()
 	s.Freeze()
+	s.grants.flush()
 	if left > 0 {
 		s.log.Warn().Int("count", left).Msg("not waiting for clients that do not let go of their connections")
 	}

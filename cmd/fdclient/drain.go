@@ -17,14 +17,14 @@ var drainVerb = verb{
 	usage: "drain NAME... [--before GRANT] [--wait DURATION]",
 	help: `Asks the holders of these listeners to stop accepting, finish what they have, and
 leave: a process that 'fdclient get' became gets its --drain-signal, a Go worker is
-told by its listener. What is queued waits for whoever comes next. Prints how many
-were asked and, with --wait, how many of them left in time; where some did not, it
-says who, and the exit status is 1. It is 1 as well where the broker may not signal
-one of them. Who waits for a place and is as old is turned away. A 'fdclient run' of
-such workers does not start them again, but ends once they have left; its --replace
-starts the new ones first. Where the broker is upgraded or crashes meanwhile, --wait
-ends: the drain was begun, and the same command waits for the rest.
-Processes of a pid namespace that the broker does not see are not asked; it says so.
+told by its listener. Queued connections wait for the next holder; if there is no
+other one, a warning says so. Prints how many were asked and, with --wait, how many of
+them left in time; if some did not, it says which, and the exit status is 1. It is 1
+too if the broker may not signal one of them. Processes of the same age that are still
+waiting are refused. A 'fdclient run' of such workers does not start them again, but
+exits once they have left; its --replace starts the new ones first. If the broker is
+upgraded or crashes meanwhile, --wait ends: the drain has begun, and the same command
+waits for the others.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
@@ -47,7 +47,7 @@ func defineDrain(fs *pflag.FlagSet) action {
 		if *wait > 0 {
 			return drainAndWait(ctx, c, *before, *wait)
 		}
-		n, err := c.client.Drain(ctx, broker.DrainOptions{Before: *before}, c.args...)
+		n, err := c.client.Drain(ctx, broker.DrainOptions{Before: *before, Unserved: c.warnUnserved}, c.args...)
 		if err == nil || errors.Is(err, broker.ErrUnasked) {
 			fmt.Fprintln(c.out, asked(n))
 			noteUnseen(c)
@@ -76,7 +76,7 @@ func drainAndWait(ctx context.Context, c command, before int64, limit time.Durat
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	drained, left := -1, 0 // -1: no answer yet
-	_, err := c.client.Drain(ctx, broker.DrainOptions{Before: before, Progress: func(n int) {
+	_, err := c.client.Drain(ctx, broker.DrainOptions{Before: before, Unserved: c.warnUnserved, Progress: func(n int) {
 		if left = n; drained < 0 {
 			drained = n
 			fmt.Fprintln(c.out, asked(n))
@@ -100,6 +100,12 @@ func drainAndWait(ctx context.Context, c command, before int64, limit time.Durat
 		return fmt.Errorf("after %v it is not known who is still there: %w", limit, err)
 	}
 	return fmt.Errorf("after %v there are still: %s; wait longer, or stop them yourself", limit, who)
+}
+
+// warnUnserved says that a drain is an outage, as far as the broker knows.
+func (c command) warnUnserved(names []string) {
+	fmt.Fprintln(c.err, "fdclient: warning: nobody else holds", protocol.Printable(strings.Join(names, ", "))+
+		": new connections wait in the queue")
 }
 
 func asked(n int) string {

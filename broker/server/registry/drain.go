@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/server/peer"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -28,7 +29,7 @@ func (r *Registry) Drain(c *Caller, link Link, names []string, before *int64) (d
 		if before != nil {
 			limit = min(*before, limit)
 		}
-		d = &Drain{link: link, leaving: r.fence(c, listeners, limit)}
+		d = &Drain{link: link, listeners: listeners, leaving: r.fence(c, listeners, limit)}
 		for _, deploy := range r.replaceDeploys(c, names, limit, d.leaving) {
 			deploy.drains = append(deploy.drains, d)
 			d.unacked++
@@ -62,9 +63,8 @@ func (r *Registry) Acknowledged(d *Drain) bool {
 	return d.unacked == 0
 }
 
-// AskToLeave is the second step. It returns how many grants were asked to leave, now or earlier, and how
-// many could not be asked. If follow is set, d counts those that leave until [Registry.Unfollow].
-func (r *Registry) AskToLeave(d *Drain, follow bool) (asked, failed int, err error) {
+// AskToLeave is the second step. If follow is set, d counts those that leave until [Registry.Unfollow].
+func (r *Registry) AskToLeave(d *Drain, follow bool) (asked Asked, err error) {
 	r.do(func() {
 		if r.phase >= Stopping {
 			err = ErrStopping
@@ -73,17 +73,28 @@ func (r *Registry) AskToLeave(d *Drain, follow bool) (asked, failed int, err err
 		for _, g := range d.leaving {
 			switch {
 			case r.askToLeave(g):
-				asked++
+				asked.Count++
 				if follow {
 					g.drains = append(g.drains, d)
 				}
 			case !g.ended:
-				failed++
+				asked.Failed++
 			}
 		}
-		d.left = asked
+		d.left = asked.Count
+		for _, l := range d.listeners {
+			if len(l.holders) > 0 && !r.stays(l) {
+				asked.Unserved = append(asked.Unserved, l.Socket.Name())
+			}
+		}
 	})
-	return asked, failed, err
+	return asked, err
+}
+
+// stays reports whether a process will use l, as far as the broker knows, although its draining holders leave.
+func (r *Registry) stays(l *listener) bool {
+	return l.inUnseenUse() || slices.ContainsFunc(l.holders, func(g *Grant) bool { return !g.draining }) ||
+		slices.ContainsFunc(r.waiting, func(q *Request) bool { return slices.Contains(q.Names, l.Socket.Name()) })
 }
 
 // Left returns how many of the grants that were asked to leave have not ended.

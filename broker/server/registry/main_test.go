@@ -58,7 +58,7 @@ func newBooks(t testing.TB) *books {
 	}
 	t.Cleanup(exits.Close)
 	b := &books{t: t, health: new(observer)}
-	b.Registry = New(Config{Exits: exits, Health: b.health, MaxGrantsPerUID: 100, Verbose: true, Report: func(e Event) {
+	b.Registry = New(Config{Exits: exits, Health: b.health, MaxGrantsPerUID: 100, GrantEvents: -1, Report: func(e Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.events = append(b.events, e)

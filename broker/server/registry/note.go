@@ -11,6 +11,11 @@ import (
 // note keeps e for the report, and queues it for the watchers.
 func (r *Registry) note(e Event) {
 	r.events = append(r.events, e)
+	r.tell(e)
+}
+
+// tell queues e for the watchers.
+func (r *Registry) tell(e Event) {
 	if len(r.watchers) == 0 || e.What == EventUnasked || e.What == EventLost || e.What == EventFaulty || e.What == EventUnwritten {
 		return
 	}
@@ -28,15 +33,44 @@ func (r *Registry) noteListener(what string, l *listener) {
 	r.note(Event{What: what, Name: l.Socket.Name(), Socket: l.Socket})
 }
 
-// noteGrant notes what has become of a grant, unless neither the log nor a watcher wants to know:
+// noteGrant notes what has become of a grant, unless neither the report nor a watcher wants to know:
 // each handout would make one.
 func (r *Registry) noteGrant(what string, g *Grant, why string, names func() []string) {
-	if !r.cfg.Verbose && len(r.watchers) == 0 {
+	reported := r.grantEvents.allow(r.cfg.GrantEvents)
+	if !reported && len(r.watchers) == 0 {
 		return
 	}
 	h := g.holder()
 	h.Names = names()
-	r.note(Event{What: what, Holder: &h, Why: why})
+	e := Event{What: what, Holder: &h, Why: why}
+	r.tell(e)
+	if reported {
+		e.Untold = r.grantEvents.untold
+		r.grantEvents.untold = 0
+		r.events = append(r.events, e)
+	}
+}
+
+// eventLimit limits the events of grants that Report receives.
+type eventLimit struct {
+	second time.Time // the one in which
+	count  int       // so many were reported
+	untold int       // were not, since the last that was
+}
+
+// allow reports whether one more may be reported, with at most so many in a second; a negative number: any.
+func (l *eventLimit) allow(most int) bool {
+	if most <= 0 {
+		return most < 0
+	}
+	if now := time.Now(); now.Sub(l.second) >= time.Second {
+		l.second, l.count = now, 0
+	}
+	if l.count++; l.count > most {
+		l.untold++
+		return false
+	}
+	return true
 }
 
 // holder describes g as List and events show it.

@@ -25,24 +25,25 @@ var (
 type Registry struct {
 	cfg Config
 
-	mu        sync.Mutex
-	phase     Phase
-	journal   *journal.Journal // which records nothing until Continue
-	listeners map[string]*listener
-	sorted    []*listener     // the same, by name; nil: not known
-	pending   map[string]bool // names that are not bound yet, and may be handed back
-	grants    map[int64]*Grant
-	processes map[peer.ID]*Grant // grants that follow a process
-	pids      map[int]*Grant     // the same, by pid
-	users     map[uint32]int     // how many of these each user has
-	waiting   []*Request         // in the order in which they asked
-	deploys   map[*Deploy]struct{}
-	watchers  map[*Watcher]struct{}
-	lastID    int64
-	lastToken uint32
-	freed     bool // a place or a name may be free for a request that waits
-	events    []Event
-	unwritten bool // that the journal cannot be written was noted
+	mu          sync.Mutex
+	phase       Phase
+	journal     *journal.Journal // which records nothing until Continue
+	listeners   map[string]*listener
+	sorted      []*listener     // the same, by name; nil: not known
+	pending     map[string]bool // names that are not bound yet, and may be handed back
+	grants      map[int64]*Grant
+	processes   map[peer.ID]*Grant // grants that follow a process
+	pids        map[int]*Grant     // the same, by pid
+	users       map[uint32]int     // how many of these each user has
+	waiting     []*Request         // in the order in which they asked
+	deploys     map[*Deploy]struct{}
+	watchers    map[*Watcher]struct{}
+	lastID      int64
+	lastToken   uint32
+	freed       bool // a place or a name may be free for a request that waits
+	events      []Event
+	grantEvents eventLimit
+	unwritten   bool // that the journal cannot be written was noted
 }
 
 // Config is what a registry needs.
@@ -56,8 +57,8 @@ type Config struct {
 	MaxGrantsPerUID int
 	// Report is called for each event, in order, without the lock.
 	Report func(Event)
-	// Verbose says that Report wants to know about grants, not only about listeners.
-	Verbose bool
+	// GrantEvents is how many events of grants Report receives in a second at most; if it is negative, all.
+	GrantEvents int
 }
 
 // Observer watches the health of sockets.
@@ -147,10 +148,18 @@ type Request struct {
 
 // Drain is grants that were asked to leave, and the deploys that hear of it first.
 type Drain struct {
-	link    Link
-	leaving []*Grant
-	unacked int // deploys that have not acted on it
-	left    int // grants that have not ended; counted once they were asked
+	link      Link
+	listeners []*listener
+	leaving   []*Grant
+	unacked   int // deploys that have not acted on it
+	left      int // grants that have not ended; counted once they were asked
+}
+
+// Asked is what asking drained grants to leave has come to.
+type Asked struct {
+	Count    int      // were asked, now or earlier, and have not ended
+	Failed   int      // could not be asked
+	Unserved []string // listeners that are left to nobody else
 }
 
 // Deploy is a client that starts workers, and hears when a newer one has replaced it.
@@ -180,6 +189,7 @@ type Event struct {
 	Why    string
 	Err    error
 	PIDs   []int // of holders, for health events
+	Untold int   // so many events of grants since the last one were too many for Report
 }
 
 // Kinds of events that only the log is told, and no watcher.

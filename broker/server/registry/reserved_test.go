@@ -176,8 +176,8 @@ func TestReclaimDrained(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if asked, failed, err := b.AskToLeave(d, true); asked != 1 || failed != 0 || err != nil {
-				t.Errorf("%d asked, %d failed, %v", asked, failed, err)
+			if asked, err := b.AskToLeave(d, true); asked.Count != 1 || asked.Failed != 0 || err != nil {
+				t.Errorf("%+v, %v", asked, err)
 			}
 		}
 		q := reclaim(c, "a", "b")
