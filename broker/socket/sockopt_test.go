@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -283,5 +284,56 @@ func TestMkDirAgain(t *testing.T) {
 	}
 	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o701 {
 		t.Errorf("the directory: %v", err)
+	}
+}
+
+// TestForesee: what keeps a start from binding shows without the port or the path.
+func TestForesee(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	taken := open(t, "a=127.0.0.1:0")
+	for text, want := range map[string]string{
+		"a=127.0.0.1:0,device=no-such-if":           "there is no interface of that name",
+		"a=:1,congestion=no-such-one":               "is not one of ",
+		"a=203.0.113.7:1":                           "no interface of this machine has the address 203.0.113.7",
+		"a=203.0.113.7:1,freebind":                  "",
+		"a=[fe80::1]:1":                             "a link-local address needs its interface",
+		"a=unix://" + dir + "/none/s":               "there is no directory " + dir + "/none (the option mkdir makes it)",
+		"a=unix://" + dir + "/none/s,mkdir":         "",
+		"a=unix://" + dir + "/s":                    "",
+		"a=unix://@x":                               "",
+		"a=" + taken.Address() + ",keepalive,tos=4": "",
+	} {
+		err := socket.Foresee(parse(t, text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+	if names(t, dir) != "" {
+		t.Errorf("there is %s", names(t, dir))
+	}
+}
+
+// TestUnmappedOwner: an owner who does not exist in the user namespace is named.
+func TestUnmappedOwner(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	cmd := fdtest.Helper(t, "try", "a=unix://"+dir+"/a,user=77", "b=unix://"+dir+"/b,group=78", "c=unix://"+dir+"/c,user=0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.Output()
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "cannot bind a=unix://" + dir + "/a: option user: there is no uid 77 in this user namespace (/proc/self/uid_map)\n" +
+		"cannot bind b=unix://" + dir + "/b: option group: there is no gid 78 in this user namespace (/proc/self/gid_map)\nok\n"
+	if string(out) != want {
+		t.Errorf("got %q, want %q", out, want)
 	}
 }

@@ -111,8 +111,11 @@ func (d *daemon) restore() error {
 	return err
 }
 
-// keepControl stores the control socket, and logs if others can replace it.
+// keepControl stores the control socket, and logs if others can replace it, or it shuts out users that listeners allow.
 func (d *daemon) keepControl(control *server.Control) error {
+	if what := shutOut(d.listeners, d.control); what != "" {
+		d.log.Warn().Msg(what)
+	}
 	if why := control.Exposed(); why != "" {
 		d.log.Warn().Str("socket", control.Path()).Str("why", why).Msg("the control socket can be replaced by others")
 	}

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/activation"
@@ -76,7 +77,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		err = fmt.Errorf("%d listeners, and --max-names is %d", len(config.listeners), o.server.MaxNames)
 	}
 	if o.check {
-		return check(config.listeners, err, stdout, stderr)
+		return check(config.listeners, o.control, err, stdout, stderr)
 	}
 	foreign, owner := activation.Foreign()
 	passed, perr := takePassed()
@@ -105,7 +106,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 }
 
 // check is --check: it prints what would be bound, or err.
-func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
+func check(listeners []spec.Spec, control server.ControlConfig, err error, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = checkLayout()
 	}
@@ -115,9 +116,26 @@ func check(listeners []spec.Spec, err error, stdout, stderr io.Writer) int {
 	}
 	for _, spec := range listeners {
 		fmt.Fprintln(stdout, spec)
+	}
+	if os.Getenv(layoutEnv) == "" {
+		warnOf(listeners, stderr)
+		if what := shutOut(listeners, control); what != "" {
+			cli.Complain(stderr, "fdbroker", errors.New("warning: "+what))
+		}
+	}
+	return cli.OK
+}
+
+// warnOf prints what keeps a start here and now from binding listeners, or from giving them all that they ask for. That
+// is no error: the configuration may be for another machine, or for later.
+func warnOf(listeners []spec.Spec, stderr io.Writer) {
+	for _, spec := range listeners {
+		if err := socket.Foresee(spec); err != nil {
+			cli.Complain(stderr, "fdbroker", fmt.Errorf("warning: a start would fail: %w", err))
+			continue
+		}
 		for _, what := range socket.Shortfalls(spec) {
 			cli.Complain(stderr, "fdbroker", fmt.Errorf("warning: %s: %s", spec.Name, what))
 		}
 	}
-	return cli.OK
 }

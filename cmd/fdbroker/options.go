@@ -94,7 +94,7 @@ func (o *options) define() *pflag.FlagSet {
 	fs.StringVar(&o.logLevel, "log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
 	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
 	fs.StringVar(&o.store, "store", storeAuto, "keep what is to outlive the broker in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's where it offers one, else a keeper")
-	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound, and exit")
+	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound and what this machine would refuse, and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
 	return fs
 }

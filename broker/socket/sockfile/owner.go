@@ -1,6 +1,8 @@
 package sockfile
 
 import (
+	"cmp"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -21,7 +23,27 @@ type Owner struct {
 // OwnerOf returns the owner that the options mode, user and group say.
 func OwnerOf(o *spec.Options) (Owner, error) {
 	uid, gid, err := o.Owner()
+	if err == nil {
+		err = cmp.Or(checkMapped("user", "uid", uid), checkMapped("group", "gid", gid))
+	}
 	return Owner{o.Mode, uid, gid}, err
+}
+
+// checkMapped returns an error if an id, unless it is -1, does not exist in the user namespace of this process
+// (user_namespaces(7)): the kernel would only say that it is invalid.
+func checkMapped(option, kind string, id int) error {
+	path := "/proc/self/" + kind + "_map"
+	text, err := os.ReadFile(path)
+	if err != nil || id < 0 {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, count int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil || int64(id) >= inside && int64(id)-inside < count {
+			return nil
+		}
+	}
+	return spec.Problemf(unix.EINVAL, "option %s: there is no %s %d in this user namespace (%s)", option, kind, id, path)
 }
 
 // IsNone reports whether o leaves everything as it is.

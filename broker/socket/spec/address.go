@@ -20,10 +20,13 @@ func ParseAddress(text string) (*Network, string, error) {
 	word, address, found := strings.Cut(text, "://")
 	if !found {
 		word, address = "tcp", text
+		if err := checkSlashes(text); err != nil {
+			return nil, "", fmt.Errorf("address %q: %w", text, err)
+		}
 	}
 	n := NetworkOf(word)
 	if n == nil {
-		return nil, "", fmt.Errorf("address %q: there is no network %q; there are %s", text, word, NetworkNames(All))
+		return nil, "", fmt.Errorf("address %q: there is no network %q; use %s", text, word, NetworkNames(All))
 	}
 	var err error
 	if n.In(Unix) {
@@ -35,6 +38,24 @@ func ParseAddress(text string) (*Network, string, error) {
 		return nil, "", fmt.Errorf("address %q: %w", text, err)
 	}
 	return n, address, nil
+}
+
+// checkSlashes returns an error if text is an address behind a network and a colon. It would be the port of a host that
+// is called like the network; such a host can be written behind "tcp://".
+func checkSlashes(text string) error {
+	word, rest, found := strings.Cut(text, ":")
+	n := NetworkOf(strings.ToLower(strings.TrimRight(word, "/")))
+	if !found || n == nil {
+		return nil
+	}
+	if n.In(Unix) {
+		return fmt.Errorf("a Unix socket's address is written %s://%s", n.Name, rest)
+	}
+	rest = strings.TrimLeft(rest, "/")
+	if !strings.Contains(rest, ":") {
+		rest = ":" + rest
+	}
+	return fmt.Errorf("the network is written %s://, as in %s://%s", n.Name, n.Name, rest)
 }
 
 // normalInet returns HOST:PORT with the port as a number and an IP address in its shortest form.
@@ -63,11 +84,6 @@ func splitHostPort(address string) (host, port string, err error) {
 	case address[0] == '/' || address[0] == '@' || address[0] == '.':
 		return "", "", errors.New("a Unix socket's address is written unix://" + address)
 	}
-	if word, path, _ := strings.Cut(address, ":"); path != "" && (path[0] == '/' || path[0] == '@') {
-		if n := NetworkOf(word); n != nil && n.In(Unix) {
-			return "", "", errors.New("a Unix socket's address is written " + word + "://" + path)
-		}
-	}
 	host, port, err = net.SplitHostPort(address)
 	if err != nil {
 		return "", "", errors.New(allowed)
@@ -91,7 +107,7 @@ func parsePort(n *Network, port string) (string, error) {
 	}
 	number, err := net.LookupPort(n.Name, port)
 	if err != nil {
-		return "", fmt.Errorf("port %q is no number from 0 to 65535 and no service that this machine knows", port)
+		return "", fmt.Errorf("port %q is neither a number from 0 to 65535 nor a service that this machine knows", port)
 	}
 	return strconv.Itoa(number), nil
 }

@@ -158,6 +158,8 @@ func findOption(n *Network, name string) (*option, error) {
 	}
 	i := slices.IndexFunc(optionTable[:], func(opt option) bool { return opt.name == name })
 	switch {
+	case i < 0 && strings.TrimSpace(name) != name:
+		return nil, fmt.Errorf("there is a space at option %s: a spec has no spaces", Quote(name))
 	case i < 0:
 		return nil, fmt.Errorf("there is no option %s; %s", Quote(name), optionsOf(n))
 	case !n.In(optionTable[i].on):

@@ -79,6 +79,9 @@ func CheckName(name string) error {
 	case name == "unknown" || name == "stored" || name == "connection":
 		return fmt.Errorf("name %q has a meaning to systemd; choose another", name)
 	}
+	if strings.TrimSpace(name) != name {
+		return fmt.Errorf("name %q: \" \" is not allowed there: a spec has no spaces", name)
+	}
 	if i := badByte(name); i >= 0 {
 		return fmt.Errorf("name %q: %q is not allowed there; %s", name, name[i:i+1], allowed)
 	}
@@ -113,7 +116,7 @@ func (s Spec) Check() error {
 func (s Spec) String() string {
 	var b strings.Builder
 	b.WriteString(s.Name + "=")
-	if s.Network != "tcp" {
+	if s.Network != "tcp" || checkSlashes(s.Address) != nil {
 		b.WriteString(s.Network + "://")
 	}
 	b.WriteString(s.Address)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os/user"
 	"slices"
@@ -51,13 +52,13 @@ func parseWho(text string) (w Who, err error) {
 		id, err = parseID(value)
 		value = fmt.Sprint(id)
 	default:
-		return w, fmt.Errorf("%q: allowed are user:NAME, uid:N, group:NAME, gid:N and any", text)
+		return w, fmt.Errorf("%q: use user:NAME, uid:N, group:NAME, gid:N or any", text)
 	}
 	switch {
 	case err != nil:
 		return Who{}, fmt.Errorf("%q: %w", text, err)
 	case id == overflowID:
-		const why = "is what the kernel shows for whoever it cannot name, so it cannot be let in by id"
+		const why = "is what the kernel shows for every user that it cannot name, so it cannot be let in by id"
 		return Who{}, fmt.Errorf("%q: id %d %s", text, overflowID, why)
 	}
 	return Who{kind + ":" + value, kind, id}, nil
@@ -74,8 +75,11 @@ func lookup(kind, name string) (uint32, error) {
 	} else {
 		g, err = user.LookupGroup(name)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("no %s is called %q: %w", kind, name, err)
+	switch {
+	case errors.As(err, new(user.UnknownUserError)), errors.As(err, new(user.UnknownGroupError)):
+		return 0, fmt.Errorf("there is no %s %q", kind, name)
+	case err != nil:
+		return 0, fmt.Errorf("%s %q: %w", kind, name, err)
 	}
 	return parseID(cmp.Or(u.Uid, g.Gid))
 }

@@ -1,11 +1,57 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
 
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
 )
+
+// Foresee returns the error, a [*BindError], with which [Open] would fail on this machine just now, as far as that shows
+// without the port or the path: an option that the kernel refuses, an address that no interface has, a directory that
+// is missing. It may block as long as Open for a host's name.
+func Foresee(s spec.Spec) error {
+	o := opener{OpenConfig: OpenConfig{SkipHolders: true}, spec: s, network: spec.NetworkOf(s.Network)}
+	err := o.foresee()
+	if err != nil {
+		return newBindError(s, err)
+	}
+	return nil
+}
+
+func (o *opener) foresee() error {
+	if o.network.In(spec.Unix) {
+		return o.foreseeUnix()
+	}
+	ends, err := o.spec.Endpoints()
+	for _, end := range ends {
+		end.AddrPort = netip.AddrPortFrom(end.Addr(), 0)
+		if _, err = o.freePort(end); err == nil {
+			break
+		}
+		err = o.explainInet(end, err)
+	}
+	return err
+}
+
+func (o *opener) foreseeUnix() error {
+	if _, err := sockfile.OwnerOf(o.spec.Opts()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(o.spec.Address)
+	if strings.HasPrefix(o.spec.Address, "@") || o.spec.Opts().MkDir != nil {
+		return nil
+	}
+	if err := unix.Stat(dir, new(unix.Stat_t)); errors.Is(err, unix.ENOENT) {
+		return spec.Problemf(err, "there is no directory %s (the option mkdir makes it)", dir)
+	}
+	return nil
+}
 
 // Shortfalls returns what a socket of s gets less of than s says, because the kernel has a limit: a few words for each.
 // It asks the kernel as this process, with a socket of its own.
