@@ -1,6 +1,8 @@
 package server
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"golang.org/x/sys/unix"
 )
 
 // handler answers the calls of control connections. Its methods run on the goroutine of the event loop.
@@ -29,13 +32,16 @@ func (h handler) Refused(c *conn.Conn, err error) { h.logRefused(c, "", err) }
 
 // Paused logs that no connection is accepted for a while.
 func (h handler) Paused(err error, wait time.Duration) {
-	h.sampled.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
+	if errors.Is(err, unix.EMFILE) {
+		err = fmt.Errorf("out of file descriptors: control connections wait; raise the limit (ulimit -n, LimitNOFILE=): %w", err)
+	}
+	h.rarely.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
 }
 
 // Call answers one call.
 func (h handler) Call(c *conn.Conn, message []byte, fds []*scmrights.FD) error {
 	c.Discard(fds) // once the call is answered
-	if p, more, ok := protocol.DecodeGetCall(message); ok && len(fds) == 0 {
+	if p, more, ok := protocol.DecodeGetCall(message); ok && len(fds) == 0 && !c.OneCall {
 		return h.get(c, p, more) // as nearly every call is
 	}
 	m, err := protocol.DecodeCall(message)
@@ -46,11 +52,23 @@ func (h handler) Call(c *conn.Conn, message []byte, fds []*scmrights.FD) error {
 	if len(fds) > 0 && !takesFD {
 		return &protocol.MalformedError{Reason: "descriptors that nobody asked for"}
 	}
+	if c.OneCall && !isShort(m.Method) {
+		return h.refuse(c, m.Method, h.descriptors.Exhausted(), m.Oneway)
+	}
 	k := &call{Server: h.Server, Call: m, conn: c, fds: fds}
 	if err := k.answer(); err != nil {
 		return k.refuse(err)
 	}
 	return nil
+}
+
+// isShort reports whether a call of the method neither goes on nor carries or hands out a descriptor.
+func isShort(method string) bool {
+	switch method {
+	case protocol.MethodGet, protocol.MethodPut, protocol.MethodAttach, protocol.MethodWatch, protocol.MethodDeploy:
+		return false
+	}
+	return true
 }
 
 // answer calls the method, which replies, or returns why the call is refused.

@@ -43,7 +43,11 @@ type Server struct {
 	uid      uint32
 	log      zerolog.Logger
 	sampled  zerolog.Logger // for events whose number clients decide
+	rarely   zerolog.Logger // for what is said once a minute
 	registry *registry.Registry
+	// descriptors is what the registry and the loop have of them.
+	descriptors registry.Descriptors
+
 	loop     *conn.Loop
 	monitor  *health.Monitor
 	exits    *peer.ExitWatcher

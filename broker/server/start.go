@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/fdbroker/fdbroker/broker/server/bind"
 	"github.com/fdbroker/fdbroker/broker/server/conn"
@@ -28,10 +30,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		grants: grantLog{log: cfg.Logger},
-		cfg: cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
+		cfg:    cfg, uid: uint32(os.Geteuid()), log: cfg.Logger,
 		sampled: cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
+		rarely:  cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Minute}),
 		closing: make(chan struct{}), stopping: make(chan struct{}), listing: make(chan struct{}, 1), seeking: make(chan struct{}, 1),
 	}
+	s.limitDescriptors()
 	if s.exits, err = peer.NewExitWatcher(); err != nil {
 		return nil, err
 	}
@@ -40,7 +44,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.registry = registry.New(registry.Config{
-		Exits: s.exits, Health: s.monitor, MaxGrantsPerUID: cfg.MaxGrantsPerUID,
+		Exits: s.exits, Health: s.monitor, MaxGrantsPerUID: cfg.MaxGrantsPerUID, Descriptors: &s.descriptors,
 		Report: s.report, GrantEvents: grantEvents(cfg.Logger.GetLevel()),
 	})
 	s.Binder = bind.New(bind.Config{
@@ -49,7 +53,7 @@ func New(cfg Config) (*Server, error) {
 	})
 	if s.loop, err = conn.New(conn.Config{
 		MaxClients: cfg.MaxClients, MaxClientsPerUID: cfg.MaxClientsPerUID, MaxMessage: cfg.MaxMessage,
-		CallTimeout: cfg.CallTimeout, Handler: handler{s},
+		CallTimeout: cfg.CallTimeout, Handler: handler{s}, Descriptors: &s.descriptors,
 	}); err != nil {
 		s.monitor.Close()
 		s.exits.Close()
@@ -57,6 +61,17 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.watching.Go(func() { s.exits.Run(s.registry.Exited) })
 	return s, nil
+}
+
+// limitDescriptors takes note of how many files this process may have open, and returns that.
+func (s *Server) limitDescriptors() int {
+	files := math.MaxInt32
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		files = int(min(limit.Cur, math.MaxInt32))
+	}
+	s.descriptors.SetLimit(files)
+	return files
 }
 
 // Close closes the listeners, also those of a Bind that is under way, for which it waits. Their holders go on
@@ -105,6 +120,10 @@ func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 		s.taken.at = time.Now() // only now do clients come
 	}
 	defer context.AfterFunc(ctx, stop)()
+	if files, room := s.limitDescriptors(), s.descriptors.Room(); room < s.cfg.MaxClients*3/4 {
+		s.log.Warn().Int("open_files", files).Int("max_clients", max(room, 1)).
+			Msg("the limit of open files allows fewer clients than --max-clients: raise it (ulimit -n, LimitNOFILE=)")
+	}
 	left, err := s.loop.Serve(ln)
 	stop()
 	s.Freeze()

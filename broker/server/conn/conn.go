@@ -16,6 +16,8 @@ import (
 // Conn is one connection. Only the loop's goroutine uses it, except for Wake and Gone.
 type Conn struct {
 	Caller registry.Caller
+	// OneCall says that the connection ends after one call, which must not go on: descriptors have run out.
+	OneCall bool
 
 	loop   *Loop
 	raw    scmrights.Nonblocking
@@ -110,7 +112,9 @@ func (c *Conn) advance() {
 			return
 		}
 		if wait != 0 {
-			c.await(wait)
+			if c.await(wait); c.OneCall && !c.closed {
+				c.finishOneCall()
+			}
 			return
 		}
 	}
@@ -333,6 +337,8 @@ func (c *Conn) awaitCall() {
 		c.clearDeadline()
 	case c.called && len(c.in) == 0:
 		c.setDeadline(deadlineWindow, c.windowEnd)
+	case c.deadlineKind != deadlineCall && c.OneCall:
+		c.setDeadline(deadlineCall, time.Now().Add(oneCallTime))
 	case c.deadlineKind != deadlineCall:
 		c.setDeadline(deadlineCall, time.Now().Add(c.loop.cfg.CallTimeout))
 	}

@@ -2,7 +2,6 @@ package conn
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
@@ -23,6 +22,7 @@ type Config struct {
 	MaxMessage       int // bytes
 	CallTimeout      time.Duration
 	Handler          Handler
+	Descriptors      *registry.Descriptors
 }
 
 // Handler answers calls. Its methods are called by the loop's goroutine, and must not block.
@@ -58,7 +58,9 @@ type Loop struct {
 	single    int             // turns in a row with one new connection
 	paused    time.Time       // do not accept before; zero: accept
 	backoff   time.Duration
-	in        []byte // what is read, to be used at once
+	spare     *scmrights.FD // see reserve.go
+	exhausted time.Time     // since when no connection could be accepted; zero: the last one was
+	in        []byte        // what is read, to be used at once
 	events    []unix.EpollEvent
 }
 
@@ -83,6 +85,7 @@ func New(cfg Config) (*Loop, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	if err = l.queue.open(); err == nil {
+		l.reserve()
 		err = l.watch(l.queue.eventfd, unix.EPOLL_CTL_ADD, unix.EPOLLIN)
 	}
 	if err != nil {
@@ -95,6 +98,7 @@ func New(cfg Config) (*Loop, error) {
 // Close closes what New has opened. Serve must have returned.
 func (l *Loop) Close() {
 	l.queue.close()
+	l.closeSpare()
 	if ln := l.next.Swap(nil); ln != nil {
 		_ = ln.Close()
 	}
@@ -205,11 +209,13 @@ func (l *Loop) accept() error {
 		raw, number, err := scmrights.Accept(l.listener)
 		switch {
 		case err == nil:
-			l.backoff = backoffMin
+			l.backoff, l.exhausted = backoffMin, time.Time{}
 			l.open(raw, int32(number))
 		case err == unix.EAGAIN || err == unix.EINTR:
 			l.single = 0
 			return nil
+		case err == unix.EMFILE && l.waitedLong():
+			return l.acceptReserved(err)
 		case exhausted(err):
 			return l.pause(err)
 		default:
@@ -225,14 +231,24 @@ func exhausted(err error) bool {
 		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED)
 }
 
-// pause stops accepting for a while.
-func (l *Loop) pause(err error) error {
-	if err == unix.EMFILE {
-		err = fmt.Errorf("%w; raise the limit (ulimit -n, LimitNOFILE=)", err)
+// waitedLong reports whether no connection could be accepted for so long that their clients should be told.
+func (l *Loop) waitedLong() bool {
+	if l.exhausted.IsZero() {
+		l.exhausted = time.Now()
 	}
-	l.cfg.Handler.Paused(err, l.backoff)
-	l.paused = time.Now().Add(l.backoff)
+	return time.Since(l.exhausted) >= queueTime
+}
+
+// pause stops accepting for a while, and longer each time.
+func (l *Loop) pause(err error) error {
+	wait := l.backoff
 	l.backoff = min(2*l.backoff, backoffMax)
+	return l.pauseFor(err, wait)
+}
+
+func (l *Loop) pauseFor(err error, wait time.Duration) error {
+	l.cfg.Handler.Paused(err, wait)
+	l.paused = time.Now().Add(wait)
 	return l.watch(l.listener, unix.EPOLL_CTL_MOD, 0)
 }
 
@@ -264,21 +280,31 @@ func (l *Loop) admit(c *registry.Caller) error {
 	most := l.cfg.MaxClients
 	if !c.Privileged {
 		most -= most / reservedShare
+		if err := l.cfg.Descriptors.Check(); err != nil {
+			return err
+		}
 	}
 	if l.clients >= most {
 		return &protocol.LimitError{Limit: "clients", Max: most}
 	}
-	if !c.Privileged && l.perUID[c.Peer.UID] >= l.cfg.MaxClientsPerUID {
-		return &protocol.LimitError{Limit: "clients of one user", Max: l.cfg.MaxClientsPerUID}
+	if share := l.cfg.Descriptors.Share(l.cfg.MaxClientsPerUID); !c.Privileged && l.perUID[c.Peer.UID] >= share {
+		return &protocol.LimitError{Limit: "clients of one user", Max: share}
 	}
+	l.count(c)
+	return nil
+}
+
+func (l *Loop) count(c *registry.Caller) {
 	l.clients++
 	l.perUID[c.Peer.UID]++
-	return nil
+	l.cfg.Descriptors.Add(1)
 }
 
 // dismiss counts a client no more.
 func (l *Loop) dismiss(c *registry.Caller) {
 	l.clients--
+	l.reserve() // if it is free again, this comes first
+	l.cfg.Descriptors.Add(-1)
 	if l.perUID[c.Peer.UID]--; l.perUID[c.Peer.UID] == 0 {
 		delete(l.perUID, c.Peer.UID)
 	}

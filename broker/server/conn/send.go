@@ -119,6 +119,10 @@ func (l *Loop) expire() {
 		case deadlineFlush:
 			c.end(&sendError{os.ErrDeadlineExceeded})
 		case deadlineCall:
+			if c.OneCall {
+				c.end(l.cfg.Descriptors.Exhausted())
+				continue
+			}
 			c.end(l.tooSlow("seconds to complete a call in"))
 		case deadlineUnread:
 			c.end(l.tooSlow("seconds to read descriptors in, when another call stands behind theirs,"))

@@ -81,12 +81,14 @@ func (r *Registry) add(e Listener) {
 func (r *Registry) enroll(l *listener) {
 	name := l.Socket.Name()
 	r.listeners[name], r.sorted = l, nil
+	r.cfg.Descriptors.Add(1)
 	delete(r.pending, name)
 	r.cfg.Health.Watch(l.Socket, l.blocking)
 }
 
 func (r *Registry) remove(l *listener) {
 	delete(r.listeners, l.Socket.Name())
+	r.cfg.Descriptors.Add(-1)
 	r.sorted = nil
 	l.unbound = true
 	r.journal.RemoveListener(l.Token)

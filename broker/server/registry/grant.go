@@ -134,8 +134,7 @@ func (r *Registry) end(g *Grant, why string) {
 	r.journal.RemoveGrant(g.id)
 	if g.pidfd != nil {
 		r.forget(g)
-		r.cfg.Exits.Remove(g.pidfd)
-		_ = g.pidfd.Close()
+		r.closePidfd(g)
 	}
 	for _, l := range g.listeners {
 		r.release(g, l)
@@ -150,11 +149,20 @@ func (r *Registry) end(g *Grant, why string) {
 // enter puts g into the books.
 func (r *Registry) enter(g *Grant) {
 	r.grants[g.id] = g
+	if g.pidfd != nil {
+		r.cfg.Descriptors.Add(1)
+	}
 	if g.pidfd != nil && !g.reserved {
 		r.processes[g.process] = g
 		r.pids[g.peer.PID] = g
 		r.users[g.peer.UID]++
 	}
+}
+
+func (r *Registry) closePidfd(g *Grant) {
+	r.cfg.Exits.Remove(g.pidfd)
+	_ = g.pidfd.Close()
+	r.cfg.Descriptors.Add(-1)
 }
 
 // forget takes g, which follows a process, out of the books of processes.

@@ -55,6 +55,8 @@ type Config struct {
 	Health Observer
 	// MaxGrantsPerUID limits the processes of a user without privilege that may hold listeners.
 	MaxGrantsPerUID int
+	// Descriptors counts listeners and processes that are followed; nil: nothing does.
+	Descriptors *Descriptors
 	// Report is called for each event, in order, without the lock.
 	Report func(Event)
 	// GrantEvents is how many events of grants Report receives in a second at most; if it is negative, all.
@@ -138,6 +140,7 @@ type Request struct {
 	id         int64
 	since      time.Time
 	process    peer.Process // zero: the grant lasts as long as the connection
+	counted    *Descriptors // has the descriptor of process, while q waits
 	discovered bool
 
 	decided bool

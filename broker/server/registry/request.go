@@ -68,8 +68,16 @@ func (r *Registry) ask(q *Request, wait bool) {
 	r.serveWaiting() // a request that has waited for a freed place comes first
 	err, final := r.try(q)
 	if !final && wait {
+		if err := r.crowded(q); err != nil { // it takes a descriptor while it waits, too
+			q.decide(err)
+			return
+		}
 		if q.process.FD == nil && q.process.ID != (peer.ID{}) {
 			q.process.FD, _ = q.Caller.known.pidfd.Dup() // the known grant may end before q is decided
+		}
+		if q.process.FD != nil {
+			q.counted = r.cfg.Descriptors
+			q.counted.Add(1)
 		}
 		q.id = r.newID()
 		r.waiting = append(r.waiting, q)
@@ -83,6 +91,10 @@ func (r *Registry) ask(q *Request, wait bool) {
 
 func (q *Request) decide(err error) {
 	q.decided, q.err = true, err
+	if q.counted != nil {
+		q.counted.Add(-1)
+		q.counted = nil
+	}
 	if q.process.FD != nil { // no grant has taken it
 		_ = q.process.FD.Close()
 		q.process.FD = nil
@@ -158,8 +170,8 @@ func (r *Registry) try(q *Request) (err error, final bool) {
 		return err, final
 	}
 	own := r.grantOf(q)
-	if r.crowded(q) {
-		return &protocol.LimitError{Limit: "grants of one user", Max: r.cfg.MaxGrantsPerUID}, true
+	if err := r.crowded(q); err != nil {
+		return err, true
 	}
 	discovered := r.discoveredGrantOf(q)
 	for _, l := range listeners {
@@ -226,9 +238,15 @@ func (r *Registry) grantOf(q *Request) *Grant {
 	return own
 }
 
-// crowded reports whether q would take more processes of its user than there may be. Processes whose end the broker has
-// not been told of count: looking for them each time would let a user at the limit keep the registry busy.
-func (r *Registry) crowded(q *Request) bool {
-	return q.process.ID != peer.ID{} && r.processes[q.process.ID] == nil && !q.Caller.Privileged &&
-		r.users[q.Caller.Peer.UID] >= r.cfg.MaxGrantsPerUID
+// crowded returns an error if q would take more processes of its user than there may be, or more descriptors. Processes
+// whose end the broker has not been told of count: looking for them each time would let a user at the limit keep the
+// registry busy.
+func (r *Registry) crowded(q *Request) error {
+	switch {
+	case q.process.ID == peer.ID{} || r.processes[q.process.ID] != nil || q.Caller.Privileged:
+		return nil
+	case r.users[q.Caller.Peer.UID] >= r.cfg.MaxGrantsPerUID:
+		return &protocol.LimitError{Limit: "grants of one user", Max: r.cfg.MaxGrantsPerUID}
+	}
+	return r.cfg.Descriptors.Check()
 }

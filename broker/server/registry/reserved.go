@@ -34,8 +34,7 @@ func (r *Registry) reclaim(q *Request) bool {
 			r.freed = true
 		}
 	}
-	r.cfg.Exits.Remove(g.pidfd)
-	_ = g.pidfd.Close()
+	r.closePidfd(g)
 	g.pidfd, g.reserved, g.link = nil, false, q.Link
 	q.grant, q.sockets = g, sockets
 	q.decide(nil)
