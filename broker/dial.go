@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 
@@ -111,8 +110,3 @@ func (d *Dialer) dial(ctx context.Context, names []string, packet bool) ([]*hand
 	}
 	return slices.Clone(l.handles), nil
 }
-
-var (
-	_ net.Listener   = (*Listener)(nil)
-	_ net.PacketConn = (*PacketConn)(nil)
-)

@@ -46,11 +46,11 @@ func (l *link) get(ctx context.Context, p protocol.GetParameters) (*exchange, []
 	return x, sockets, nil
 }
 
-// open returns the handles that are not closed.
+// open returns the handles that still receive.
 func (l *link) open() []*handle {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(l.handles), func(h *handle) bool { return h.closed.Load() })
+	return slices.DeleteFunc(slices.Clone(l.handles), func(h *handle) bool { return h.closed.Load() || h.ended.Load() })
 }
 
 // release ends the use of the link by h. The last one ends the grant, and waits for the goroutine that maintains the

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fdbroker/fdbroker/internal/backoff"
@@ -39,6 +41,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 	l.link.maintain()
 	for {
 		ln, old := l.next()
+		if ln == nil {
+			return nil, l.leave()
+		}
 		c, err := ln.(net.Listener).Accept()
 		switch {
 		case err == nil:
@@ -50,16 +55,20 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.forget(ln)
 		case old:
 			return nil, err
-		case l.drained.Load():
-			l.link.maintained.Wait() // the grant ends before Accept returns
-			l.linger()
-			return nil, &drainedError{"accept " + l.name}
+		case l.drained.Load(): // unless connections are left in the queue of an old socket
 		case l.closed.Load():
 			return nil, err
 		case ln == l.current() && (!errors.Is(err, unix.EINVAL) || !l.repaired(ln)):
 			return nil, err
 		}
 	}
+}
+
+// leave returns the error of a listener that was drained.
+func (l *Listener) leave() error {
+	l.link.maintained.Wait() // the grant ends before Accept returns
+	l.linger()
+	return &drainedError{"accept " + l.name}
 }
 
 // isExhausted reports whether err of an accept passes by itself.
@@ -75,7 +84,7 @@ const lingerTime = 250 * time.Millisecond
 func (l *Listener) linger() {
 	if l.accepted.Load() {
 		l.mu.Lock()
-		since := l.drainedAt
+		since := l.endedAt
 		l.mu.Unlock()
 		time.Sleep(lingerTime - time.Since(since))
 	}
@@ -94,7 +103,7 @@ func (l *Listener) repaired(ln netSocket) bool {
 			listens, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 			return err
 		})
-		if l.closed.Load() || ln != l.current() || err == nil && listens != 0 {
+		if l.closed.Load() || l.drained.Load() || l.expired() || ln != l.current() || err == nil && listens != 0 {
 			return true
 		}
 	}
@@ -103,3 +112,33 @@ func (l *Listener) repaired(ln netSocket) bool {
 
 // Addr returns the address that the socket is bound to.
 func (l *Listener) Addr() net.Addr { return l.current().(net.Listener).Addr() }
+
+// SetDeadline sets the time after which Accept fails with [os.ErrDeadlineExceeded] instead of waiting for a connection.
+// The zero time means never. A deadline also holds for the next socket that the broker binds by the name.
+func (l *Listener) SetDeadline(t time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.read = t
+	return l.socket.SetDeadline(t)
+}
+
+// expired reports whether the deadline of Accept has passed.
+func (l *Listener) expired() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.read.IsZero() && time.Now().After(l.read)
+}
+
+// listener is what packages look for that know [net.TCPListener] and [net.UnixListener].
+type listener interface {
+	net.Listener
+	syscall.Conn
+	SetDeadline(time.Time) error
+	File() (*os.File, error)
+}
+
+var (
+	_ listener = (*Listener)(nil)
+	_ listener = (*net.TCPListener)(nil)
+	_ listener = (*net.UnixListener)(nil)
+)

@@ -251,6 +251,50 @@ func TestReplacedSocket(t *testing.T) {
 	}
 }
 
+// TestDrainedWithOldSocket: a drain loses nothing that is queued at the socket before, which nobody else has.
+func TestDrainedWithOldSocket(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startBroker(t, "web=127.0.0.1:0", "dns=udp://127.0.0.1:0")
+	ln, pc := b.dial("web"), b.dialPacket("dns")
+	_ = ln.SetDeadline(time.Unix(1, 0))
+	_ = pc.SetReadDeadline(time.Unix(1, 0))
+	buf := make([]byte, 10)
+	if _, err := ln.Accept(); !isTimeout(err) {
+		t.Fatal(err)
+	}
+	if _, _, err := pc.ReadFrom(buf); !isTimeout(err) {
+		t.Fatal(err)
+	}
+	for range 3 {
+		connect(t, ln.Addr())
+		send(t, connect(t, pc.LocalAddr()), "old")
+	}
+	if err := b.server.Unbind("web", "dns"); err != nil {
+		t.Fatal(err)
+	}
+	b.bind("web=127.0.0.1:0", "dns=udp://127.0.0.1:0")
+	fdtest.Eventually(t, "it has the new sockets", func() bool {
+		return ln.Addr().String() == b.listener("web").Address && pc.LocalAddr().String() == b.listener("dns").Address
+	})
+	b.drain(broker.DrainOptions{}, "web", "dns")
+	b.waitHolders("web", 0)
+	b.waitHolders("dns", 0)
+	for i := range 3 {
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatalf("connection %d at the old socket: %v", i, err)
+		}
+		_ = c.Close()
+		if n, _, err := pc.ReadFrom(buf); err != nil || string(buf[:n]) != "old" {
+			t.Errorf("datagram %d at the old socket: got %q, %v", i, buf[:n], err)
+		}
+	}
+	_, err := ln.Accept()
+	wantDrained(t, err)
+	_, _, err = pc.ReadFrom(buf)
+	wantDrained(t, err)
+}
+
 // TestReplacedSocketWhileAccepting is the same with many calls of Accept that wait all the time.
 func TestReplacedSocketWhileAccepting(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -31,15 +31,19 @@ type handle struct {
 	packet  bool // it receives datagrams
 	link    *link
 	closed  atomic.Bool
-	drained atomic.Bool
+	ended   atomic.Bool // nothing is received any more, except from old sockets: drained, or CloseRead
+	drained atomic.Bool // the broker has asked for it
 
 	mu          sync.Mutex
 	socket      netSocket
 	old         []netSocket
-	drainedAt   time.Time
+	endedAt     time.Time
 	closeErr    error
-	read, write time.Time // deadlines of a PacketConn, for the next socket
+	read, write time.Time // deadlines, for the next socket; that of Accept is read
 }
+
+// longAgo is a deadline that makes blocked calls return.
+var longAgo = time.Unix(1, 0)
 
 var (
 	errStream = errors.New("it accepts connections: use Dial")
@@ -57,7 +61,12 @@ func openSocket(s Socket, packet bool) (netSocket, error) {
 		_ = s.FD.Close()
 		return nil, errStream
 	}
-	f, err := s.FD.File(s.Name)
+	return openDuplicate(s.FD, s.Name, packet)
+}
+
+// openDuplicate is openSocket of a descriptor whose kind is known.
+func openDuplicate(d *scmrights.FD, name string, packet bool) (netSocket, error) {
+	f, err := d.File(name)
 	if err != nil {
 		return nil, err
 	}
@@ -86,16 +95,33 @@ func setDeadline(s netSocket, t time.Time) {
 	}
 }
 
-// next returns the socket to receive from: an old one first, and that only for a moment.
+// setWriteDeadline sets the deadline of writing. A listener has none.
+func setWriteDeadline(s netSocket, t time.Time) {
+	if pc, ok := s.(net.PacketConn); ok {
+		_ = pc.SetWriteDeadline(t)
+	}
+}
+
+// oldTime is how long after the end old sockets are still received from, should their queues not become empty.
+const oldTime = 2 * time.Second
+
+// next returns the socket to receive from: an old one first, and that only for a moment. It returns nil if there is none,
+// because nothing is received any more.
 func (h *handle) next() (socket netSocket, old bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.old) == 0 {
-		return h.socket, false
+	if h.ended.Load() && time.Since(h.endedAt) > oldTime {
+		h.closeOld()
 	}
-	// Some time, because with none the net package does not look at all.
-	setDeadline(h.old[0], time.Now().Add(5*time.Millisecond))
-	return h.old[0], true
+	switch {
+	case len(h.old) > 0:
+		// Some time, because with none the net package does not look at all.
+		setDeadline(h.old[0], time.Now().Add(5*time.Millisecond))
+		return h.old[0], true
+	case h.ended.Load():
+		return nil, false
+	}
+	return h.socket, false
 }
 
 func (h *handle) current() netSocket {
@@ -104,12 +130,30 @@ func (h *handle) current() netSocket {
 	return h.socket
 }
 
+// use calls f with the current socket. It calls f again if h has closed that socket meanwhile and continues with another.
+func (h *handle) use(f func(netSocket) error) error {
+	for {
+		s := h.current()
+		if err := f(s); !errors.Is(err, net.ErrClosed) || s == h.current() {
+			return err
+		}
+	}
+}
+
 // forget closes an old socket.
 func (h *handle) forget(old netSocket) {
 	_ = old.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.old = slices.DeleteFunc(h.old, func(c netSocket) bool { return c == old })
+}
+
+// closeOld closes the old sockets. The caller holds h.mu.
+func (h *handle) closeOld() {
+	for _, old := range h.old {
+		_ = old.Close()
+	}
+	h.old = nil
 }
 
 // renew takes the socket that the broker hands out by the name now. If it is another socket than h has, h goes on with
@@ -126,15 +170,14 @@ func (h *handle) renew(s Socket) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed.Load() { // Close may not see the new one
+	if h.closed.Load() || h.ended.Load() { // Close may not see the new one
 		_ = next.Close()
 		return
 	}
-	if pc, ok := next.(net.PacketConn); ok {
-		_, _ = pc.SetReadDeadline(h.read), pc.SetWriteDeadline(h.write)
-	}
+	setDeadline(next, h.read)
+	setWriteDeadline(next, h.write)
 	h.socket, h.old = next, append(h.old, socket)
-	setDeadline(socket, time.Unix(1, 0)) // makes a blocked call return
+	setDeadline(socket, longAgo) // makes a blocked call return
 }
 
 // Name returns the name that was dialed.
@@ -144,16 +187,27 @@ func (h *handle) Name() string { return h.name }
 // together have the same grant.
 func (h *handle) Grant() int64 { return h.link.grant.Load() }
 
-// SyscallConn returns the raw socket, to look at. A change is one for all holders:
-// O_NONBLOCK, the backlog, every socket option.
-func (h *handle) SyscallConn() (syscall.RawConn, error) { return h.current().SyscallConn() }
+// File returns a duplicate of the socket's descriptor, which the caller must close. Closing it does not affect the
+// Listener or PacketConn, and closing that does not affect the File. Unlike the net package's, this File leaves
+// O_NONBLOCK as it is, also after [os.File.Fd] or in [os/exec.Cmd.ExtraFiles].
+//
+// The File holds the socket without a grant: nobody asks its user to leave, and it stays with this socket if the broker
+// binds another one by the name.
+func (h *handle) File() (*os.File, error) {
+	d, err := h.dup()
+	if err != nil {
+		return nil, err
+	}
+	return d.File(h.name)
+}
 
-// Close makes Accept or ReadFrom return, closes this process's descriptors and ends the
-// grant. Neither the other holders nor queued connections notice. The path of a Unix socket
-// stays. Closing again returns what the first Close did.
+// Close makes Accept and reads return, closes this process's descriptors and ends the grant. Neither the other holders
+// nor queued connections notice. The path of a Unix socket stays. Closing again returns what the first Close did.
 func (h *handle) Close() error {
 	h.shut() // the socket first, so the holder that gets the place never finds two
 	h.link.release(h)
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.closeErr
 }
 
@@ -163,26 +217,63 @@ func (h *handle) shut() {
 	if h.closed.Swap(true) {
 		return
 	}
-	for _, old := range h.old {
-		_ = old.Close()
+	h.closeOld()
+	if h.packet || !h.ended.Load() {
+		h.closeErr = h.socket.Close()
 	}
-	h.closeErr = h.socket.Close()
 }
 
-// drain closes the socket because the broker asks for it.
-func (h *handle) drain() {
+// drain ends receiving because the broker asks for it.
+func (h *handle) drain() { h.end(true) }
+
+// end ends receiving. A listener's socket is closed. A datagram socket is replaced by a duplicate to write to: closing the
+// socket ends all reads from it, also those of a program that has it by NetConn.
+func (h *handle) end(drained bool) {
 	h.mu.Lock()
-	h.drainedAt = time.Now()
-	h.mu.Unlock()
-	h.drained.Store(true)
-	h.shut()
+	defer h.mu.Unlock()
+	if h.closed.Load() || h.ended.Load() {
+		return
+	}
+	h.endedAt = time.Now()
+	h.drained.Store(drained)
+	h.ended.Store(true)
+	if !h.packet {
+		h.closeErr = h.socket.Close()
+		return
+	}
+	setDeadline(h.socket, longAgo)
+	if writer, err := duplicate(h.socket, h.name); err == nil { // else out of descriptors, and it is written to as it is
+		setWriteDeadline(writer, h.write)
+		setDeadline(writer, longAgo)
+		_ = h.socket.Close()
+		h.socket = writer
+	}
+}
+
+// duplicate returns a duplicate of a datagram socket.
+func duplicate(s netSocket, name string) (netSocket, error) {
+	d, err := dup(s)
+	if err != nil {
+		return nil, err
+	}
+	return openDuplicate(d, name, true)
 }
 
 // dup returns a duplicate of the socket, which the caller must close.
 func (h *handle) dup() (d *scmrights.FD, err error) {
-	err = control(h.current(), func(fd int) error {
+	err = h.use(func(s netSocket) (err error) {
+		d, err = dup(s)
+		return err
+	})
+	return d, err
+}
+
+func dup(s netSocket) (d *scmrights.FD, err error) {
+	err = control(s, func(fd int) error {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		d = scmrights.NewFD(n)
+		if err == nil {
+			d = scmrights.NewFD(n)
+		}
 		return os.NewSyscallError("fcntl", err)
 	})
 	return d, err
