@@ -36,15 +36,30 @@ type Manager struct {
 // It removes the three from the environment, because they are not for the processes that this one starts. The error
 // names a value that cannot be used; the Manager is good for the rest.
 func FromEnvironment() (*Manager, error) {
-	address := take("NOTIFY_SOCKET")
-	interval, err := watchdog(take("WATCHDOG_USEC"), take("WATCHDOG_PID"))
+	interval, werr := watchdog(take("WATCHDOG_USEC"), take("WATCHDOG_PID"))
+	m, err := at(take("NOTIFY_SOCKET"))
+	if m != nil {
+		m.watchdog = interval
+	}
+	return m, errors.Join(err, werr)
+}
+
+// Tell sends states to the manager that NOTIFY_SOCKET names, if there is one. It leaves the environment as it is, because
+// it is for a process whose other parts may want it too.
+func Tell(states ...string) error {
+	m, err := at(os.Getenv("NOTIFY_SOCKET"))
+	return errors.Join(err, m.Tell(states...))
+}
+
+// at returns the manager at an address, or nil if that is "" or of no use.
+func at(address string) (*Manager, error) {
 	switch {
 	case address == "":
-		return nil, err
+		return nil, nil
 	case address[0] != '/' && address[0] != '@':
-		return nil, errors.Join(fmt.Errorf("NOTIFY_SOCKET=%s: neither a path nor an abstract name, and nothing else is supported", address), err)
+		return nil, fmt.Errorf("NOTIFY_SOCKET=%s: neither a path nor an abstract name, and nothing else is supported", address)
 	}
-	return &Manager{address: address, watchdog: interval}, err
+	return &Manager{address: address}, nil
 }
 
 // Over returns the manager at the other end of a socket pair, of which it takes this end. Each message is a datagram
