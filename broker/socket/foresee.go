@@ -64,8 +64,8 @@ func Shortfalls(s spec.Spec) (all []string) {
 		sockopt
 		sysctl string
 	}{
-		{sockopt{name: "rcvbuf", level: unix.SOL_SOCKET, number: unix.SO_RCVBUF, value: o.RcvBuf}, "rmem_max"},
-		{sockopt{name: "sndbuf", level: unix.SOL_SOCKET, number: unix.SO_SNDBUF, value: o.SndBuf}, "wmem_max"},
+		{sockopt{name: "rcvbuf", level: unix.SOL_SOCKET, number: unix.SO_RCVBUF, value: int(o.RcvBuf)}, "rmem_max"},
+		{sockopt{name: "sndbuf", level: unix.SOL_SOCKET, number: unix.SO_SNDBUF, value: int(o.SndBuf)}, "wmem_max"},
 	} {
 		if buffer.value == 0 {
 			continue

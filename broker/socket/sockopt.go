@@ -29,25 +29,24 @@ func changes(is, to *spec.Options) []sockopt {
 
 // settings returns the options that a socket of o takes at any time. Most are those of TCP, and zero of other networks.
 func settings(o *spec.Options) []sockopt {
-	seconds := func(d time.Duration) int { return int(d / time.Second) }
 	return []sockopt{
 		{name: "freebind", level: unix.SOL_IP, number: unix.IP_FREEBIND, value: toInt(o.FreeBind)},
 		{name: "transparent", level: unix.SOL_IP, number: unix.IP_TRANSPARENT, value: toInt(o.Transparent)},
 		{name: "device", level: unix.SOL_SOCKET, number: unix.SO_BINDTODEVICE, text: o.Device},
 		{name: "mark", level: unix.SOL_SOCKET, number: unix.SO_MARK, value: int(o.Mark)},
-		{name: "defer-accept", level: unix.SOL_TCP, number: unix.TCP_DEFER_ACCEPT, value: seconds(o.DeferAccept)},
+		{name: "defer-accept", level: unix.SOL_TCP, number: unix.TCP_DEFER_ACCEPT, value: int(o.DeferAccept / time.Second)},
 		{name: "fastopen", level: unix.SOL_TCP, number: unix.TCP_FASTOPEN, value: o.FastOpen},
 		{name: "nodelay", level: unix.SOL_TCP, number: unix.TCP_NODELAY, value: toInt(o.NoDelay)},
 		{name: "keepalive", level: unix.SOL_SOCKET, number: unix.SO_KEEPALIVE, value: toInt(o.KeepAlive)},
-		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPIDLE, value: seconds(o.Probes.Idle)},
-		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPINTVL, value: seconds(o.Probes.Interval)},
-		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPCNT, value: o.Probes.Count},
+		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPIDLE, value: int(o.Probes.Idle)},
+		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPINTVL, value: int(o.Probes.Interval)},
+		{name: "keepalive", level: unix.SOL_TCP, number: unix.TCP_KEEPCNT, value: int(o.Probes.Count)},
 		{name: "user-timeout", level: unix.SOL_TCP, number: unix.TCP_USER_TIMEOUT, value: int(o.UserTimeout / time.Millisecond)},
 		{name: "congestion", level: unix.SOL_TCP, number: unix.TCP_CONGESTION, text: o.Congestion},
-		{name: "tos", level: unix.SOL_IP, number: unix.IP_TOS, value: o.TOS},
-		{name: "tos", level: unix.SOL_IPV6, number: unix.IPV6_TCLASS, value: o.TOS},
-		{name: "rcvbuf", level: unix.SOL_SOCKET, number: unix.SO_RCVBUF, value: o.RcvBuf},
-		{name: "sndbuf", level: unix.SOL_SOCKET, number: unix.SO_SNDBUF, value: o.SndBuf},
+		{name: "tos", level: unix.SOL_IP, number: unix.IP_TOS, value: int(o.TOS)},
+		{name: "tos", level: unix.SOL_IPV6, number: unix.IPV6_TCLASS, value: int(o.TOS)},
+		{name: "rcvbuf", level: unix.SOL_SOCKET, number: unix.SO_RCVBUF, value: int(o.RcvBuf)},
+		{name: "sndbuf", level: unix.SOL_SOCKET, number: unix.SO_SNDBUF, value: int(o.SndBuf)},
 	}
 }
 

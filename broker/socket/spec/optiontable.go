@@ -25,21 +25,21 @@ type Options struct {
 	FastOpen    int           // limit of waiting connections with data in the handshake (TCP_FASTOPEN); 0: off
 	NoDelay     bool          // TCP_NODELAY for accepted connections
 	KeepAlive   bool          // SO_KEEPALIVE for accepted connections
+	TOS         uint8         // of packets sent, for IPv4 and IPv6 (IP_TOS, IPV6_TCLASS); 0: none
 	Probes      Probes        // of KeepAlive
+	RcvBuf      int32         // bytes (SO_RCVBUF); 0: the kernel's default
+	SndBuf      int32         // bytes (SO_SNDBUF); 0: the kernel's default
 	UserTimeout time.Duration // how long sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0: the kernel's default
 	Congestion  string        // the congestion control (TCP_CONGESTION); empty: the kernel's default
-	TOS         int           // of packets sent, for IPv4 and IPv6 (IP_TOS, IPV6_TCLASS); 0: none
-	RcvBuf      int           // bytes (SO_RCVBUF); 0: the kernel's default
-	SndBuf      int           // bytes (SO_SNDBUF); 0: the kernel's default
 	MkDir       *os.FileMode  // of missing directories above a Unix socket's path; nil: make none
 	Blocking    bool          // open the socket without O_NONBLOCK
 }
 
 // Probes are the times of keep-alive probes. In each field, zero is the kernel's default.
 type Probes struct {
-	Idle     time.Duration // before the first probe (TCP_KEEPIDLE)
-	Interval time.Duration // between two (TCP_KEEPINTVL)
-	Count    int           // that may stay without an answer (TCP_KEEPCNT)
+	Idle     uint16 // seconds before the first probe (TCP_KEEPIDLE)
+	Interval uint16 // seconds between two (TCP_KEEPINTVL)
+	Count    uint8  // that may stay without an answer (TCP_KEEPCNT)
 }
 
 // defaults is shared by specs without options. It is constant.
@@ -74,9 +74,9 @@ var optionTable = [...]option{
 	{"keepalive", TCP, "IDLE/INTERVAL/COUNT", true, parseKeepAlive, keepAliveText},
 	typed("user-timeout", TCP, "DURATION", func(o *Options) *time.Duration { return &o.UserTimeout }, parseTimeout),
 	typed("congestion", TCP, "NAME", func(o *Options) *string { return &o.Congestion }, parseCongestion),
-	typed("tos", Inet, "N", func(o *Options) *int { return &o.TOS }, parseTOS),
-	size("rcvbuf", func(o *Options) *int { return &o.RcvBuf }),
-	size("sndbuf", func(o *Options) *int { return &o.SndBuf }),
+	typed("tos", Inet, "N", func(o *Options) *uint8 { return &o.TOS }, parseTOS),
+	size("rcvbuf", func(o *Options) *int32 { return &o.RcvBuf }),
+	size("sndbuf", func(o *Options) *int32 { return &o.SndBuf }),
 	fileMode("mkdir", true, func(o *Options) **os.FileMode { return &o.MkDir }),
 	flag("blocking", All|anyNet, func(o *Options) *bool { return &o.Blocking }),
 }
@@ -101,7 +101,7 @@ func flag(name string, on Set, field func(*Options) *bool) option {
 }
 
 // size describes an option whose value is a number of bytes.
-func size(name string, field func(*Options) *int) option {
+func size(name string, field func(*Options) *int32) option {
 	opt := typed(name, Inet, "BYTES", field, parseSize)
 	opt.text = func(o *Options) (string, bool) { return sizeText(*field(o)), *field(o) != 0 }
 	return opt

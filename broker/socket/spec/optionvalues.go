@@ -161,22 +161,26 @@ func parseKeepAlive(o *Options, value string) (err error) {
 		}
 		return err
 	}
-	o.KeepAlive = true
-	if o.Probes.Idle, err = parseSeconds(idle, maxKeepSeconds); err != nil {
+	first, err := parseSeconds(idle, maxKeepSeconds)
+	if err != nil {
 		return err
 	}
-	if o.Probes.Interval, err = parseSeconds(interval, maxKeepSeconds); err != nil {
+	next, err := parseSeconds(interval, maxKeepSeconds)
+	if err != nil {
 		return err
 	}
-	if o.Probes.Count, err = parseNumber(count); err != nil || o.Probes.Count > maxKeepCount {
+	n, err := parseNumber(count)
+	if err != nil || n > maxKeepCount {
 		return fmt.Errorf("%q is not a number of probes from 1 to %d", count, maxKeepCount)
 	}
+	o.KeepAlive, o.Probes = true, Probes{uint16(first / time.Second), uint16(next / time.Second), uint8(n)}
 	return nil
 }
 
 func keepAliveText(o *Options) (string, bool) {
 	if p := o.Probes; o.KeepAlive && p != (Probes{}) {
-		return fmt.Sprintf("%v/%v/%d", p.Idle, p.Interval, p.Count), true
+		seconds := func(n uint16) time.Duration { return time.Duration(n) * time.Second }
+		return fmt.Sprintf("%v/%v/%d", seconds(p.Idle), seconds(p.Interval), p.Count), true
 	}
 	return "", o.KeepAlive
 }
@@ -190,9 +194,9 @@ func parseCongestion(name string) (string, error) {
 }
 
 // tosNames are those of systemd's IPTOS=.
-var tosNames = map[string]int{"low-delay": 0x10, "throughput": 0x08, "reliability": 0x04, "low-cost": 0x02}
+var tosNames = map[string]uint8{"low-delay": 0x10, "throughput": 0x08, "reliability": 0x04, "low-cost": 0x02}
 
-func parseTOS(value string) (int, error) {
+func parseTOS(value string) (uint8, error) {
 	if n, ok := tosNames[value]; ok {
 		return n, nil
 	}
@@ -201,7 +205,7 @@ func parseTOS(value string) (int, error) {
 		return 0, fmt.Errorf("%q is not a number from 0 to 255 (0x... is hexadecimal), low-delay, throughput, "+
 			"reliability or low-cost", value)
 	}
-	return int(n), nil
+	return uint8(n), nil
 }
 
 // maxSize is the kernel's limit of a buffer: it doubles the number.
@@ -214,7 +218,7 @@ var sizeUnits = []struct {
 }{{"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}}
 
 // parseSize takes "65536" and "64K".
-func parseSize(value string) (int, error) {
+func parseSize(value string) (int32, error) {
 	number, unit := value, uint64(1)
 	for _, u := range sizeUnits {
 		if rest, ok := strings.CutSuffix(value, u.suffix); ok {
@@ -225,14 +229,14 @@ func parseSize(value string) (int, error) {
 	if err != nil || n == 0 || n*unit > maxSize {
 		return 0, fmt.Errorf("%q is not a number of bytes from 1 to %d, such as 65536, 64K or 8M", value, maxSize)
 	}
-	return int(n * unit), nil
+	return int32(n * unit), nil
 }
 
-func sizeText(n int) string {
+func sizeText(n int32) string {
 	for _, u := range sizeUnits {
 		if uint64(n)%u.bytes == 0 {
 			return strconv.FormatUint(uint64(n)/u.bytes, 10) + u.suffix
 		}
 	}
-	return strconv.Itoa(n)
+	return strconv.Itoa(int(n))
 }

@@ -59,7 +59,7 @@ func TestParse(t *testing.T) {
 		{
 			name: "buffers and probes", text: "w=tcp6://:1,sndbuf=1048576,rcvbuf=64K,tos=throughput,congestion=bbr,user-timeout=1500ms,keepalive=60/10s/5",
 			network: "tcp6", address: ":1",
-			options: spec.Options{KeepAlive: true, Probes: spec.Probes{Idle: time.Minute, Interval: 10 * time.Second, Count: 5},
+			options: spec.Options{KeepAlive: true, Probes: spec.Probes{Idle: 60, Interval: 10, Count: 5},
 				UserTimeout: 1500 * time.Millisecond, Congestion: "bbr", TOS: 8, RcvBuf: 65536, SndBuf: 1 << 20},
 			canonical: "w=tcp6://:1,keepalive=1m0s/10s/5,user-timeout=1.5s,congestion=bbr,tos=8,rcvbuf=64K,sndbuf=1M",
 		},
