@@ -151,7 +151,7 @@ type Listener struct {
 
 	Waiting  int  `json:"waiting"`
 	Orphaned bool `json:"orphaned"`
-	Stalled  bool `json:"stalled"`
+	Stalled  bool `json:"stalled,omitempty"`
 	// StalledSince is when the broker saw the queue empty last, in microseconds since 1970-01-01 UTC, if Stalled is set.
 	StalledSince int64 `json:"stalledSince,omitempty"`
 
