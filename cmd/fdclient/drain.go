@@ -25,6 +25,7 @@ waiting are refused. A 'fdclient run' of such workers does not start them again,
 exits once they have left; its --replace starts the new ones first. If the broker is
 upgraded or crashes meanwhile, --wait ends: the drain has begun, and the same command
 waits for the others.
+Processes in a pid namespace that the broker cannot see are not asked; it says so.
 Users other than root and the broker's own drain their own processes only.
 
   fdclient drain web --wait 30s
