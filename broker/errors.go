@@ -3,7 +3,9 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -49,6 +51,9 @@ func (e *NoBrokerError) Error() string {
 	tried := make([]string, len(e.Paths))
 	for i, p := range e.Paths {
 		tried[i] = fmt.Sprintf("%s (%v)", p, cause(e.Errs[i]))
+	}
+	if !slices.ContainsFunc(e.Errs, func(err error) bool { return !errors.Is(err, fs.ErrPermission) }) {
+		return "you may not connect to the broker at " + strings.Join(tried, " or ")
 	}
 	return "no broker answers at " + strings.Join(tried, " or ")
 }

@@ -10,7 +10,8 @@ const (
 	// SocketEnv names the control socket for clients and the broker.
 	SocketEnv = "FDBROKER_SOCKET"
 
-	systemSocket = "/run/fdbroker/control"
+	// SystemSocket is the control socket of a broker that root has started.
+	SystemSocket = "/run/fdbroker/control"
 )
 
 // ListenPath returns the default path of a broker's control socket, for that uid: $FDBROKER_SOCKET, else
@@ -20,7 +21,7 @@ func ListenPath(uid int, getenv func(string) string) (string, error) {
 		return p, nil
 	}
 	if uid == 0 {
-		return systemSocket, nil
+		return SystemSocket, nil
 	}
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return path.Join(dir, "fdbroker", "control"), nil
@@ -36,10 +37,10 @@ func DialPaths(uid int, getenv func(string) string) []string {
 		return []string{p}
 	}
 	own, err := ListenPath(uid, getenv)
-	if err != nil || own == systemSocket {
-		return []string{systemSocket}
+	if err != nil || own == SystemSocket {
+		return []string{SystemSocket}
 	}
-	return []string{own, systemSocket}
+	return []string{own, SystemSocket}
 }
 
 // GenerationEnv is the environment variable that says which deploy a process belongs to; see [GetParameters].

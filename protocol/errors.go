@@ -62,18 +62,26 @@ func wireError(err error) remote {
 // MaxNamesInError is how many names an [UnknownNameError] of a broker has at most.
 const MaxNamesInError = 100
 
-// UnknownNameError says that no listener is called Name.
+// UnknownNameError says that no listener is called Name, or that the caller may not get it: a caller without privilege
+// is not told which. If UID is set, it is the caller's, and the error is [ErrDenied] too.
 type UnknownNameError struct {
 	Name  string   `json:"name"`
 	Names []string `json:"names,omitempty"` // that the caller may get: the first [MaxNamesInError] in order
+	UID   uint32   `json:"uid,omitempty"`   // 0: the caller may get every listener
 }
 
-func (e *UnknownNameError) wireName() string     { return InterfaceName + ".UnknownName" }
-func (e *UnknownNameError) Is(target error) bool { return target == ErrUnknownName }
+func (e *UnknownNameError) wireName() string { return InterfaceName + ".UnknownName" }
+
+func (e *UnknownNameError) Is(target error) bool {
+	return target == ErrUnknownName || target == ErrDenied && e.UID != 0
+}
 
 func (e *UnknownNameError) Error() string {
 	const most = 10
 	n, text := len(e.Names), fmt.Sprintf("no listener is called %q", e.Name)
+	if e.UID != 0 {
+		text += fmt.Sprintf(", or uid %d may not get it", e.UID)
+	}
 	if n > 0 {
 		text += "; there are: " + strings.Join(e.Names[:min(n, most)], ", ")
 	}
@@ -99,7 +107,8 @@ func (e *PendingError) Error() string {
 	return fmt.Sprintf("%q is not bound yet: the broker waits for workers of an earlier one to give it back; wait, or try again in some seconds", e.Name)
 }
 
-// DeniedError says that UID may not get Name, and which users may.
+// DeniedError says that UID may not get Name, and which users may. Only earlier brokers send it: see
+// [UnknownNameError].
 type DeniedError struct {
 	Name  string   `json:"name"`
 	UID   uint32   `json:"uid"`
@@ -110,7 +119,7 @@ func (e *DeniedError) wireName() string     { return InterfaceName + ".Denied" }
 func (e *DeniedError) Is(target error) bool { return target == ErrDenied }
 
 func (e *DeniedError) Error() string {
-	return fmt.Sprintf("uid %d may not get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
+	return fmt.Sprintf("uid %d is not allowed to get %q; allowed: %s", e.UID, e.Name, strings.Join(e.Allow, ", "))
 }
 
 // ConflictError says that Holders need Name's socket as Blocking says, and that the caller needs the opposite. Unseen

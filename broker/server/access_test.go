@@ -46,9 +46,14 @@ func TestAllow(t *testing.T) {
 					may = append(may, name)
 					continue
 				}
-				denied, ok := errors.AsType[*protocol.DeniedError](err)
-				if !ok || denied.Name != name || denied.UID != c.ids[0] || len(denied.Allow) == 0 {
+				// As for a name that is not bound: what is hidden by List is not told by Get either.
+				denied, ok := errors.AsType[*protocol.UnknownNameError](err)
+				if !ok || denied.Name != name || denied.UID != c.ids[0] || !errors.Is(err, protocol.ErrDenied) {
 					t.Errorf("%s: got %v", name, err)
+				}
+				unbound := w.call(get("unbound"))
+				if text := strings.ReplaceAll(unbound.Error(), "unbound", name); text != err.Error() {
+					t.Errorf("%s: got %q, and of a name that is not bound %q", name, err, text)
 				}
 			}
 			if got := strings.Join(may, " "); got != c.want {
@@ -213,5 +218,21 @@ func TestGrantsPerUser(t *testing.T) {
 		if err := w.call(get("a")); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestWaitForHidden: whoever waits for a name that is hidden waits as for one that is not bound.
+func TestWaitForHidden(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "adm=127.0.0.1:0")
+	w := b.spawn(t, alice, alice)
+	w.ask(getOnce(protocol.GetParameters{Names: []string{"adm"}, Wait: true}))
+	b.held(t, "adm", 0, 1)
+	if err := b.Unbind("adm"); err != nil {
+		t.Fatal(err)
+	}
+	b.bind(t, "adm=127.0.0.1:0,allow=any")
+	if r, fds := w.answer(); r.Err != nil || fds != 1 {
+		t.Errorf("got %v, %d descriptors", r.Err, fds)
 	}
 }

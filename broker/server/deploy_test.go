@@ -326,8 +326,25 @@ func TestDeployIsRefused(t *testing.T) {
 			t.Errorf("%+v was not refused", k)
 		}
 	}
-	if err := b.spawn(t, alice, alice).call(deploy(0, "root")); !errors.Is(err, protocol.ErrDenied) {
-		t.Errorf("got %v", err)
+}
+
+// TestDeployOfHidden: a name that is hidden from a deploy is like one that is not bound, and the deploy hears nothing of it.
+func TestDeployOfHidden(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "root=127.0.0.1:0", "web=127.0.0.1:0,allow=any")
+	w := b.spawn(t, alice, alice)
+	if err := w.call(deploy(0, "root", "web")); err != nil {
+		t.Fatal(err)
+	}
+	b.client(t).drain(all("root"))
+	if n := len(b.client(t).list().Deployers); n != 1 {
+		t.Errorf("%d deploys are left after a drain of a hidden name", n)
+	}
+	b.client(t).drain(all("web"))
+	w.tell("next")
+	var told protocol.DeployReply
+	if r, _ := w.answer(); protocol.DecodeParameters(r.Parameters, &told) != nil || told.Event != protocol.EventDrain {
+		t.Errorf("got %s %v", r.Parameters, r.Err)
 	}
 }
 

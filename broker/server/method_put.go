@@ -1,7 +1,6 @@
 package server
 
 import (
-	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -65,7 +64,7 @@ func (k *call) attach() error {
 	}
 	s, err := k.Binder.Pending(p.Name)
 	if s.Options != nil && !k.conn.Caller.May(s.Options) {
-		return &protocol.DeniedError{Name: p.Name, UID: k.conn.Caller.Peer.UID, Allow: registry.Allowed(s.Options)}
+		return k.registry.Unknown(&k.conn.Caller, p.Name)
 	}
 	if err != nil {
 		return err

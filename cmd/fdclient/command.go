@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -138,15 +139,52 @@ func wrongUsage(w io.Writer, command string, err error) int {
 
 // complain prints an error, with advice if there is any.
 func complain(w io.Writer, err error) {
-	cli.Complain(w, "fdclient", err)
+	cli.Complain(w, "fdclient", withUserName(err))
 	switch {
 	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):
-		fmt.Fprintln(w, "Who may connect is decided by fdbroker's --socket-mode and --socket-group.")
+		fmt.Fprintf(w, "Ask its owner about --socket-group and --socket-mode, or start a broker of your own: %s\n", ownBroker())
 	case hiddenBroker(err) != 0:
 		fmt.Fprintf(w, "The broker (pid %d) runs, but its socket is gone. It makes the socket again as soon as it can; its log says what is in the way.\n", hiddenBroker(err))
+	case errors.Is(err, broker.ErrNoBroker) && !mayListen(err):
+		fmt.Fprintf(w, "Start one of your own with: %s      (name its socket with --socket or FDBROKER_SOCKET)\n", ownBroker())
 	case errors.Is(err, broker.ErrNoBroker):
 		fmt.Fprintf(w, "Start one with: fdbroker %s--bind web=:9000      (or name its socket with --socket or FDBROKER_SOCKET)\n", socketFlag(err))
 	}
+}
+
+// withUserName returns err with the name of the user who may not get a listener, if it has one.
+func withUserName(err error) error {
+	denied, ok := errors.AsType[*protocol.UnknownNameError](err)
+	if !ok || denied.UID == 0 {
+		return err
+	}
+	uid := fmt.Sprintf("uid %d", denied.UID)
+	if name := userName(denied.UID); "uid "+name != uid {
+		return errors.New(strings.Replace(err.Error(), uid, "user "+name+" ("+uid+")", 1))
+	}
+	return err
+}
+
+// mayListen reports whether a broker of this user can listen where fdclient has looked: at its default path, or at one
+// that somebody has named.
+func mayListen(err error) bool {
+	none, ok := errors.AsType[*broker.NoBrokerError](err)
+	_, defaultErr := protocol.ListenPath(os.Geteuid(), os.Getenv)
+	return !ok || defaultErr == nil || none.Paths[0] != protocol.SystemSocket
+}
+
+// ownBroker is a command line that starts a broker of this user at a path that is writable.
+func ownBroker() string {
+	path, err := protocol.ListenPath(os.Geteuid(), func(name string) string {
+		if name == protocol.SocketEnv {
+			return ""
+		}
+		return os.Getenv(name)
+	})
+	if err != nil {
+		path = filepath.Join(cmp.Or(os.Getenv("HOME"), "."), ".fdbroker", "control")
+	}
+	return "fdbroker --socket " + protocol.Printable(path) + " --bind web=:9000"
 }
 
 // hiddenBroker returns the broker that has the lock of a control socket which is not there, or 0.

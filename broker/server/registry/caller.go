@@ -51,12 +51,3 @@ func (c *Caller) mayDrain(p peer.Credentials) bool { return c.Privileged || p.Sa
 
 // belongsTo reports whether p may say that it belongs to a deploy of owner: its user may, and root.
 func belongsTo(p, owner peer.Credentials) bool { return p.UID == 0 || p.SameUser(owner) }
-
-// Allowed says who may get a listener with these options, for an error.
-func Allowed(o *spec.Options) []string {
-	who := []string{"root and the broker's user"}
-	for _, w := range o.Allow {
-		who = append(who, w.String())
-	}
-	return who
-}

@@ -9,7 +9,7 @@ import (
 
 // Enroll makes a deploy of c known, whose workers are of that generation: 0 begins a new one. Link is
 // woken when a newer deploy has replaced it. The error is a [*protocol.ReplacedError] if that has
-// happened already, or a [*protocol.DeniedError].
+// happened already.
 func (r *Registry) Enroll(c *Caller, link Link, names []string, generation int64) (d *Deploy, err error) {
 	r.do(func() { d, err = r.enrollDeploy(&Deploy{generation: generation, names: names, caller: c, link: link}) })
 	return d, err
@@ -19,12 +19,15 @@ func (r *Registry) enrollDeploy(d *Deploy) (*Deploy, error) {
 	if r.usedByOthers(d.caller, d.generation) || !r.skipPast(d.generation) {
 		d.generation = 0 // it begins anew
 	}
+	// A name that is hidden from the caller is like one that is not bound, except that the deploy hears nothing of it.
+	d.names = slices.DeleteFunc(slices.Clone(d.names), func(name string) bool {
+		l := r.listeners[name]
+		return l != nil && !d.caller.May(l.Socket.Spec().Options)
+	})
 	for _, name := range d.names {
 		l := r.listeners[name]
 		switch {
 		case l == nil: // may be bound later
-		case !d.caller.May(l.Socket.Spec().Options):
-			return nil, &protocol.DeniedError{Name: name, UID: d.caller.Peer.UID, Allow: Allowed(l.Socket.Spec().Options)}
 		case l.fence.excludes(d.caller.Peer.UID, d.generation):
 			return nil, &protocol.ReplacedError{Name: name, Generation: d.generation}
 		}

@@ -54,11 +54,8 @@ func (r *Registry) listenersFor(c *Caller, names []string) ([]*listener, error) 
 	listeners := make([]*listener, len(names))
 	for i, name := range names {
 		l := r.listeners[name]
-		if l == nil {
-			return nil, &protocol.UnknownNameError{Name: name, Names: r.visibleTo(c.May)}
-		}
-		if options := l.Socket.Spec().Options; !c.May(options) {
-			return nil, &protocol.DeniedError{Name: name, UID: c.Peer.UID, Allow: Allowed(options)}
+		if l == nil || !c.May(l.Socket.Spec().Options) {
+			return nil, r.unknown(c, name)
 		}
 		listeners[i] = l
 	}

@@ -84,7 +84,7 @@ func (r *Registry) ask(q *Request, wait bool) {
 		return
 	}
 	if unknown, ok := errors.AsType[*protocol.UnknownNameError](err); ok {
-		unknown.Names = r.visibleTo(q.Caller.May)
+		*unknown = *r.unknown(q.Caller, unknown.Name)
 	}
 	q.decide(err)
 }
@@ -189,17 +189,30 @@ func (r *Registry) try(q *Request) (err error, final bool) {
 	return r.grant(q, own, listeners), true
 }
 
+// Unknown returns the error of a caller that asks for a name that is not bound, or hidden from it.
+func (r *Registry) Unknown(c *Caller, name string) *protocol.UnknownNameError {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unknown(c, name)
+}
+
+// unknown is Unknown with the lock held.
+func (r *Registry) unknown(c *Caller, name string) *protocol.UnknownNameError {
+	err := &protocol.UnknownNameError{Name: name, Names: r.visibleTo(c.May)}
+	if !c.Privileged {
+		err.UID = c.Peer.UID
+	}
+	return err
+}
+
 // listenersOf returns the listeners that q names, if it may have them.
 func (r *Registry) listenersOf(q *Request) (listeners []*listener, err error, final bool) {
 	listeners = make([]*listener, len(q.Names))
 	for i, name := range q.Names {
 		l := r.listeners[name]
-		if l == nil {
+		if l == nil || !q.Caller.May(l.Socket.Spec().Options) {
 			err, final := r.missing(q, i)
 			return nil, err, final
-		}
-		if options := l.Socket.Spec().Options; !q.Caller.May(options) {
-			return nil, &protocol.DeniedError{Name: name, UID: q.Caller.Peer.UID, Allow: Allowed(options)}, true
 		}
 		if r.excludes(l, q) {
 			r.replaceDeployOf(q)
@@ -210,11 +223,11 @@ func (r *Registry) listenersOf(q *Request) (listeners []*listener, err error, fi
 	return listeners, nil, false
 }
 
-// missing says why q cannot be granted, whose name i is not bound. Waiting is of no use if the name can
+// missing says why q cannot be granted, whose name i is not bound, or hidden from its caller, which is the same to it. Waiting is of no use if the name can
 // never be bound, or if q is excluded from a listener that it names later.
 func (r *Registry) missing(q *Request, i int) (err error, final bool) {
 	for _, name := range q.Names[i+1:] {
-		if l := r.listeners[name]; l != nil && r.excludes(l, q) {
+		if l := r.listeners[name]; l != nil && q.Caller.May(l.Socket.Spec().Options) && r.excludes(l, q) {
 			r.replaceDeployOf(q)
 			return &protocol.ReplacedError{Name: name, Generation: q.age()}, true
 		}
