@@ -47,6 +47,8 @@ func TestReloadGuards(t *testing.T) {
 			[]string{`"web" would change, and is in use (held by pid `}},
 		{"no newline, and an option differs", changed("app", "app=127.0.0.1:0,backlog=1"), server.Doubt{Unended: true, Last: "app"},
 			[]string{`"app" would change, and is in use (1 connection queued); its line may be cut short`}},
+		{"no newline, and the last line has another address", changed("idle", "idle=127.0.0.1:1"), server.Doubt{Unended: true, Last: "idle"},
+			[]string{`"idle" would be unbound from its address; its line may be cut short, because it has no newline at its end`}},
 		{"no newline, and nothing differs", all, server.Doubt{Unended: true, Last: "idle"}, nil},
 		{"no newline, and the last line is new", append(without(), "new=127.0.0.1:0"), server.Doubt{Unended: true, Last: "new"}, nil},
 		{"no newline, and a change of what is not in use", changed("idle", "idle=127.0.0.1:0,backlog=6"), server.Doubt{Unended: true, Last: "idle"}, nil},

@@ -30,8 +30,9 @@ type ReloadOptions struct {
 // believes too much of a doubtful file. It gives a reason for each listener.
 //
 // A file that was cut short is a configuration, too, because the first part of a spec is one: web=:80 of web=:8080. So
-// its last line must have an end, or neither unbind anything nor change a listener in use. A file that is the same as
-// before, but for the missing newline, passes, and so does one with a new listener on its last line.
+// its last line must have an end, or the file takes nothing away, neither a listener nor an address, and the last line
+// changes no listener in use. A file that is the same as before, but for the missing newline, passes, and so does one
+// with a new listener on its last line.
 func (p *plan) guard(d Doubt) error {
 	var reasons []string
 	atRisk := slices.Clone(p.toClose)
@@ -45,9 +46,13 @@ func (p *plan) guard(d Doubt) error {
 			reasons = append(reasons, fmt.Sprintf("%q would be unbound, and is in use: %s", name, use))
 		}
 	}
-	if use := uses[d.Last]; changes && use != "" {
-		reasons = append(reasons, fmt.Sprintf("%q would change, and is in use (%s); "+
-			"its line may be cut short, because it has no newline at its end", d.Last, use))
+	const unended = "its line may be cut short, because it has no newline at its end"
+	switch use := uses[d.Last]; {
+	case !changes:
+	case use != "":
+		reasons = append(reasons, fmt.Sprintf("%q would change, and is in use (%s); %s", d.Last, use, unended))
+	case slices.Contains(p.replaced, d.Last):
+		reasons = append(reasons, fmt.Sprintf("%q would be unbound from its address; %s", d.Last, unended))
 	}
 	switch n := len(p.toClose); {
 	case n == 0:
