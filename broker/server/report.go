@@ -33,6 +33,10 @@ func (s *Server) report(e registry.Event) {
 	case protocol.EventFlipped:
 		s.sampled.Warn().Str("name", e.Name).Msg("a worker changed O_NONBLOCK, which all holders share")
 	case protocol.EventHealed:
+		if strings.Contains(e.Why, "the kernel gives") { // no worker has done that
+			s.sampled.Warn().Str("name", e.Name).Str("what", e.Why).Msg("the kernel caps the backlog")
+			return
+		}
 		l := s.sampled.Warn()
 		if strings.HasPrefix(e.Why, "backlog") { // many servers set it as they start
 			l = s.sampled.Info()
@@ -71,11 +75,11 @@ func (s *Server) reportFault(e registry.Event) {
 	if e.Why != "" {
 		l = l.Str("why", e.Why)
 	}
-	if errors.Is(e.Err, socket.ErrBeyondRepair) {
+	if errors.Is(e.Err, socket.ErrBeyondRepair) || errors.Is(e.Err, socket.ErrNoEffect) {
 		l.Msg("cannot undo what a worker has done to the socket")
 		return
 	}
-	l.Msg("cannot undo yet what a worker has done to the socket; trying again")
+	l.Msg("cannot undo yet what a worker has done to the socket: it is tried again, and not logged until that changes")
 }
 
 // report is what the health monitor is given.

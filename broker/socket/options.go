@@ -161,8 +161,12 @@ func backlogOf(s spec.Spec) int {
 	if !spec.NetworkOf(s.Network).In(spec.Listening) {
 		return 0
 	}
-	if limit := somaxconn(); s.Opts().Backlog == 0 || s.Opts().Backlog > limit {
-		return limit
+	return cappedBacklog(s, somaxconn())
+}
+
+func cappedBacklog(s spec.Spec, most int) int {
+	if s.Opts().Backlog == 0 || s.Opts().Backlog > most {
+		return most
 	}
 	return s.Opts().Backlog
 }

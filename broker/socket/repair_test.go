@@ -252,6 +252,64 @@ func TestRepairCapped(t *testing.T) {
 	}
 }
 
+// TestRepairCappedElsewhere: the cap is that of the network namespace that the socket was made in.
+func TestRepairCappedElsewhere(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	var sock *socket.Socket
+	inNetwork(t, func(somaxconn func(most string)) {
+		somaxconn("4096")
+		sock = open(t, "a=127.0.0.1:0,backlog=1000")
+		somaxconn("128")
+	})
+	if sock == nil {
+		return
+	}
+	do(t, sock, func(fd int) error { return unix.Listen(fd, 5) })
+	repaired(t, sock, "backlog 1000 was asked for, the kernel gives 128: net.core.somaxconn is 128")
+	for range 5 {
+		repaired(t, sock)
+	}
+	if err := sock.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRaise: backlogs follow net.core.somaxconn when it is raised, as far as their specs say.
+func TestRaise(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t)
+	inNetwork(t, func(somaxconn func(most string)) {
+		somaxconn("128")
+		var all []*socket.Socket
+		for _, text := range []string{"a=127.0.0.1:0", "b=127.0.0.1:0,backlog=1000", "c=127.0.0.1:0,backlog=5", "d=unix://" + dir + "/d", "e=udp://127.0.0.1:0"} {
+			all = append(all, open(t, text))
+		}
+		check := func(what string, raised int, want ...int) {
+			t.Helper()
+			if n := len(socket.Raise(all)); n != raised {
+				t.Errorf("%s: %d are raised, want %d", what, n, raised)
+			}
+			for i, n := range want {
+				if f, err := all[i].Figures(); err != nil || int(f.Limit) != n || all[i].Backlog() != n {
+					t.Errorf("%s: %s has %d, %v, and should have %d", what, all[i].Name(), f.Limit, err, n)
+				}
+				repaired(t, all[i])
+			}
+		}
+		check("as before", 0, 128, 128, 5, 128)
+		somaxconn("2000")
+		check("raised", 3, 2000, 1000, 5, 2000)
+		check("again", 0, 2000, 1000, 5, 2000)
+		somaxconn("64")
+		check("lowered", 0, 2000, 1000, 5, 2000)
+		for _, s := range all {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // inNetwork calls f on a thread that has a network namespace of its own, with a function that sets net.core.somaxconn
 // there. It skips the test if that is not allowed.
 func inNetwork(t *testing.T, f func(somaxconn func(most string))) {

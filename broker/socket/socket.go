@@ -52,6 +52,9 @@ type repairState struct {
 	queue                int32 // at the last look; -1: never looked
 	reusePort, reuseAddr bool  // as they should be
 	replaced             bool  // another socket is about to have the path
+
+	futile      string // what was not undone by the last attempts
+	futileTimes int    // how many these are
 }
 
 // A replacement is the change that Open has made to the sockets that a new one replaces.

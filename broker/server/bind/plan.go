@@ -114,9 +114,25 @@ func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
 	if err := p.execute(); err != nil {
 		return Changes{}, err
 	}
+	b.raise()
 	c := p.changes()
 	b.cfg.Log.Info().Strs("bound", c.Bound).Strs("unbound", c.Unbound).Strs("changed", c.Changed).Msg("configuration loaded")
 	return c, nil
+}
+
+// raise makes the backlogs follow net.core.somaxconn.
+func (b *Binder) raise() {
+	var sockets []*socket.Socket
+	for _, l := range b.cfg.Registry.Listeners() {
+		sockets = append(sockets, l.Socket)
+	}
+	var names []string
+	for _, sock := range socket.Raise(sockets) {
+		names = append(names, sock.Name())
+	}
+	if names != nil {
+		b.cfg.Log.Info().Strs("names", names).Msg("net.core.somaxconn was raised, and so are these backlogs")
+	}
 }
 
 // plan leads from one set of listeners to the next. The binder's lock is held as long as there is one.

@@ -23,7 +23,7 @@ const (
 	lookShare = 100                    // scheduled looks take one in so many of a processor's time
 	roundMost = 1000                   // so many of them delay a report of the kernel
 	breath    = 2 * time.Millisecond   // after a report of harm by the kernel: a worker may do that in a loop
-	notesMost = 5                      // so many of a socket's incidents Report receives in a second
+	notesMost = 5                      // so many of a socket's incidents Report receives in a minute
 
 	never = time.Duration(math.MaxInt64)
 )
@@ -211,8 +211,8 @@ func (m *Monitor) reportFault(s *socket.Socket, f Fault) {
 // count counts an incident, and adds it to notes unless there were too many.
 func (t *target) count(notes []string, what string, now time.Duration) []string {
 	t.repaired++
-	if now-t.second >= time.Second {
-		t.second, t.notes = now, 0
+	if now-t.minute >= time.Minute {
+		t.minute, t.notes = now, 0
 	}
 	if t.notes++; t.notes > notesMost {
 		t.untold++
@@ -230,9 +230,9 @@ func (t *target) ended(err error, now time.Duration) *Fault {
 	was := t.fault
 	switch {
 	case err == nil:
-		t.fault, t.attempts = "", 0
+		t.fault, t.told, t.attempts = "", "", 0
 		return nil
-	case errors.Is(err, socket.ErrBeyondRepair):
+	case errors.Is(err, socket.ErrBeyondRepair), errors.Is(err, socket.ErrNoEffect):
 		t.fault, t.attempts = err.Error(), 0
 		if t.fault == was {
 			return nil
@@ -245,9 +245,10 @@ func (t *target) ended(err error, now time.Duration) *Fault {
 	if t.attempts == 1 || !errors.Is(err, unix.EADDRINUSE) { // else fault may say already which process it is
 		t.fault = err.Error()
 	}
-	if t.attempts == 1 || bits.OnesCount(uint(t.attempts)) > 1 { // a fault that passes at once is not worth a report
-		return nil
+	if t.attempts == 1 || bits.OnesCount(uint(t.attempts)) > 1 || t.told == err.Error() {
+		return nil // a fault that passes at once is not worth a report, nor is one that was told
 	}
+	t.told = err.Error()
 	return &Fault{Err: err, Attempts: t.attempts}
 }
 

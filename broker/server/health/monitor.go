@@ -26,10 +26,10 @@ import (
 // Report receives the findings of a monitor. Its methods are called without the monitor's lock, perhaps at the same
 // time, and may call any method but Close. A report that is under way during [Monitor.Unwatch] may still arrive.
 type Report interface {
-	// Repaired reports undone harm, at most five times a second for each socket; count is of all incidents so far.
+	// Repaired reports undone harm, at most five times a minute for each socket; count is of all incidents so far.
 	Repaired(s *socket.Socket, what string, count int)
-	// Faulty reports harm that Repair could not undo: an [socket.ErrBeyondRepair] at once,
-	// anything else after 2, 4, 8 and so on attempts.
+	// Faulty reports harm that Repair could not undo, once: an [socket.ErrBeyondRepair] or [socket.ErrNoEffect] at once,
+	// anything else after the second attempt, or if another fault follows.
 	Faulty(s *socket.Socket, f Fault)
 	// ModeChanged says, once until it is right again, that a holder has changed O_NONBLOCK.
 	ModeChanged(s *socket.Socket)
@@ -83,10 +83,11 @@ type target struct {
 	due     time.Duration // the next look; 0: now, because the kernel has reported something
 
 	repaired int           // how often
-	second   time.Duration // the one in which
+	minute   time.Duration // the one in which
 	notes    int           // so many incidents were reported
 	untold   int           // incidents since the last that was
 	fault    string        // the present one, or ""
+	told     string        // the fault that may pass and was reported
 	attempts int           // to repair a fault that may pass
 	since    time.Duration // the first of them
 }
