@@ -13,7 +13,7 @@
 // has gone. Closing a [Listener] takes nothing from the other workers, and losing the broker does not stop Accept.
 //
 // The broker can ask workers to leave, for example when a new version calls [Listener.Replace]: then Accept returns
-// [ErrDrained], and the worker finishes its connections.
+// [ErrDrained], and the worker finishes its connections: the package broker/graceful serves and does so.
 //
 // A Go program needs its sockets non-blocking, and all holders of a socket share O_NONBLOCK.
 // The broker sets it, or answers [ErrConflict] if others hold the socket blocking. The

@@ -26,13 +26,11 @@ type Listener struct {
 
 // Accept waits for the next connection and returns it. After Close the error is [net.ErrClosed], in the sense of
 // [errors.Is]. Once the broker has asked this process to leave, it is [ErrDrained] as well: the socket is closed, the
-// grant has ended, queued connections go to other holders, and it is time to finish those that were accepted:
+// grant has ended, queued connections go to other holders, and it is time to finish those that were accepted. The
+// package [github.com/fdbroker/fdbroker/broker/graceful] does all that.
 //
-//	err := srv.Serve(ln)
-//	srv.Shutdown(ctx)
-//
-// If anything was accepted, that error comes a quarter of a second late, because Shutdown
-// drops the request of a connection that was accepted and not read yet.
+// If anything was accepted, that error comes a quarter of a second late, because [net/http.Server.Shutdown] drops the
+// request of a connection that was accepted and not read yet.
 //
 // If the broker binds another socket by the name, Accept first returns the connections that
 // are queued at the old one, and then goes on with the new one. If another holder has shut the socket

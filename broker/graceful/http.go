@@ -1,0 +1,171 @@
+//go:build linux
+
+package graceful
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// HTTP returns a Server that serves ln with srv. It changes srv's Handler and ConnState, to functions that call them, and
+// srv must not be used otherwise: [http.Server.Shutdown] would drop requests. For several listeners, make a
+// [http.Server] with the same Handler for each.
+//
+// The connections that it counts as cut are those with a request that was not answered, and those that were hijacked
+// and are still open. If the type of a hijacked connection is one of the program's own, it must have a SyscallConn
+// method to be waited for.
+//
+// If srv.Protocols includes unencrypted HTTP/2, srv gets connections of a type of this package. They have the methods of
+// a [net.TCPConn] that net/http looks for.
+func HTTP(srv *http.Server, ln net.Listener) Server {
+	s := &httpServer{socket: socket{ln}, srv: srv, ln: ln, handler: srv.Handler, hook: srv.ConnState, over: make(chan struct{})}
+	if s.handler == nil {
+		s.handler = http.DefaultServeMux
+	}
+	srv.Handler, srv.ConnState = s, s.connState
+	if srv.Protocols != nil && srv.Protocols.UnencryptedHTTP2() {
+		s.ln = goAwayListener{ln, s}
+	}
+	return s
+}
+
+type httpServer struct {
+	socket
+	srv     *http.Server
+	ln      net.Listener
+	handler http.Handler
+	hook    func(net.Conn, http.ConnState)
+	over    chan struct{} // closed when Serve returns: until then a connection may come
+
+	draining atomic.Bool
+	open     sync.Map // from net.Conn to *activity
+	hijacked conns
+}
+
+// activity is what a connection does.
+type activity struct {
+	mu    sync.Mutex
+	state http.ConnState
+	since time.Time
+}
+
+func (s *httpServer) Serve() error {
+	defer close(s.over)
+	return s.srv.Serve(s.ln)
+}
+
+func (s *httpServer) Close() error { return s.ln.Close() }
+
+// ServeHTTP makes the response the last of its connection while s drains.
+func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.draining.Load() && isLast(r) {
+		w.Header().Set("Connection", "close") // for HTTP/2 a GOAWAY
+	}
+	s.handler.ServeHTTP(w, r)
+}
+
+// isLast reports whether "Connection: close" suits the response. It does not if the connection becomes something else,
+// or if there was a GOAWAY that refuses nothing: net/http's would refuse the streams that cross it.
+func isLast(r *http.Request) bool {
+	if r.ProtoMajor == 2 {
+		return r.TLS != nil
+	}
+	return r.Header.Get("Upgrade") == ""
+}
+
+// connState follows the connections.
+func (s *httpServer) connState(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.open.Store(c, &activity{state: state, since: time.Now()})
+	case http.StateActive, http.StateIdle:
+		if a, ok := s.open.Load(c); ok {
+			a.(*activity).set(state)
+		}
+	case http.StateHijacked:
+		s.hijacked.add(c)
+		s.open.Delete(c)
+	case http.StateClosed:
+		s.open.Delete(c)
+	}
+	if s.hook != nil {
+		s.hook(c, state)
+	}
+}
+
+func (a *activity) set(state http.ConnState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state, a.since = state, time.Now()
+}
+
+// isIdle reports whether the connection has been without a request since a time.
+func (a *activity) isIdle(since time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state != http.StateActive && a.since.Before(since)
+}
+
+// The delays between two looks at the connections while s drains.
+const (
+	minLook = time.Millisecond
+	maxLook = 50 * time.Millisecond
+)
+
+func (s *httpServer) Drain(ctx context.Context) (cut int) {
+	defer s.srv.Close()
+	s.draining.Store(true)
+	s.open.Range(func(c, _ any) bool {
+		if c, ok := c.(*goAwayConn); ok {
+			go c.goAway() // it may have to wait for a client that does not read
+		}
+		return true
+	})
+	began := time.Now()
+	idleTime := maxLook
+	if end, ok := ctx.Deadline(); ok {
+		idleTime = end.Sub(began) / 2
+	}
+	select {
+	case <-s.over:
+	case <-ctx.Done():
+	}
+	for look := minLook; s.left(began, idleTime) > 0; look = min(2*look, maxLook) {
+		select {
+		case <-ctx.Done():
+			return s.cut()
+		case <-time.After(look):
+		}
+	}
+	return 0
+}
+
+// left returns how many connections are open. It closes those that have been idle for idleTime since the drain began.
+func (s *httpServer) left(began time.Time, idleTime time.Duration) (n int) {
+	before := time.Now().Add(-idleTime)
+	s.open.Range(func(key, value any) bool {
+		c, a := key.(net.Conn), value.(*activity)
+		if began.Before(before) && a.isIdle(before) && !hasSent(c) {
+			_ = c.Close() // which connState hears of
+		}
+		n++
+		return true
+	})
+	return n + s.hijacked.len()
+}
+
+// cut closes all connections, and returns how many of them were in use.
+func (s *httpServer) cut() (n int) {
+	s.open.Range(func(c, a any) bool {
+		if !a.(*activity).isIdle(time.Now()) {
+			n++
+		}
+		return true
+	})
+	_ = s.srv.Close()
+	return n + s.hijacked.close()
+}
