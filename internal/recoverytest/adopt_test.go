@@ -18,6 +18,7 @@ func TestAdopt(t *testing.T) {
 	for name, cred := range map[string]*syscall.Credential{"same user": nil, "not root": {Uid: 1234, Gid: 1234}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, cred)
+			r.mayTrace()
 			address := freePort(t)
 			_, port, _ := net.SplitHostPort(address)
 			old := r.start(python, r.path("webserver.py"), port)
@@ -54,6 +55,7 @@ func TestAdopt(t *testing.T) {
 // What cannot be adopted is said in a line, with what there is.
 func TestAdoptRefused(t *testing.T) {
 	r := newRig(t, nil)
+	r.mayTrace()
 	r.broker("--socket-mode=0666")
 	one, two := freePort(t), freePort(t)
 	var pids [2]string

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"golang.org/x/sys/unix"
 )
 
 // With the keeper and the broker killed at once, and one worker left, nobody who connects
@@ -19,6 +20,9 @@ func TestBothKilled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil)
+			if name == "foreign" { // the library gives back
+				r.mayTrace()
+			}
 			spec := "web=" + freePort(t)
 			keeper := r.kept(spec)
 			was := r.listener("web")
@@ -70,6 +74,11 @@ func (r *rig) killBoth(keeper *process) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	pidfd, err := unix.PidfdOpen(broker, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
 	for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		for _, pid := range []int{keeper.pid(), broker} {
 			if err := syscall.Kill(pid, signal); err != nil {
@@ -77,5 +86,10 @@ func (r *rig) killBoth(keeper *process) {
 			}
 		}
 	}
-	_ = keeper.wait() // until nobody has its output open any more
+	_ = keeper.wait()
+	// Its last thread closes its descriptors one after the other, and the lock late.
+	fdtest.Eventually(r.t, "the broker has gone", func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		return n == 1 && err == nil
+	})
 }

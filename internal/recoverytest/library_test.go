@@ -92,6 +92,9 @@ func TestLibraryWorker(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, c.cred)
+			if c.said == "taken back" {
+				r.mayTrace()
+			}
 			spec := "web=" + freePort(t) + ",max=1"
 			b := r.broker("--bind", spec)
 			was := r.listener("web")

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/internal/kernel"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
@@ -49,6 +50,15 @@ func newRig(t *testing.T, cred *syscall.Credential) *rig {
 		}
 	}
 	return r
+}
+
+// mayTrace skips a test if Yama forbids the rig's user to take descriptors from other processes of that user.
+func (r *rig) mayTrace() {
+	r.t.Helper()
+	root := r.cred == nil && os.Geteuid() == 0
+	if scope := kernel.Read().PtraceScope; scope > 2 || scope > 0 && !root {
+		r.t.Skipf("kernel.yama.ptrace_scope is %d", scope)
+	}
 }
 
 func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }

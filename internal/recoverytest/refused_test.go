@@ -65,6 +65,7 @@ func (r *rig) brokerUnder(filter string, args ...string) *process {
 // TestTakenBackWithoutDiag: a broker that cannot ask sock_diag goes by /proc/net.
 func TestTakenBackWithoutDiag(t *testing.T) {
 	r := newRig(t, &syscall.Credential{Uid: 1234, Gid: 1234})
+	r.mayTrace()
 	for name, spec := range map[string]string{
 		"tcp": "web=" + freePort(t), "all": "web=:" + portOf(t), "udp": "web=udp://" + freePort(t),
 		"unix": "web=unix://" + r.path("web") + ",mode=0600", "abstract": "web=unix://@" + r.path("web"),

@@ -37,6 +37,7 @@ func TestTakenBack(t *testing.T) {
 }
 
 func takenBack(t *testing.T, r *rig) {
+	r.mayTrace()
 	for name, c := range map[string]struct{ spec, network, address string }{
 		"tcp":      {"web=" + freePort(t), "tcp", ""},
 		"unix":     {"web=unix://" + r.path("web") + ",mode=0600", "unix", r.path("web")},
@@ -140,6 +141,7 @@ func TestNotTakenBack(t *testing.T) {
 	})
 	t.Run("--no-recover", func(t *testing.T) {
 		r.t = t
+		r.mayTrace()
 		address := freePort(t)
 		b := r.broker("--bind", "web="+address)
 		w := r.worker("web")
@@ -166,6 +168,7 @@ func TestNotTakenBack(t *testing.T) {
 // Sockets of every network come back, all from one process.
 func TestAllNetworksTakenBack(t *testing.T) {
 	r := newRig(t, nil)
+	r.mayTrace()
 	var args, names []string
 	for name, address := range map[string]string{
 		"udp": "udp://" + freePort(t), "all": ":" + portOf(t), "v6": "tcp6://:" + portOf(t), "name": "localhost:" + portOf(t),
