@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -166,6 +167,7 @@ func TestGetParameters(t *testing.T) {
 // raw sends bytes as they are.
 func (c *client) raw(text string) {
 	c.t.Helper()
+	_ = c.uc.SetWriteDeadline(time.Now().Add(patience))
 	if err := c.conn.Send([]byte(text)); err != nil {
 		c.t.Fatal(err)
 	}

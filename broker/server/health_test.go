@@ -280,7 +280,7 @@ func TestRepairUnderLoad(t *testing.T) {
 }
 
 // slack is the time that a busy machine may take in addition.
-const slack = 400 * time.Millisecond
+var slack = fdtest.Long(400 * time.Millisecond)
 
 // TestRepairConnectedSocket: a worker connects a datagram socket, which filters out the packets of all
 // other peers.

@@ -19,10 +19,10 @@ import (
 )
 
 // short is a CallTimeout that a slow client reaches soon.
-const short = 100 * time.Millisecond
+var short = fdtest.Long(100 * time.Millisecond)
 
 // unhurried is a CallTimeout that other clients keep on a busy machine, too.
-const unhurried = 5 * short
+var unhurried = 5 * short
 
 // A malformed call gets an error reply, is logged with its sender, and ends the connection. Other
 // connections go on.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -369,7 +368,6 @@ func TestProcessEndsWhileItsConnectionAsks(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := clientOn(t, b.connectedBy(t, w))
-		_ = c.uc.SetDeadline(time.Now().Add(patience))
 		_ = w.cmd.Process.Kill()
 		c.send(getOnce(blocking("a", true)))
 		c.reply() // the sockets, or that the process has ended

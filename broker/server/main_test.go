@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is so long that only a bug makes a test wait for it.
-const patience = 20 * time.Second
+var patience = fdtest.Long(20 * time.Second)
 
 // logs collects the log of a broker.
 type logs struct {
@@ -185,7 +185,6 @@ func dialClient(t testing.TB, path string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = uc.SetDeadline(time.Now().Add(patience))
 	return clientOn(t, uc)
 }
 
@@ -197,6 +196,7 @@ func (c *client) close() {
 // send sends a call, and each of the others, in one write.
 func (c *client) send(calls ...call) {
 	c.t.Helper()
+	_ = c.uc.SetWriteDeadline(time.Now().Add(patience))
 	if err := c.conn.Send(encode(c.t, calls...)); err != nil {
 		c.t.Fatal(err)
 	}
@@ -244,6 +244,7 @@ func (c *client) next() (protocol.Reply, []*scmrights.FD, error) {
 			r, err := protocol.DecodeReply(bytes.Clone(m.Bytes))
 			return r, m.FDs, err
 		}
+		_ = c.uc.SetReadDeadline(time.Now().Add(patience))
 		if err := c.conn.Fill(); err != nil {
 			return protocol.Reply{}, nil, err
 		}

@@ -28,7 +28,7 @@ func TestStress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fdtest.CheckLeaks(t)
 			s := &stress{T: t, over: make(chan struct{})}
-			s.broker = startOn(t, server.Config{CallTimeout: time.Second, MaxMessage: 4096}, func(ln *scmrights.FD) {
+			s.broker = startOn(t, server.Config{CallTimeout: fdtest.Long(time.Second), MaxMessage: 4096}, func(ln *scmrights.FD) {
 				prepare(ln)
 				s.refused = keepsOut(ln)
 			}, "a=127.0.0.1:0", "b=127.0.0.1:0", "one=127.0.0.1:0,max=1")

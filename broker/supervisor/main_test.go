@@ -119,7 +119,7 @@ func (r *running) signal(sig unix.Signal) {
 	case r.signals <- sig:
 	case <-r.done:
 		r.t.Fatal("it has ended: ", r.err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(fdtest.Long(20 * time.Second)):
 		r.t.Fatal("it does not take signals")
 	}
 }
@@ -134,7 +134,7 @@ func (r *running) wait() error {
 	r.t.Helper()
 	select {
 	case <-r.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(fdtest.Long(20 * time.Second)):
 		r.t.Fatal("it does not end")
 	}
 	return r.err

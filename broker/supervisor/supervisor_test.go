@@ -109,7 +109,7 @@ func TestReadyNotify(t *testing.T) {
 func TestNeverReady(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "mute")
-	r := h.keep(supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: 20 * time.Millisecond, RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond})
+	r := h.keep(supervisor.Config{Workers: 1, NotifyReady: true, ReadyTimeout: fdtest.Long(100 * time.Millisecond), RestartDelay: time.Millisecond, RestartMax: 2 * time.Millisecond})
 	fdtest.Eventually(t, "it is tried again", func() bool { return h.births() >= 3 })
 	if r.reported("READY=1") > 0 {
 		t.Error("ready, and no worker has said so")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,18 @@ import (
 )
 
 // patience is how long Eventually waits: far longer than anything here takes, so that only a hang or a leak reaches it.
-const patience = 20 * time.Second
+var patience = Long(20 * time.Second)
+
+// SlowEnv is the environment variable that says how many times slower than others this machine is: an emulated one.
+const SlowEnv = "FDTEST_SLOW"
+
+// Long returns d, and a multiple of it on a slow machine (SlowEnv). It is for times in which something has to be done.
+func Long(d time.Duration) time.Duration {
+	if n, err := strconv.Atoi(os.Getenv(SlowEnv)); err == nil && n > 1 {
+		d *= time.Duration(n)
+	}
+	return d
+}
 
 // Eventually waits until cond is true, and fails the test when it stays false.
 // It is for conditions that no channel or descriptor announces.

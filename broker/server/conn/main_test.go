@@ -23,9 +23,9 @@ import (
 
 func TestMain(m *testing.M) { fdtest.Main(m, nil) }
 
-const (
-	patience = 20 * time.Second       // only a bug makes a test wait that long
-	timeout  = 500 * time.Millisecond // a CallTimeout that is waited for, and that a client keeps on a busy machine too
+var (
+	patience = fdtest.Long(20 * time.Second)       // only a bug makes a test wait that long
+	timeout  = fdtest.Long(500 * time.Millisecond) // a CallTimeout that is waited for, and that a client keeps on a busy machine too
 )
 
 // rig is a loop that serves. It is the handler of its own calls:
