@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -238,6 +239,7 @@ func (r *repair) packet() error {
 	if err := disconnect(r.fd); err != nil {
 		return err
 	}
+	derr := r.deviceAgain()
 	_, err := unix.Getpeername(r.fd)
 	if err := r.noteIf(err != nil, "connected to one peer"); err != nil || !r.network.In(spec.UDP) {
 		return err
@@ -245,7 +247,17 @@ func (r *repair) packet() error {
 	if err := r.bindAgain(); err != nil {
 		return err
 	}
-	return r.checkBound()
+	return cmp.Or(r.checkBound(), derr)
+}
+
+// deviceAgain binds the socket to its interface again, which undoing connect(2) of a UDP socket has undone, too
+// (docs/kernel.md, Options).
+func (r *repair) deviceAgain() error {
+	device := r.Spec().Opts().Device
+	if device == "" {
+		return nil
+	}
+	return spec.Refused("device", "setsockopt", unix.BindToDevice(r.fd, device))
 }
 
 // beyond returns an [ErrBeyondRepair] that says what has happened and what helps. Other sockets with a UDP port or an

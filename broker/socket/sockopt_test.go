@@ -337,3 +337,68 @@ func TestUnmappedOwner(t *testing.T) {
 		t.Errorf("got %q, want %q", out, want)
 	}
 }
+
+// TestRepairKeepsOptions: undoing what a worker did to a socket leaves it with the options of its spec.
+func TestRepairKeepsOptions(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for the options mark and transparent")
+	}
+	const options = ",freebind,transparent,device=lo,mark=7,tos=8,rcvbuf=32K,sndbuf=16K"
+	const connected, tcp = "connected to one peer", options + ",nodelay,keepalive=61/11/6,user-timeout=7s,defer-accept=3s,fastopen=5"
+	more := func(t *testing.T, sock *socket.Socket) map[string]string {
+		is := optionsOf(t, sock)
+		control(t, sock, func(fd int) {
+			device, err := unix.GetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
+			is["device"] = fmt.Sprint(device, err)
+			for name, option := range map[string][2]int{
+				"mark": {unix.SOL_SOCKET, unix.SO_MARK}, "freebind": {unix.SOL_IP, unix.IP_FREEBIND},
+				"transparent": {unix.SOL_IP, unix.IP_TRANSPARENT},
+				"defer":       {unix.SOL_TCP, unix.TCP_DEFER_ACCEPT}, "fastopen": {unix.SOL_TCP, unix.TCP_FASTOPEN},
+			} {
+				n, err := unix.GetsockoptInt(fd, option[0], option[1])
+				is[name] = fmt.Sprint(n, err)
+			}
+		})
+		return is
+	}
+	for _, test := range []struct {
+		spec, undone string
+		harm         func(fd int) error
+	}{
+		{"a=udp://127.0.0.1:0" + options, connected, connectSelf},
+		{"a=udp://:0" + options, connected, connectSelf},
+		{"a=udp6://[::1]:0" + options, connected, connectSelf},
+		{"a=127.0.0.1:0" + tcp, "shut down", shutdown(unix.SHUT_RDWR)},
+		{"a=:0" + tcp, "shut down", shutdown(unix.SHUT_RDWR)},
+		{"a=127.0.0.1:0" + tcp, "shut down", connectAway},
+	} {
+		t.Run(test.spec, func(t *testing.T) {
+			fdtest.CheckLeaks(t)
+			sock := open(t, test.spec)
+			was := more(t, sock)
+			do(t, sock, test.harm)
+			repaired(t, sock, test.undone)
+			if is := more(t, sock); !maps.Equal(is, was) {
+				t.Errorf("now %v, was %v", is, was)
+			}
+			repaired(t, sock)
+		})
+	}
+}
+
+// connectAway shuts a TCP listener down, and connects it to another one.
+func connectAway(fd int) error {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+		return err
+	}
+	err = unix.Connect(fd, &unix.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}})
+	if errors.Is(err, unix.EINPROGRESS) {
+		return nil
+	}
+	return err
+}
