@@ -114,11 +114,14 @@ func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err 
 type ReloadOptions struct {
 	// Force unbinds listeners that are in use, and loads a file that looks as if it had been cut short.
 	Force bool
+	// Rebind binds a new socket for a listener also if processes would be left on the old one that do not follow by
+	// themselves. The broker asks those to leave.
+	Rebind bool
 }
 
 // ReloadWith is Reload with options.
 func (c *Client) ReloadWith(ctx context.Context, o ReloadOptions) (changes protocol.ReloadReply, err error) {
-	return changes, c.call(ctx, protocol.MethodReload, protocol.ReloadParameters{Force: o.Force}, &changes)
+	return changes, c.call(ctx, protocol.MethodReload, protocol.ReloadParameters{Force: o.Force, Rebind: o.Rebind}, &changes)
 }
 
 // Upgrade makes the program that is now at the broker's path take over. It returns once that

@@ -68,6 +68,7 @@ const (
 	EventRefused  = "refused"
 	EventFlipped  = "flipped"
 	EventHealed   = "healed"
+	EventRenewed  = "renewed" // the listener has a new socket
 	EventStalled  = "stalled"
 	EventServed   = "served" // a stalled listener's queue is empty again
 	EventOverflow = "overflow"
@@ -149,6 +150,7 @@ type Listener struct {
 	// has no holder, and told to root and the broker's user only.
 	Strays []Process `json:"strays,omitempty"`
 
+	Stale    int  `json:"stale,omitempty"` // holders of the socket that it had before
 	Waiting  int  `json:"waiting"`
 	Orphaned bool `json:"orphaned"`
 	Stalled  bool `json:"stalled,omitempty"`
@@ -172,7 +174,8 @@ type Holder struct {
 	Command    string   `json:"command,omitempty"` // that the process shows: not to be trusted
 	Since      int64    `json:"since"`             // microseconds since 1970-01-01 UTC
 	State      string   `json:"state"`
-	Connection bool     `json:"connection"` // lasts as long as a connection
+	Connection bool     `json:"connection"`      // lasts as long as a connection
+	Stale      []string `json:"stale,omitempty"` // of Names: those of which it has the old socket
 }
 
 // WatchReply is a reply to Watch.
@@ -280,7 +283,8 @@ type AttachReply struct {
 
 // ReloadParameters are the parameters of Reload.
 type ReloadParameters struct {
-	Force bool `json:"force,omitempty"` // unbind listeners that are in use, too
+	Force  bool `json:"force,omitempty"`  // unbind listeners that are in use, too
+	Rebind bool `json:"rebind,omitempty"` // bind new sockets also if processes are left on the old ones
 }
 
 // ReloadReply is the reply to Reload: names.
@@ -288,6 +292,17 @@ type ReloadReply struct {
 	Bound   []string `json:"bound"`
 	Unbound []string `json:"unbound"`
 	Changed []string `json:"changed"`
+	// Renewed are those of Changed that have a new socket.
+	Renewed []Renewed `json:"renewed,omitempty"`
+}
+
+// Renewed says who has the old socket of a listener: so many workers of deploys, which replace them, and clients with
+// "more", which were told, and processes that do not follow by themselves.
+type Renewed struct {
+	Name    string    `json:"name"`
+	Rolling int       `json:"rolling"`
+	Moving  int       `json:"moving"`
+	Left    []Process `json:"left"`
 }
 
 // Info is the reply to GetInfo.

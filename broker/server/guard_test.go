@@ -86,7 +86,7 @@ func TestReloadGuards(t *testing.T) {
 			if now := b.cookies(); !reflect.DeepEqual(now, before) {
 				t.Errorf("it was %v, and is %v", before, now)
 			}
-			if _, err := b.Reload(specs, server.ReloadOptions{Force: true, Doubt: test.doubt}); err != nil {
+			if _, err := b.Reload(specs, server.ReloadOptions{Force: true, Rebind: true, Doubt: test.doubt}); err != nil {
 				t.Errorf("with force: %v", err)
 			}
 		})

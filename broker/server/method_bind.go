@@ -1,7 +1,11 @@
 package server
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
@@ -69,12 +73,29 @@ func (k *call) reload() error {
 		return &protocol.ReloadFailedError{Reasons: []string{"this broker has no configuration to read again"}}
 	}
 	return k.run(func() (any, error) {
-		c, err := k.cfg.Reload(ReloadOptions{Force: p.Force})
+		c, err := k.cfg.Reload(ReloadOptions{Force: p.Force, Rebind: p.Rebind})
 		if err != nil {
 			return nil, loggedError{err}
 		}
 		return protocol.ReloadReply{
 			Bound: append([]string{}, c.Bound...), Unbound: append([]string{}, c.Unbound...), Changed: append([]string{}, c.Changed...),
+			Renewed: renewed(c),
 		}, nil
 	})
+}
+
+// renewed describes who has old sockets.
+func renewed(c Changes) (all []protocol.Renewed) {
+	for _, name := range slices.Sorted(maps.Keys(c.Renewed)) {
+		left := c.Renewed[name]
+		one := protocol.Renewed{Name: name, Rolling: len(left.Rolling), Moving: left.Moving, Left: []protocol.Process{}}
+		for _, h := range left.Stuck {
+			one.Left = append(one.Left, protocol.Process{PID: h.PID, Command: procfs.Name(h.PID)})
+		}
+		for _, pid := range left.Strays {
+			one.Left = append(one.Left, protocol.Process{PID: pid, Command: procfs.Name(pid)})
+		}
+		all = append(all, one)
+	}
+	return all
 }

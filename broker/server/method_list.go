@@ -65,7 +65,7 @@ func describe(shot registry.Snapshot, f sockdiag.Figures, err error) protocol.Li
 	sock, s := shot.Socket, shot.Socket.Spec()
 	l := protocol.Listener{
 		Name: s.Name, Network: sock.Network(), Address: sock.Address(), Spec: s.String(), Cookie: sock.Cookie(),
-		Max: s.Options.Max, Holders: shot.Holders, Unseen: shot.Unseen, Waiting: shot.Waiting, Blocking: shot.Blocking, Bytes: sock.Packet(),
+		Max: s.Options.Max, Holders: shot.Holders, Unseen: shot.Unseen, Stale: shot.Stale, Waiting: shot.Waiting, Blocking: shot.Blocking, Bytes: sock.Packet(),
 	}
 	if is, err := sock.Blocking(); err == nil {
 		l.Blocking, l.Flipped = is, is != shot.Blocking

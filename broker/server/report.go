@@ -30,6 +30,12 @@ func (s *Server) report(e registry.Event) {
 			Int("backlog", e.Socket.Backlog()).Msg(e.What)
 	case protocol.EventUnbound:
 		s.log.Info().Str("name", e.Name).Str("address", e.Socket.Address()).Msg("unbound")
+	case protocol.EventRenewed:
+		l := s.log.Info().Str("name", e.Name).Str("address", e.Socket.Address())
+		if e.Why != "" {
+			l = l.Str("old", e.Why)
+		}
+		l.Msg("new socket")
 	case protocol.EventFlipped:
 		s.sampled.Warn().Str("name", e.Name).Msg("a worker changed O_NONBLOCK, which all holders share")
 	case protocol.EventHealed:

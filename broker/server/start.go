@@ -49,7 +49,7 @@ func New(cfg Config) (*Server, error) {
 	})
 	s.Binder = bind.New(bind.Config{
 		Registry: s.registry, Store: cfg.Store, StoreRoom: cfg.StoreRoom, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,
-		HandBackTime: cfg.OfferTime, Counted: cfg.Counted, Log: cfg.Logger,
+		HandBackTime: cfg.OfferTime, Counted: cfg.Counted, BeyondRepair: s.monitor.BeyondRepair, Log: cfg.Logger,
 	})
 	if s.loop, err = conn.New(conn.Config{
 		MaxClients: cfg.MaxClients, MaxClientsPerUID: cfg.MaxClientsPerUID, MaxMessage: cfg.MaxMessage,

@@ -193,8 +193,12 @@ func fileAt(is sockdiag.Identity, s spec.Spec, fd int) (*sockfile.File, error) {
 // compared: a host's name cannot.
 func IsAt(s spec.Spec, fd *scmrights.FD) bool {
 	n := spec.NetworkOf(s.Network)
-	is, err := sockdiag.Ask(fd, sockdiag.Identify)
-	return err == nil && n != nil && is.In(n) && sameAddress(s.Address, is.Address)
+	retired := false
+	is, err := sockdiag.Ask(fd, func(fd int) (sockdiag.Identity, error) {
+		retired = isRetired(fd)
+		return sockdiag.Identify(fd)
+	})
+	return err == nil && !retired && n != nil && is.In(n) && sameAddress(s.Address, is.Address)
 }
 
 // sameAddress compares the address of a spec with one that was bound. An address without a host means all addresses of

@@ -347,17 +347,18 @@ func TestBecomeAnyOption(t *testing.T) {
 			}
 			return fmt.Sprint(st.Mode, st.Uid, st.Gid, sock.Backlog())
 		}
-		text := fmt.Sprint(sock.Backlog())
+		var text strings.Builder
+		text.WriteString(fmt.Sprint(sock.Backlog()))
 		for _, o := range [][2]int{
 			{unix.SOL_IP, unix.IP_FREEBIND}, {unix.SOL_IP, unix.IP_TRANSPARENT}, {unix.SOL_IPV6, unix.IPV6_FREEBIND}, {unix.SOL_IPV6, unix.IPV6_TRANSPARENT},
 			{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}, {unix.SOL_SOCKET, unix.SO_MARK}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
 		} {
 			control(t, sock, func(fd int) {
 				n, err := unix.GetsockoptInt(fd, o[0], o[1])
-				text += fmt.Sprint(" ", n, err)
+				text.WriteString(fmt.Sprint(" ", n, err))
 			})
 		}
-		return text
+		return text.String()
 	}
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0", "udp://127.0.0.1:0", "udp6://[::1]:0", "unix://" + dir + "/s"} {
 		sock := open(t, "web="+address)

@@ -28,6 +28,9 @@ func (e *BindError) Error() string {
 
 func (e *BindError) Unwrap() error { return e.Err }
 
+// NewBindError returns the error of a spec that was not opened.
+func NewBindError(s spec.Spec, err error) *BindError { return newBindError(s, err) }
+
 func newBindError(s spec.Spec, err error) *BindError {
 	be := &BindError{Spec: s.String(), Err: err, Reason: spec.Reason(err)}
 	if inUse, ok := errors.AsType[*holders.InUseError](err); ok {

@@ -18,8 +18,8 @@ import (
 
 // OpenConfig says how to open a socket.
 type OpenConfig struct {
-	// Replacing are sockets that are about to be closed, and go on as they are until then. The new one may have the
-	// address of one of them. They may have other holders.
+	// Replacing are sockets that are about to be closed or retired, or were retired before, and go on as they are until
+	// then. The new one may have the address of one of them. They may have other holders.
 	Replacing []*Socket
 	// SkipHolders spares the search of all processes for the holders of an address that is in use.
 	SkipHolders bool

@@ -40,6 +40,9 @@ func (s *Socket) Repair() (done []string, err error) {
 	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	if s.health.retired {
+		return nil, nil
+	}
 	return sockdiag.Ask(s.fd, func(fd int) ([]string, error) {
 		r := repair{s, n, fd, nil}
 		err := r.all()

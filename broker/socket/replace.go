@@ -3,8 +3,7 @@ package socket
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"strings"
+	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
@@ -12,16 +11,24 @@ import (
 )
 
 // Of a Unix socket and its replacement at the same path, clients reach the new one from the moment it is open. Of two
-// IP sockets they reach either, as the kernel likes.
+// IP sockets they reach either, as the kernel likes, until the old one is retired or closed.
 
 // Commit keeps a new socket. The sockets that it replaces lose their path for good. Without [OpenConfig].Replacing it
 // does nothing.
 func (s *Socket) Commit() {
-	if r := s.replaces; r != nil && r.moved != nil {
+	r := s.replaces
+	if s.replaces = nil; r == nil {
+		return
+	}
+	if r.moved != nil {
 		_ = r.moved.Remove()
 	}
-	s.replaces = nil
+	r.endSharing()
 }
+
+// EndSharing makes the kernel forget that the port of s was shared, after the sockets that it replaces were retired or
+// closed. It reports whether that worked: without privileges it may not.
+func (s *Socket) EndSharing() bool { return s.forgetSharing() }
 
 // Abort closes a new socket and undoes the changes that opening it has made: the sockets that it was to replace have
 // their address again, and a socket that has holders already keeps its path.
@@ -54,13 +61,23 @@ func makeWay(s spec.Spec, old []*Socket) (*replacement, error) {
 			break
 		}
 	}
+	claims, err := s.Claims()
+	if err != nil {
+		return nil, r.failed(err)
+	}
 	for _, o := range old {
-		if o.samePort(s) {
+		if o.inTheWay(claims) {
 			r.sharing = append(r.sharing, o)
 			o.setReusePort(true)
 		}
 	}
 	return r, nil
+}
+
+// failed undoes r, and returns err.
+func (r *replacement) failed(err error) error {
+	r.undo()
+	return err
 }
 
 func (r *replacement) moveFile(o *Socket, id sockfile.FileID) error {
@@ -76,16 +93,21 @@ func (r *replacement) moveFile(o *Socket, id sockfile.FileID) error {
 	return nil
 }
 
-// undo reverts the changes of makeWay.
+// endSharing clears SO_REUSEPORT again.
 //
-// While a port is shared, the kernel looks at SO_REUSEPORT of both sockets when the second one is bound. The new one
-// has the option until it listens. The old one keeps it if it is replaced: it may live on in a worker, and must not be
-// in the way of the next one either. Other processes of this user can then bind the address, too, but those could as
-// well ask for the socket.
-func (r *replacement) undo() {
+// While a port is shared, the kernel looks at SO_REUSEPORT of all its sockets when one more is bound. The new one has
+// the option until it listens, the others until it is committed or aborted. Meanwhile other processes of this user can
+// bind the address, too.
+func (r *replacement) endSharing() {
 	for _, o := range r.sharing {
 		o.setReusePort(false)
 	}
+	r.sharing = nil
+}
+
+// undo reverts the changes of makeWay.
+func (r *replacement) undo() {
+	r.endSharing()
 	if r.moved == nil {
 		return
 	}
@@ -96,11 +118,11 @@ func (r *replacement) undo() {
 	r.owner.setReplaced(false)
 }
 
-// samePort reports whether s and a socket of as may have the same port.
-func (s *Socket) samePort(as spec.Spec) bool {
-	is, err := netip.ParseAddrPort(s.Address())
-	return err == nil && spec.NetworkOf(as.Network).In(spec.Inet) &&
-		strings.HasSuffix(as.Address, fmt.Sprintf(":%d", is.Port()))
+// inTheWay reports whether the kernel would refuse a socket with one of these claims beside s.
+func (s *Socket) inTheWay(claims []spec.Claim) bool {
+	mine := s.Claim()
+	mine.Device = "" // it may change at any time
+	return s.network().In(spec.Inet) && slices.ContainsFunc(claims, mine.Conflicts)
 }
 
 // setReplaced says that the path is for another socket, and not to be repaired.

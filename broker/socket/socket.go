@@ -52,6 +52,7 @@ type repairState struct {
 	queue                int32 // at the last look; -1: never looked
 	reusePort, reuseAddr bool  // as they should be
 	replaced             bool  // another socket is about to have the path
+	retired              bool  // see Retire
 
 	futile      string // what was not undone by the last attempts
 	futileTimes int    // how many these are
@@ -59,7 +60,7 @@ type repairState struct {
 
 // A replacement is the change that Open has made to the sockets that a new one replaces.
 type replacement struct {
-	sharing []*Socket      // which have SO_REUSEPORT now
+	sharing []*Socket      // which have SO_REUSEPORT for now
 	owner   *Socket        // of the file that was moved out of the way; nil: none was
 	moved   *sockfile.File // where it is now
 }
@@ -94,6 +95,23 @@ func (s *Socket) Name() string { return s.spec.Load().Name }
 // Address returns the address that was really bound: "[::]:9000", "127.0.0.1:9000", "/path" or "@abstract". Port 0 has
 // become a number, a host's name an address.
 func (s *Socket) Address() string { return s.address }
+
+// Claim returns what s keeps other sockets from.
+func (s *Socket) Claim() spec.Claim {
+	c := spec.Claim{Network: s.network(), Device: s.Spec().Options.Device}
+	if !c.Network.In(spec.Inet) {
+		c.Path = s.Address()
+		return c
+	}
+	c.End = endpointOf(s.Address())
+	if c.End.Addr().Is6() {
+		v6only, err := sockdiag.Ask(s.fd, func(fd int) (int, error) {
+			return unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
+		})
+		c.End.V6Only = err == nil && v6only != 0
+	}
+	return c
+}
 
 // Packet reports whether the socket receives packets and accepts no connections.
 func (s *Socket) Packet() bool { return s.network().In(spec.Packets) }

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 
-	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/protocol"
-	"github.com/spf13/pflag"
 )
 
 // The verbs that are one call, without flags.
@@ -56,19 +53,6 @@ broker runs as may do this.
 		takes: arguments{1, many, "no name"},
 		words: otherNames,
 	}
-	reloadVerb = verb{
-		usage: "reload [--force]",
-		help: `Makes the broker read its --config file again, and prints what that has changed: a
-line for each listener that was bound, unbound or changed. If one of the specs
-is wrong or cannot be bound, nothing changes. Neither does anything if a listener
-would be unbound that is in use: that a process holds, or has open, or that has
-connections in its queue. The same goes for a file without any listener, and for
-one without a newline at its end that would unbind listeners: an editor on a full
-disk leaves such files behind. What was bound with 'fdclient bind' stays. Only root
-and the user that the broker runs as may do this.
-`,
-		define: defineReload,
-	}
 )
 
 func ping(ctx context.Context, c command) error {
@@ -102,33 +86,6 @@ func bind(ctx context.Context, c command) error {
 	bound, err := c.client.Bind(ctx, c.args...)
 	for _, l := range bound {
 		_ = c.printBound(l)
-	}
-	return err
-}
-
-func defineReload(fs *pflag.FlagSet) action {
-	var o broker.ReloadOptions
-	fs.BoolVar(&o.Force, "force", false, "unbind listeners that are in use, too, and load a file that may be cut short")
-	return func(ctx context.Context, c command) error {
-		changes, err := c.client.ReloadWith(ctx, o)
-		if err != nil {
-			return err
-		}
-		return printChanges(c.out, changes)
-	}
-}
-
-func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
-	if len(changes.Bound)+len(changes.Unbound)+len(changes.Changed) == 0 {
-		_, err = fmt.Fprintln(w, "nothing changed")
-	}
-	for _, what := range []struct {
-		word  string
-		names []string
-	}{{"bound", changes.Bound}, {"unbound", changes.Unbound}, {"changed", changes.Changed}} {
-		for _, name := range what.names {
-			_, err = fmt.Fprintln(w, what.word, protocol.Printable(name))
-		}
 	}
 	return err
 }

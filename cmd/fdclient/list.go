@@ -124,7 +124,7 @@ func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
 	grants := [][]string{{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
 	for _, h := range list.Holders {
 		grants = append(grants, []string{strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID),
-			userName(h.UID), h.State, age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-")})
+			userName(h.UID), stateText(h), age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-")})
 	}
 	return printTable(w, grants, func(int) bool { return false })
 }
@@ -163,6 +163,11 @@ func holdersText(l protocol.Listener) string {
 	case l.Unseen > 0:
 		text = fmt.Sprintf("%d unseen", l.Unseen)
 	}
+	if l.Stale > 0 && text == "nobody" {
+		text = fmt.Sprintf("%d of its old socket", l.Stale)
+	} else if l.Stale > 0 {
+		text += fmt.Sprintf(" +%d of its old socket", l.Stale)
+	}
 	text += straysText(l.Strays)
 	if l.Max > 0 {
 		text += fmt.Sprintf(" (max %d)", l.Max)
@@ -186,6 +191,14 @@ func straysText(strays []protocol.Process) string {
 		return " (pid " + texts[0] + " has it)"
 	}
 	return " (pids " + strings.Join(texts, ", ") + " have it)"
+}
+
+// stateText is the column STATE.
+func stateText(h protocol.Holder) string {
+	if len(h.Stale) > 0 {
+		return h.State + ", old socket"
+	}
+	return h.State
 }
 
 func queueText(l protocol.Listener) string {

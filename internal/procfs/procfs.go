@@ -4,6 +4,8 @@ package procfs
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 )
@@ -39,6 +41,15 @@ func comm(pid int) string {
 func Parent(pid int) int {
 	parent, _ := strconv.Atoi(stat(pid, 4))
 	return parent
+}
+
+// HidesDescriptors reports whether the descriptors of a process that lives cannot be looked at.
+func HidesDescriptors(pid int) bool {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/fd")
+	if err == nil {
+		_ = f.Close()
+	}
+	return errors.Is(err, fs.ErrPermission)
 }
 
 // StartTime returns when a process started, in clock ticks since boot, or 0 if that cannot be read.

@@ -29,7 +29,9 @@ type Config struct {
 	HandBackTime time.Duration
 	// Counted is called with the number of listeners after each change. It may be nil.
 	Counted func(listeners int)
-	Log     zerolog.Logger
+	// BeyondRepair reports whether only another socket helps against a fault of one; nil: never.
+	BeyondRepair func(*socket.Socket) bool
+	Log          zerolog.Logger
 }
 
 // Binder changes what is bound. Its methods may be called concurrently.
@@ -47,6 +49,13 @@ type Binder struct {
 		why map[*socket.Socket]string // of listeners that the store does not have
 	}
 
+	following struct { // what follows old sockets: see retired.go
+		sync.WaitGroup
+		once sync.Once
+		over chan struct{}
+	}
+	followed map[*socket.Socket]struct{}
+
 	pending struct {
 		sync.Mutex
 		names map[string]*handBack
@@ -55,7 +64,11 @@ type Binder struct {
 }
 
 // New returns a binder.
-func New(cfg Config) *Binder { return &Binder{cfg: cfg} }
+func New(cfg Config) *Binder {
+	b := &Binder{cfg: cfg}
+	b.following.over = make(chan struct{})
+	return b
+}
 
 // Passed is a descriptor that another program has opened for the broker.
 type Passed struct {
@@ -111,9 +124,7 @@ func (b *Binder) apply(opened []*socket.Socket, c registry.Change) error {
 		abort(opened)
 		return err
 	}
-	for _, sock := range opened {
-		sock.Commit()
-	}
+	b.retire(c.Renew, opened)
 	b.closeListeners(b.closeListeners(removed, false), true)
 	b.fill()
 	b.endHandBacks(c)
@@ -163,6 +174,7 @@ func (b *Binder) counted() {
 
 // Freeze waits for a change that is under way, and lets no other one happen.
 func (b *Binder) Freeze() {
+	b.stopFollowing()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg.Registry.Freeze()
@@ -170,6 +182,7 @@ func (b *Binder) Freeze() {
 
 // Close closes what the binder holds besides the listeners, and returns their sockets, which the caller must close.
 func (b *Binder) Close() (sockets []*socket.Socket) {
+	b.stopFollowing()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.orphans {

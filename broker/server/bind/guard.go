@@ -23,7 +23,10 @@ type Doubt struct {
 type ReloadOptions struct {
 	// Force unbinds listeners that are in use, and believes a configuration in spite of a Doubt.
 	Force bool
-	Doubt Doubt
+	// Rebind gives a listener a new socket also if processes would be left on the old one that do not follow by
+	// themselves, and asks those to leave. It also replaces a socket that cannot be repaired.
+	Rebind bool
+	Doubt  Doubt
 }
 
 // guard returns an error, a [*protocol.ReloadFailedError], if the plan would take a listener away that is in use, or

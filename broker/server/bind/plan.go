@@ -18,9 +18,10 @@ import (
 // Changes is what a Reload has done, by name.
 type Changes struct {
 	Bound, Unbound []string
-	// Changed have another spec than before. Their sockets are the same if the difference allows that;
-	// otherwise holders of the old one go on with it, and are told that it was unbound.
+	// Changed have another spec than before, or another socket.
 	Changed []string
+	// Renewed are those that have a new socket, by name, and who had the old one.
+	Renewed map[string]registry.Left
 }
 
 // Configure binds the listeners of the configuration, all or none. It takes passed, in which no name may
@@ -93,23 +94,31 @@ func (b *Binder) ConfigureEach(specs []spec.Spec) {
 
 // Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
 // What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
-// says; otherwise a new one is bound before the old one is closed. A listener that was bound by [Binder.Bind] is left
+// says; otherwise a new one is bound. Without Rebind, it is a
+// [*protocol.ReloadFailedError] to give a listener a new one if processes would be left on the old one. A listener that was bound by [Binder.Bind] is left
 // alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind. Without
 // Force, it is a [*protocol.ReloadFailedError] to unbind what is in use.
 func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.newPlan()
+	p.rebind = o.Rebind
 	for _, s := range specs {
 		if err := p.add(s, p.configured); err != nil {
 			return Changes{}, err
 		}
 	}
 	p.removeMissing()
+	if err := p.checkConflicts(); err != nil { // first: the others are about what can be done
+		return Changes{}, err
+	}
 	if !o.Force {
 		if err := p.guard(o.Doubt); err != nil {
 			return Changes{}, err
 		}
+	}
+	if err := p.checkLeft(o.Rebind); err != nil {
+		return Changes{}, err
 	}
 	if err := p.execute(); err != nil {
 		return Changes{}, err
@@ -141,6 +150,7 @@ type plan struct {
 	passed   map[string]*scmrights.FD // to be adopted, by name
 	recovers bool                     // addresses in use may be recovered
 	waits    bool                     // and waited for
+	rebind   bool                     // see ReloadOptions
 	seen     map[string]*spec.Spec    // the specs of the next set
 
 	own      []string // names that belong to the configuration
@@ -149,18 +159,13 @@ type plan struct {
 	replaced []string // names of toOpen that have a socket now
 	toClose  []string // names that are gone
 	old      []*socket.Socket
+	left     map[string]registry.Left // who has the sockets of replaced and of toClose
 
 	opened  []*socket.Socket
 	inUse   []*handBack                  // addresses of toOpen that others have
 	pending []*handBack                  // those that may be handed back
 	holders map[string][]holders.Process // of what was recovered, by name
 	failed  protocol.BindFailedError
-}
-
-// alteration is a socket that becomes that of another spec.
-type alteration struct {
-	socket  *socket.Socket
-	was, to spec.Spec
 }
 
 func (b *Binder) newPlan() *plan {
@@ -207,6 +212,9 @@ func (p *plan) notConfigured(l registry.Listener, bound bool, s spec.Spec) error
 	case fd != nil && inodeOf(fd) != inodeOf(l.Socket.FD()): // another program has made it anew
 		p.replace(l, s)
 	case l.Socket.Spec().Equal(s):
+		if p.rebind && p.binder.beyondRepair(l.Socket) {
+			p.replace(l, s)
+		}
 	case !l.Configured && !l.Socket.Adopted() && !l.Socket.Is(s):
 		return &protocol.NameInUseError{Name: s.Name, Spec: l.Socket.Spec().String()}
 	case l.Socket.CanBecome(s):
@@ -238,6 +246,11 @@ func (p *plan) execute() error {
 	if err := p.binder.checkRoom(len(p.toOpen) - len(p.old)); err != nil {
 		return err
 	}
+	p.dropConflicts()
+	if p.left == nil {
+		_ = p.checkLeft(true) // a start does not refuse
+	}
+	p.lastReplaced()
 	for _, s := range p.toOpen {
 		p.open(s)
 	}
@@ -251,7 +264,7 @@ func (p *plan) execute() error {
 		undo(altered)
 		return &p.failed
 	}
-	c := registry.Change{Remove: slices.Concat(p.replaced, p.toClose), Own: p.own}
+	c := registry.Change{Remove: slices.Concat(p.replaced, p.toClose), Renew: p.renewed(), Own: p.own}
 	for _, a := range altered {
 		c.Altered = append(c.Altered, a.to.Name)
 	}
@@ -263,6 +276,7 @@ func (p *plan) execute() error {
 		undo(altered)
 		return err
 	}
+	p.followRenewed(c.Renew)
 	p.reportRecovered()
 	p.reportShortfalls()
 	return nil
@@ -289,7 +303,7 @@ func (p *plan) open(s spec.Spec) {
 		delete(p.passed, s.Name)
 		sock, err = socket.Adopt(s, fd, socket.Foreign)
 	} else if sock = p.binder.adoptOrphan(s); sock == nil {
-		sock, err = socket.Open(s, socket.OpenConfig{Replacing: p.old, SkipHolders: p.recovers})
+		sock, err = socket.Open(s, socket.OpenConfig{Replacing: p.inTheWay(), SkipHolders: p.recovers})
 	}
 	switch {
 	case err == nil:
@@ -301,30 +315,12 @@ func (p *plan) open(s spec.Spec) {
 	}
 }
 
-// alter gives living sockets the options of their new specs. It comes last, since they are in use.
-func (p *plan) alter() (done []alteration) {
-	if len(p.failed.Failures) > 0 {
-		return nil
-	}
-	for _, a := range p.toAlter {
-		if err := a.socket.Become(a.to); err != nil {
-			p.fail(failureOf(a.to, err))
-			break
-		}
-		done = append(done, a)
-	}
-	return done
-}
-
-func undo(altered []alteration) {
-	for _, a := range altered {
-		_ = a.socket.Become(a.was) // as it was a moment ago
-	}
-}
-
 // changes returns what was done.
 func (p *plan) changes() Changes {
-	c := Changes{Unbound: p.toClose, Changed: slices.Clone(p.replaced)}
+	c := Changes{Unbound: p.toClose, Changed: slices.Clone(p.replaced), Renewed: make(map[string]registry.Left)}
+	for _, name := range p.replaced {
+		c.Renewed[name] = p.left[name]
+	}
 	for _, s := range p.toOpen {
 		if !slices.Contains(p.replaced, s.Name) {
 			c.Bound = append(c.Bound, s.Name)

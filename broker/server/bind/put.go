@@ -84,6 +84,11 @@ func (d Donation) adopt() (*socket.Socket, error) {
 // checkPut returns an error if sock cannot have the name; nil is a socket that is not known yet.
 func (b *Binder) checkPut(name string, sock *socket.Socket) error {
 	l, bound := b.cfg.Registry.Lookup(name)
+	if sock != nil && (!bound || l.Socket.Cookie() != sock.Cookie()) {
+		if other, taken := b.nameOf(sock); taken {
+			return &protocol.BindFailedError{Failures: []protocol.BindFailure{failureOf(sock.Spec(), bindError(sock.Spec(), takenBy(other)))}}
+		}
+	}
 	if !bound {
 		return b.checkRoom(1)
 	}

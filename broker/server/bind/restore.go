@@ -122,15 +122,23 @@ func (b *Binder) restore(t *Takeover, was journal.Contents, sockets map[uint32]*
 	for token := range sockets {
 		b.cfg.Registry.SkipToken(token)
 	}
+	var staleOnes []func()
 	for _, token := range slices.Sorted(maps.Keys(was.Listeners)) {
 		v := was.Listeners[token]
 		fd := sockets[token]
 		delete(sockets, token)
+		if text, stale := registry.StaleSpec(v.Spec); stale {
+			staleOnes = append(staleOnes, func() { b.restoreStale(v, text, fd) })
+			continue
+		}
 		if b.restoreListener(v, fd) {
 			t.Listeners++
 			continue
 		}
 		b.cfg.Registry.Journal(func(j *journal.Journal) { j.RemoveListener(token) })
+	}
+	for _, restore := range staleOnes { // whose names are there now
+		restore()
 	}
 	for token, fd := range sockets { // the journal says nothing about it: see adoptOrphan
 		b.orphans = append(b.orphans, Passed{storedSocket(token), fd})
@@ -271,7 +279,7 @@ func (b *Binder) Descriptors() []Passed {
 	if b.control != nil {
 		all = append(all, Passed{storedControl, b.control})
 	}
-	for _, l := range b.cfg.Registry.Listeners() {
+	for _, l := range append(b.cfg.Registry.Listeners(), b.cfg.Registry.Stale()...) {
 		all = append(all, Passed{storedSocket(l.Token), l.Socket.FD()})
 	}
 	return all

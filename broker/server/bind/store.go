@@ -132,7 +132,7 @@ func (b *Binder) fill() {
 func (b *Binder) stored() int {
 	b.unstored.Lock()
 	defer b.unstored.Unlock()
-	return 2 + len(b.orphans) + len(b.expired) + b.cfg.Registry.Count() - len(b.unstored.why)
+	return 2 + len(b.orphans) + len(b.expired) + b.cfg.Registry.Count() + len(b.cfg.Registry.Stale()) - len(b.unstored.why)
 }
 
 func (b *Binder) storeRoom() StoreRoom {

@@ -220,6 +220,12 @@ func (m *Monitor) Status(s *socket.Socket) (status Status) {
 	return status
 }
 
+// BeyondRepair reports whether s has a fault that only another socket helps against.
+func (m *Monitor) BeyondRepair(s *socket.Socket) (is bool) {
+	m.with(s, func(t *target) { is = t.fault != "" && t.attempts == 0 })
+	return is
+}
+
 // with calls f with the target of s and the lock held, if s is watched.
 func (m *Monitor) with(s *socket.Socket, f func(t *target)) (watched bool) {
 	if m == nil {

@@ -8,6 +8,9 @@ import (
 
 // Change is what becomes of the set of listeners in one step.
 type Change struct {
+	// Renew are names of Remove whose listeners in Add follow the old ones: their holders count on, and the registry keeps
+	// the old sockets until DropStale.
+	Renew   []string
 	Remove  []string   // names; one that has no listener is an error
 	Add     []Listener // whose names are free once Remove is done; the registry takes the sockets
 	Own     []string   // names that belong to the configuration from now on
@@ -25,13 +28,19 @@ func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 			return
 		}
 		for _, name := range c.Remove {
-			if l := r.listeners[name]; l != nil { // else the call names it twice
+			if l := r.listeners[name]; l != nil && !slices.Contains(c.Renew, name) { // else the call names it twice
 				removed = append(removed, l.Listener)
 				r.remove(l)
 			}
 		}
 		for _, e := range c.Add {
 			r.add(e)
+		}
+		for _, name := range c.Renew {
+			if l := r.listeners[name]; l != nil && slices.Contains(c.Remove, name) && !c.adds(name) {
+				r.journal.RemoveListener(l.Token)
+				r.supersede(l, nil)
+			}
 		}
 		for _, name := range c.Own {
 			if l := r.listeners[name]; l != nil && !l.Configured { // else it is pending
@@ -55,6 +64,10 @@ func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 	return removed, err
 }
 
+func (c Change) adds(name string) bool {
+	return slices.ContainsFunc(c.Add, func(e Listener) bool { return e.Socket.Name() == name })
+}
+
 func (r *Registry) checkRemoval(names []string) error {
 	if r.phase >= Stopped {
 		return ErrClosed
@@ -71,6 +84,9 @@ func (r *Registry) add(e Listener) {
 	l := &listener{Listener: e, blocking: e.Socket.Spec().Options.Blocking}
 	if is, err := e.Socket.Blocking(); err == nil {
 		l.blocking = is // a socket that others hold keeps their mode
+	}
+	if was := r.listeners[e.Socket.Name()]; was != nil {
+		r.supersede(was, l)
 	}
 	r.saveListener(l)
 	r.enroll(l)
@@ -90,7 +106,7 @@ func (r *Registry) remove(l *listener) {
 	delete(r.listeners, l.Socket.Name())
 	r.cfg.Descriptors.Add(-1)
 	r.sorted = nil
-	l.unbound = true
+	l.unbound, l.old = true, nil
 	r.journal.RemoveListener(l.Token)
 	for _, g := range slices.Clone(l.holders) {
 		r.revoke(g, l)

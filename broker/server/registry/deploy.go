@@ -40,6 +40,7 @@ func (r *Registry) enrollDeploy(d *Deploy) (*Deploy, error) {
 	}
 	r.deploys[d] = struct{}{}
 	r.revokeClaims(d)
+	r.rollStale(d)
 	return d, nil
 }
 
@@ -117,7 +118,7 @@ func (r *Registry) Deployers(c *Caller) []protocol.Deployer {
 // serves reports whether d names the listener, or has a worker that holds it.
 func (r *Registry) serves(d *Deploy, name string) bool {
 	l := r.listeners[name]
-	return slices.Contains(d.names, name) || l != nil && slices.ContainsFunc(l.holders, d.has)
+	return slices.Contains(d.names, name) || l != nil && slices.ContainsFunc(l.allHolders(), d.has)
 }
 
 // TakeRoll reports whether d is to be told to replace its workers, once for each [Registry.Roll] that it has not

@@ -46,7 +46,7 @@ func (r *Registry) fence(c *Caller, listeners []*listener, limit int64) []*Grant
 	for _, l := range listeners {
 		l.fence.raise(c, limit)
 		r.saveListener(l)
-		for _, g := range l.holders {
+		for _, g := range l.allHolders() {
 			if !seen[g] && g.generation < limit && c.mayDrain(g.peer) {
 				seen[g] = true
 				leaving = append(leaving, g)

@@ -14,8 +14,9 @@ const (
 	EndDrained      = "drained"
 	EndUndelivered  = "client gone"
 	EndUnbound      = "unbound"
-	EndReplaced     = "replaced" // by one that its process asked for
-	EndStop         = "stop"     // of the broker: the holder goes on
+	EndRenewed      = "new socket" // the listener has another one
+	EndReplaced     = "replaced"   // by one that its process asked for
+	EndStop         = "stop"       // of the broker: the holder goes on
 )
 
 // grant records that q holds listeners, in own if its process has a grant.
@@ -109,6 +110,11 @@ func (g *Grant) again(l *listener) {
 }
 
 func (g *Grant) holds(l *listener) bool { return g != nil && slices.Contains(g.listeners, l) }
+
+// holdsAny reports whether g holds l or an old socket of it, and so needs no other place.
+func (g *Grant) holdsAny(l *listener) bool {
+	return g.holds(l) || slices.ContainsFunc(l.old, g.holds)
+}
 
 // end ends g, and frees its places. Ending a grant again does nothing.
 func (r *Registry) end(g *Grant, why string) {

@@ -14,6 +14,7 @@ type Snapshot struct {
 	Holders  int
 	Unseen   int // grants that have ended, while the process may go on with the socket
 	Waiting  int // requests
+	Stale    int // holders of old sockets
 }
 
 // InUse reports whether a process may use the socket, as far as the broker knows.
@@ -50,7 +51,11 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 }
 
 func (l *listener) snapshot(waiting int) Snapshot {
-	return Snapshot{l.Socket, l.blocking, len(l.holders), l.unseen + l.away, waiting}
+	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.unseen + l.away, Waiting: waiting}
+	for _, old := range l.old {
+		s.Stale += len(old.holders)
+	}
+	return s
 }
 
 // waitingFor counts the requests that wait, by name.

@@ -37,7 +37,7 @@ func (r *Registry) visibleTo(may func(*spec.Options) bool) (names []string) {
 // full reports whether l has as many holders as it may have.
 func (l *listener) full() bool {
 	most := l.Socket.Spec().Options.Max
-	return most > 0 && len(l.holders) >= most
+	return most > 0 && len(l.allHolders()) >= most
 }
 
 // holdersOf returns the holders of l, for an error; their commands are not read under the lock.

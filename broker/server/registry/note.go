@@ -80,7 +80,7 @@ func (g *Grant) holder() protocol.Holder {
 		state = protocol.StateDraining
 	}
 	h := holder(g.id, g.peer, g.names(), g.since, state, g.link != nil || g.reserved)
-	h.Generation = g.generation
+	h.Generation, h.Stale = g.generation, g.staleNames()
 	return h
 }
 
@@ -92,9 +92,13 @@ func holder(id int64, p peer.Credentials, names []string, since time.Time, state
 }
 
 func (g *Grant) names() []string {
-	names := make([]string, len(g.listeners))
+	names := make([]string, 0, len(g.listeners))
 	for i, l := range g.listeners {
-		names[i] = l.Socket.Name()
+		// Few processes have an old and a new socket of a name.
+		same := func(o *listener) bool { return o.Socket.Name() == l.Socket.Name() }
+		if !slices.ContainsFunc(g.listeners[:i], same) {
+			names = append(names, l.Socket.Name())
+		}
 	}
 	return names
 }

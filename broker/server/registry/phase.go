@@ -65,7 +65,11 @@ func (r *Registry) Close() (sockets []*socket.Socket) {
 		for _, l := range r.listeners {
 			sockets = append(sockets, l.Socket)
 		}
+		for _, l := range r.stale {
+			sockets = append(sockets, l.Socket)
+		}
 		clear(r.listeners)
+		r.stale = nil
 		r.sorted = nil
 		r.journal.Close()
 	})

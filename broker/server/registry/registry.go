@@ -30,6 +30,7 @@ type Registry struct {
 	journal     *journal.Journal // which records nothing until Continue
 	listeners   map[string]*listener
 	sorted      []*listener     // the same, by name; nil: not known
+	stale       []*listener     // with old sockets of names that have new ones
 	pending     map[string]bool // names that are not bound yet, and may be handed back
 	grants      map[int64]*Grant
 	processes   map[peer.ID]*Grant // grants that follow a process
@@ -94,8 +95,10 @@ const (
 // listener is a name with its socket.
 type listener struct {
 	Listener
-	blocking bool // how the broker has left O_NONBLOCK
-	unbound  bool // the socket belongs to its holders only
+	blocking bool        // how the broker has left O_NONBLOCK
+	unbound  bool        // the socket belongs to its holders only
+	stale    bool        // another listener has followed it: see stale.go
+	old      []*listener // the stale ones that it has followed
 	holders  []*Grant
 	unseen   int // grants that ended with a connection, while the process may have gone on: see unseen.go
 	away     int // grants of the broker before whose client cannot be followed and may come back

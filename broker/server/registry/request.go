@@ -63,6 +63,9 @@ func (r *Registry) ask(q *Request, wait bool) {
 	for _, name := range q.Names {
 		if l := r.listeners[name]; l != nil && l.full() {
 			r.reap(l)
+			for _, old := range l.old {
+				r.reap(old)
+			}
 		}
 	}
 	r.serveWaiting() // a request that has waited for a freed place comes first
@@ -175,7 +178,7 @@ func (r *Registry) try(q *Request) (err error, final bool) {
 	}
 	discovered := r.discoveredGrantOf(q)
 	for _, l := range listeners {
-		if l.full() && !own.holds(l) && !discovered.holds(l) {
+		if l.full() && !own.holdsAny(l) && !discovered.holdsAny(l) {
 			return &protocol.FullError{Name: l.Socket.Name(), Max: l.Socket.Spec().Options.Max, Holders: holdersOf(l)}, false
 		}
 	}

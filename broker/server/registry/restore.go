@@ -62,6 +62,9 @@ func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) 
 		for _, l := range r.listeners {
 			byToken[l.Token] = l
 		}
+		for _, l := range r.stale {
+			byToken[l.Token] = l
+		}
 		lost := make(map[string][]int) // pids, by the reason
 		for _, id := range slices.Sorted(maps.Keys(saved)) {
 			v := saved[id]

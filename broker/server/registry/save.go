@@ -4,9 +4,13 @@ import "github.com/fdbroker/fdbroker/broker/server/journal"
 
 // saveListener writes l to the journal, in place of what that says of it.
 func (r *Registry) saveListener(l *listener) {
+	spec := l.Socket.Spec().String()
+	if l.stale {
+		spec = stalePrefix + spec
+	}
 	r.journal.PutListener(&journal.Listener{
 		Token: l.Token, Cookie: l.Socket.Cookie(), File: l.Socket.File(), Fence: l.fence.saved(),
-		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: l.unseen, Spec: l.Socket.Spec().String(),
+		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: l.unseen, Spec: spec,
 	})
 }
 

@@ -2,6 +2,7 @@ package sockdiag
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -26,6 +27,9 @@ const (
 	// (≥ 6.8).
 	inUse = ^uint32(1<<6 | 1<<3 | 1<<12)
 )
+
+// RetiredIndex is the interface of a retired socket. No interface has that number.
+const RetiredIndex = math.MaxInt32
 
 // Conflicts returns the sockets that keep a socket of s from being bound to end: those that listen or, if there are
 // none, the others. If sock_diag cannot be asked, it goes by /proc/net: see [Missing].

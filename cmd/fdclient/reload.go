@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fdbroker/fdbroker/broker"
+	"github.com/fdbroker/fdbroker/protocol"
+	"github.com/spf13/pflag"
+)
+
+var reloadVerb = verb{
+	usage: "reload [--force] [--rebind]",
+	help: `Makes the broker read its --config file again, and prints what that has changed: a
+line for each listener that was bound, unbound or changed. If one of the specs
+is wrong or cannot be bound, nothing changes. Neither does anything if a listener
+would be unbound that is in use: that a process holds, or has open, or that has
+connections in its queue. The same goes for a file without any listener, and for
+one without a newline at its end that would unbind listeners: an editor on a full
+disk leaves such files behind. What was bound with 'fdclient bind' stays. Only root
+and the user that the broker runs as may do this.
+
+Options change on the living socket. Another address needs a new socket: Go programs
+get it by themselves, and 'fdclient run' replaces its workers. If other processes have
+the old one, nothing changes without --rebind. With it, they get their drain signal,
+and reload waits for them, and names those that still have the old socket. Connections
+that wait there are still served, and nothing new comes there. --rebind also replaces a
+socket that cannot be repaired.
+`,
+	define: defineReload,
+}
+
+func defineReload(fs *pflag.FlagSet) action {
+	var o broker.ReloadOptions
+	fs.BoolVar(&o.Force, "force", false, "unbind listeners that are in use, too, and load a file that may be cut short")
+	fs.BoolVar(&o.Rebind, "rebind", false, "ask processes to leave that would be left on an old socket")
+	wait := fs.Duration("wait", 30*time.Second, "with --rebind, wait for them for at most `DURATION`")
+	return func(ctx context.Context, c command) error {
+		if *wait < 0 {
+			return usagef("--wait %v: use a duration such as 30s", *wait)
+		}
+		changes, err := c.client.ReloadWith(ctx, o)
+		if err != nil {
+			return err
+		}
+		if err := printChanges(c.out, changes, o.Rebind); err != nil || !o.Rebind {
+			return err
+		}
+		return awaitOld(ctx, c, changes.Renewed, *wait)
+	}
+}
+
+func printChanges(w io.Writer, changes protocol.ReloadReply, rebind bool) (err error) {
+	if len(changes.Bound)+len(changes.Unbound)+len(changes.Changed) == 0 {
+		_, err = fmt.Fprintln(w, "nothing changed")
+	}
+	for _, what := range []struct {
+		word  string
+		names []string
+	}{{"bound", changes.Bound}, {"unbound", changes.Unbound}, {"changed", changes.Changed}} {
+		for _, name := range what.names {
+			line := what.word + " " + name
+			if i := slices.IndexFunc(changes.Renewed, func(r protocol.Renewed) bool { return r.Name == name }); i >= 0 {
+				line += ": " + renewedText(changes.Renewed[i], rebind)
+			}
+			_, err = fmt.Fprintln(w, protocol.Printable(line))
+		}
+	}
+	return err
+}
+
+// renewedText says that a listener has a new socket, and what those do that have the old one.
+func renewedText(r protocol.Renewed, rebind bool) string {
+	texts := []string{"new socket"}
+	switch {
+	case r.Rolling == 1:
+		texts = append(texts, "1 worker of fdclient run is being replaced")
+	case r.Rolling > 1:
+		texts = append(texts, fmt.Sprintf("%d workers of fdclient run are being replaced", r.Rolling))
+	}
+	switch {
+	case r.Moving == 1:
+		texts = append(texts, "1 client was told to get it")
+	case r.Moving > 1:
+		texts = append(texts, fmt.Sprintf("%d clients were told to get it", r.Moving))
+	}
+	for _, p := range r.Left {
+		text := fmt.Sprintf("pid %d (%s) has the old one", p.PID, p.Command)
+		if rebind {
+			text = fmt.Sprintf("asked pid %d (%s) to leave the old one", p.PID, p.Command)
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// awaitOld waits until no process has an old socket of these listeners, and names those that still have one in the end.
+func awaitOld(ctx context.Context, c command, renewed []protocol.Renewed, most time.Duration) error {
+	const every = 100 * time.Millisecond
+	for deadline := time.Now().Add(most); len(renewed) > 0; {
+		list, err := c.client.List(ctx)
+		if err != nil {
+			return err
+		}
+		var lines []string
+		for _, h := range list.Holders {
+			for _, name := range h.Stale {
+				if slices.ContainsFunc(renewed, func(r protocol.Renewed) bool { return r.Name == name }) {
+					lines = append(lines, fmt.Sprintf("%s: pid %s (%s) still has the old socket: restart it", name, pidText(h.PID), h.Command))
+				}
+			}
+		}
+		if len(lines) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			for _, line := range lines {
+				fmt.Fprintln(c.out, protocol.Printable(line))
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(every):
+		}
+	}
+	return nil
+}
