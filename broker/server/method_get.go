@@ -92,6 +92,9 @@ func (s *Server) answerGet(c *conn.Conn, p protocol.GetParameters, q *registry.R
 		s.hold(c, g)
 		return nil
 	case err == nil:
+		if c.Waits() {
+			c.IfUnsent(func() { s.registry.Cancel(q) })
+		}
 		return nil
 	case errors.Is(err, os.ErrClosed):
 		s.registry.Cancel(q)

@@ -25,6 +25,9 @@ func (c *Conn) close() {
 	c.closed = true
 	delete(c.loop.conns, c.number)
 	c.Done()
+	if c.unsent != nil {
+		c.unsent()
+	}
 	c.closeWindow()
 	c.loop.cfg.Handler.Closed(c, c.loop.stopping)
 	if fds := append(c.garbage, c.fds...); len(fds) > 0 {

@@ -31,6 +31,7 @@ type Conn struct {
 	readable bool            // something may have arrived
 	out      []byte          // what did not fit into the socket's buffer
 	outFDs   []*scmrights.FD // borrowed, for the first byte of out
+	unsent   func()          // is called if they are never sent
 	parked   *Parked         // the call that goes on
 	running  bool            // something runs in a goroutine: nothing else happens meanwhile
 	closed   bool

@@ -38,6 +38,12 @@ func (c *Conn) Send(b []byte, fds ...*scmrights.FD) error {
 	return nil
 }
 
+// Waits reports whether descriptors wait to be sent, because there was no room for the last reply.
+func (c *Conn) Waits() bool { return c.outFDs != nil }
+
+// IfUnsent makes the loop call f if the connection ends before descriptors that wait are sent.
+func (c *Conn) IfUnsent(f func()) { c.unsent = f }
+
 // SendError sends an error reply.
 func (c *Conn) SendError(err error) error {
 	b, err := protocol.AppendError(nil, err)
@@ -58,7 +64,7 @@ func (c *Conn) sendError(err error) {
 func (c *Conn) flush() (wait uint32, err error) {
 	n, err := c.raw.Send(c.out, c.outFDs...)
 	if c.out = c.out[n:]; n > 0 {
-		c.outFDs = nil
+		c.outFDs, c.unsent = nil, nil
 	}
 	switch {
 	case err == nil:
