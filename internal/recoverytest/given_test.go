@@ -104,29 +104,34 @@ func TestNotGivenBack(t *testing.T) {
 		return err == nil
 	})
 	b.kill()
-	b = r.start("fdbroker", append([]string{"--store=none"}, specs...)...)
-	fdtest.Eventually(t, "the broker waits", func() bool { return strings.Contains(b.out.String(), `"waiting for a worker`) })
-	for _, c := range []struct {
+	tries := []struct {
 		name, how string
 		uid       uint32
 		want      string
 	}{
 		{"web", "ask", 4321, `"network": "tcp"`},
-		{"web", "ask", 5678, "io.fdbroker.Denied"},
-		{"adm", "ask", 5678, "io.fdbroker.Denied"},
+		{"web", "ask", 5678, "io.fdbroker.UnknownName"},
+		{"adm", "ask", 5678, "io.fdbroker.UnknownName"},
 		{"adm", "ask", 1234, "io.fdbroker.NameInUse"},
 		{"wbe", "ask", 1234, "io.fdbroker.UnknownName"},
 		{"web", "stranger", 1234, "no broker of this user has opened it"},
 		{"web", "marked", 1234, "not at the address of the spec"},
 		{"web", "marked", 4321, "no broker of this user has opened it"},
 		{"web", "deaf", 4321, "does not listen"},
-	} {
+	}
+	var tried []func() string // the broker does not wait for long: all are started before
+	for _, c := range tries {
 		r.cred = &syscall.Credential{Uid: c.uid, Gid: c.uid}
-		if said := r.run(python, r.path("attach.py"), r.path("c"), c.name, c.how); !strings.Contains(said, c.want) {
+		tried = append(tried, r.attach(c.name, c.how))
+	}
+	r.cred = user
+	b = r.start("fdbroker", append([]string{"--store=none"}, specs...)...)
+	fdtest.Eventually(t, "the broker waits", func() bool { return strings.Contains(b.out.String(), `"waiting for a worker`) })
+	for i, c := range tries {
+		if said := tried[i](); !strings.Contains(said, c.want) {
 			t.Errorf("%s, %s, uid %d: %s", c.name, c.how, c.uid, said)
 		}
 	}
-	r.cred = user
 	if out, err := r.command("fdclient", "get", "web", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), `"web" is not bound yet`) {
 		t.Errorf("got %v, %s", err, out)
 	}
@@ -138,5 +143,24 @@ func TestNotGivenBack(t *testing.T) {
 	}
 	if r.listener("web").Cookie == was.Cookie {
 		t.Error("the socket that nobody had is back")
+	}
+}
+
+// attach starts a process that tries to give a socket to the broker, and returns a function that lets it try.
+func (r *rig) attach(name, how string) (try func() string) {
+	r.t.Helper()
+	cmd := r.command(python, r.path("attach.py"), r.path("c"), name, how)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	p := r.startCmd(cmd)
+	fdtest.Eventually(r.t, "it is up", func() bool { return strings.Contains(p.out.String(), "up\n") })
+	return func() string {
+		_ = stdin.Close()
+		if err := p.wait(); err != nil {
+			r.t.Fatalf("%v\n%s", err, p.out.String())
+		}
+		return p.out.String()
 	}
 }

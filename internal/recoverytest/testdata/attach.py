@@ -1,5 +1,5 @@
-# Tries to give the broker a socket that is not the one: CONTROL NAME HOW. Prints the
-# last reply.
+# Tries to give the broker a socket that is not the one: CONTROL NAME HOW. Says "up",
+# waits for a line, and prints the last reply.
 import json, os, socket, sys
 
 control, name, how = sys.argv[1:4]
@@ -11,6 +11,8 @@ def call(c, fds=[], **parameters):
     return json.loads(c.recv(65536)[:-1])
 
 
+print("up", flush=True)
+sys.stdin.readline()
 c = socket.socket(socket.AF_UNIX)
 c.connect(control)
 r = call(c, name=name)
