@@ -169,6 +169,18 @@ func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrigh
 	})
 }
 
+// HandBack is a socket that is handed back.
+type HandBack struct {
+	FD *scmrights.FD
+	// Holders are processes that have the socket open and were started by this one, or by one that it has started, by
+	// pid. The broker makes those of this user holders again, and for root any.
+	Holders []int
+	// DrainSignal is the signal that asks them to leave, without "SIG", such as "TERM"; "": none.
+	DrainSignal string
+	// Generation is their deploy's; 0: they belong to none.
+	Generation int64
+}
+
 // Attach hands a socket back that an earlier broker has handed out. It first asks whether
 // the broker wants it: for some seconds after its start, a broker that finds the address in
 // use does. Only then Attach calls find with network and address as the listener's spec has
@@ -176,20 +188,21 @@ func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrigh
 //
 // Errors: [ErrNameInUse] if the listener is bound already, [ErrUnknownName] if there is none
 // of that name, [ErrBindFailed] if it is another socket, and [ErrDenied].
-func (c *Client) Attach(ctx context.Context, name string, find func(network, address string) (*scmrights.FD, error)) error {
+func (c *Client) Attach(ctx context.Context, name string, find func(network, address string) (HandBack, error)) error {
 	return c.do(ctx, func(ctx context.Context, x *exchange) error {
 		p := protocol.AttachParameters{Name: name}
 		var reply protocol.AttachReply
 		if err := x.call(ctx, protocol.MethodAttach, p, &reply); err != nil {
 			return err
 		}
-		fd, err := find(reply.Network, reply.Address)
+		found, err := find(reply.Network, reply.Address)
 		if err != nil {
 			return err
 		}
-		defer fd.Close()
+		defer found.FD.Close()
+		p.Holders, p.DrainSignal, p.Generation = found.Holders, found.DrainSignal, found.Generation
 		p.FileDescriptor = new(0)
-		return x.call(ctx, protocol.MethodAttach, p, nil, fd)
+		return x.call(ctx, protocol.MethodAttach, p, nil, found.FD)
 	})
 }
 

@@ -195,6 +195,9 @@ func (l *link) handBack(ctx context.Context) {
 	c := Client{Socket: l.path}
 	defer c.Close()
 	for _, h := range l.open() {
-		_ = c.Attach(ctx, h.name, func(string, string) (*scmrights.FD, error) { return h.dup() })
+		_ = c.Attach(ctx, h.name, func(string, string) (HandBack, error) {
+			fd, err := h.dup()
+			return HandBack{FD: fd}, err
+		})
 	}
 }

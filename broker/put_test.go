@@ -78,9 +78,9 @@ func TestAttachUnwanted(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")
 	c := b.client()
-	find := func(string, string) (*scmrights.FD, error) {
+	find := func(string, string) (broker.HandBack, error) {
 		t.Error("it was asked for")
-		return nil, net.ErrClosed
+		return broker.HandBack{}, net.ErrClosed
 	}
 	for name, want := range map[string]error{"web": broker.ErrNameInUse, "wbe": broker.ErrUnknownName} {
 		if err := c.Attach(context.Background(), name, find); !errors.Is(err, want) {

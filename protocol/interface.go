@@ -272,6 +272,9 @@ type PutReply struct {
 // whether the client may send one.
 type AttachParameters struct {
 	Name           string `json:"name"`
+	Holders        []int  `json:"holders,omitempty"` // processes that the caller has started, by pid
+	DrainSignal    string `json:"drainSignal,omitempty"`
+	Generation     int64  `json:"generation,omitempty"`
 	FileDescriptor *int   `json:"fileDescriptor,omitempty"`
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // Config describes a deploy.
@@ -32,7 +33,9 @@ type Config struct {
 	// SocketOf returns a duplicate of the socket that a process has open at an address,
 	// which the Deploy closes; nil: no worker's socket is handed back.
 	SocketOf func(pid int, network, address string) (*scmrights.FD, error)
-	Logger   zerolog.Logger
+	// DrainSignal asks a worker to leave whose socket was handed back, without "SIG"; "": none.
+	DrainSignal string
+	Logger      zerolog.Logger
 }
 
 // Deploy is a [supervisor.Deploy] that a broker knows.
@@ -92,7 +95,7 @@ func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) 
 			Joined: func(generation int64) {
 				if missed {
 					d.config.Logger.Info().Msg("the broker answers")
-					d.handBack(ctx)
+					d.handBack(ctx, generation)
 				}
 				retry.Last, missed = 0, false
 				d.joined(ctx, generation, each)
@@ -168,7 +171,7 @@ var errNoSocket = errors.New("no worker has it")
 
 // handBack hands the workers' sockets back to a broker that has started with nothing. It is
 // for workers that do not know of brokers; those of the package broker do it themselves.
-func (d *Deploy) handBack(ctx context.Context) {
+func (d *Deploy) handBack(ctx context.Context, generation int64) {
 	if d.config.SocketOf == nil {
 		return
 	}
@@ -179,7 +182,11 @@ func (d *Deploy) handBack(ctx context.Context) {
 		if slices.ContainsFunc(list.Listeners, func(l protocol.Listener) bool { return l.Name == name }) {
 			continue // the broker would refuse the socket, and log that
 		}
-		err := client.Attach(ctx, name, d.socket)
+		err := client.Attach(ctx, name, func(network, address string) (broker.HandBack, error) {
+			found, err := d.socket(network, address)
+			found.DrainSignal, found.Generation = d.config.DrainSignal, generation
+			return found, err
+		})
 		switch {
 		case err == nil:
 			d.config.Logger.Info().Str("name", name).Msg("gave the broker a worker's socket back")
@@ -189,18 +196,41 @@ func (d *Deploy) handBack(ctx context.Context) {
 	}
 }
 
-// socket returns a duplicate of the socket that one of the workers has open at an address.
-func (d *Deploy) socket(network, address string) (*scmrights.FD, error) {
+// socket returns a duplicate of the socket that the workers have open at an address, and those that have it.
+func (d *Deploy) socket(network, address string) (found broker.HandBack, err error) {
 	d.mu.Lock()
-	pids := slices.Collect(maps.Keys(d.workers))
+	pids := slices.Sorted(maps.Keys(d.workers))
 	d.mu.Unlock()
 	errs := []error{errNoSocket}
 	for _, pid := range pids {
 		fd, err := d.config.SocketOf(pid, network, address)
-		if err == nil {
-			return fd, nil
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		case found.FD == nil:
+			found.FD = fd
+		case inodeOf(fd) != inodeOf(found.FD): // that of an earlier listener of the name
+			_ = fd.Close()
+			continue
+		default:
+			_ = fd.Close()
 		}
-		errs = append(errs, err)
+		found.Holders = append(found.Holders, pid)
 	}
-	return nil, errors.Join(errs...)
+	if found.FD == nil {
+		return found, errors.Join(errs...)
+	}
+	return found, nil
+}
+
+// inodeOf returns the number of a socket's inode, which tells it from all others that are open.
+func inodeOf(fd *scmrights.FD) (inode uint64) {
+	_ = fd.Control(func(n uintptr) {
+		var st unix.Stat_t
+		if unix.Fstat(int(n), &st) == nil {
+			inode = st.Ino
+		}
+	})
+	return inode
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -56,6 +57,9 @@ func (k *call) expectPut(d Donation) error {
 	return nil
 }
 
+// maxClaimed limits the holders that one call can name.
+const maxClaimed = 4096
+
 // attach answers Attach: it takes back a socket that an earlier broker had opened, from one of its holders.
 func (k *call) attach() error {
 	var p protocol.AttachParameters
@@ -69,6 +73,15 @@ func (k *call) attach() error {
 	if err != nil {
 		return err
 	}
+	signal, err := signalNamed(p.DrainSignal)
+	switch {
+	case err != nil:
+		return err
+	case len(p.Holders) > maxClaimed:
+		return &protocol.LimitError{Limit: "holders in one call", Max: maxClaimed}
+	case p.Generation < 0:
+		return &protocol.InvalidParameterError{Parameter: "generation"}
+	}
 	reply := protocol.AttachReply{Network: s.Network, Address: s.Address}
 	fd, err := k.received(p.FileDescriptor)
 	if err != nil {
@@ -79,10 +92,12 @@ func (k *call) attach() error {
 		return k.reply(reply, false)
 	}
 	return k.run(func() (any, error) {
-		if err := k.Binder.HandBack(p.Name, fd); err != nil {
+		claim := registry.Claim{By: &k.conn.Caller, PIDs: p.Holders, DrainSignal: signal, Generation: p.Generation}
+		holders, err := k.Binder.HandBack(p.Name, fd, claim)
+		if err != nil {
 			return nil, err
 		}
-		k.logHandBack(k.conn, p.Name)
+		k.logHandBack(k.conn, p.Name, holders)
 		return reply, nil
 	})
 }

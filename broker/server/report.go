@@ -162,9 +162,14 @@ func (s *Server) logRefused(c *conn.Conn, method string, err error) {
 	l.Str(zerolog.ErrorFieldName, why).Msg("refused")
 }
 
-func (s *Server) logHandBack(c *conn.Conn, name string) {
+// logHandBack logs that a process has handed a socket back. Holders are those that it has started.
+func (s *Server) logHandBack(c *conn.Conn, name string, holders []int) {
 	l := s.log.Warn().Str("name", name).Str("command", procfs.Command(c.Caller.Peer.PID))
 	addPeer(l, c.Caller.Peer)
+	if len(holders) > 0 {
+		l.Ints("holders", holders[:min(len(holders), mostPIDs)]).Msg("given back by the process that has started its holders")
+		return
+	}
 	l.Msg("given back by a process that an earlier broker gave it to")
 }
 

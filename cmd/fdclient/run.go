@@ -59,7 +59,9 @@ type runFlags struct {
 	ready      string
 	stopSignal string
 	replace    bool
-	launch     *launchFlags
+	// drainSignal is config.DrainSignal by its name.
+	drainSignal string
+	launch      *launchFlags
 }
 
 func defineRun(fs *pflag.FlagSet) action {
@@ -92,7 +94,7 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 	if err != nil {
 		return err
 	}
-	f.config.DrainSignal = unix.SignalNum("SIG" + options.DrainSignal)
+	f.drainSignal, f.config.DrainSignal = options.DrainSignal, unix.SignalNum("SIG"+options.DrainSignal)
 	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
 		return usagef("%s is for the sockets of names, and there is no name", words[0])
 	}
@@ -144,7 +146,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 		return err
 	}
 	f.config.Deploy = deploy.New(deploy.Config{
-		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, SocketOf: socketOf, Logger: log,
+		Socket: c.socket, Names: c.args, Replace: f.replace, Standby: f.config.Standby > 0, SocketOf: socketOf, DrainSignal: f.drainSignal, Logger: log,
 	})
 	signals, stop := runSignals()
 	defer stop()

@@ -10,7 +10,10 @@ import (
 	"strconv"
 )
 
-const maxCommand = 200 // bytes of a command line
+const (
+	maxCommand   = 200 // bytes of a command line
+	maxAncestors = 64
+)
 
 // Command returns the command line of a process, cut to 200 bytes; if it has no arguments, its name. It is empty if the
 // process has ended, or pid is 0.
@@ -50,6 +53,16 @@ func HidesDescriptors(pid int) bool {
 		_ = f.Close()
 	}
 	return errors.Is(err, fs.ErrPermission)
+}
+
+// Descends reports whether a process was started by ancestor, or by one that was, as far as /proc shows its parents.
+func Descends(pid, ancestor int) bool {
+	for range maxAncestors {
+		if pid = Parent(pid); pid <= 1 || pid == ancestor {
+			return pid == ancestor && pid > 0
+		}
+	}
+	return false
 }
 
 // StartTime returns when a process started, in clock ticks since boot, or 0 if that cannot be read.

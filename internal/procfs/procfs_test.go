@@ -25,6 +25,9 @@ func TestOwnProcess(t *testing.T) {
 	if got := procfs.Parent(pid); got != os.Getppid() {
 		t.Errorf("parent %d, want %d", got, os.Getppid())
 	}
+	if !procfs.Descends(pid, os.Getppid()) || procfs.Descends(os.Getppid(), pid) || procfs.Descends(pid, pid) || procfs.Descends(pid, 0) {
+		t.Error("a process descends from its parent, and not the other way round")
+	}
 	if own, parent := procfs.StartTime(pid), procfs.StartTime(os.Getppid()); own == 0 || own < parent {
 		t.Errorf("started at %d, and the parent at %d", own, parent)
 	}

@@ -2,11 +2,13 @@ package recoverytest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/protocol"
 )
 
 // A broker that may not take its socket from a worker waits a moment for the worker to
@@ -55,32 +57,51 @@ func TestGivenBack(t *testing.T) {
 }
 
 // fdclient run gives back what its workers hold, which know nothing of brokers: here to a
-// broker that may not take it from them itself.
+// broker that may not take it from them itself. The workers are its holders again.
 func TestRunGivesBack(t *testing.T) {
 	user := &syscall.Credential{Uid: 1234, Gid: 1234}
-	r := newRig(t, user)
-	spec := "web=" + freePort(t)
-	b := r.broker("--bind", spec)
+	t.Run("another user's", func(t *testing.T) { runGivesBack(t, user, nil, "") }) // root's processes are out of reach
+	t.Run("a filter", func(t *testing.T) { runGivesBack(t, user, user, "docker") })
+}
+
+func runGivesBack(t *testing.T, broker, workers *syscall.Credential, filter string) {
+	r := newRig(t, broker)
+	address := freePort(t)
+	start := func() *process {
+		r.cred = broker
+		defer func() { r.cred = workers }()
+		return r.brokerUnder(filter, "--bind", "web="+address+",max=2")
+	}
+	b := start()
 	was := r.listener("web")
-	r.cred = nil // root's processes are out of the broker's reach
 	run := r.start("fdclient", "run", "web", "-n", "2", "--ready", "1ms", "--blocking", "--", python, r.path("worker.py"))
 	fdtest.Eventually(t, "both workers hold it", func() bool { return r.listener("web").Holders == 2 })
+	before := r.list().Holders
+	held := func(h protocol.Holder) bool {
+		return slices.ContainsFunc(before, func(b protocol.Holder) bool { return b.PID == h.PID && b.Generation == h.Generation })
+	}
 	l := startLoad(t, was.Network, was.Address, "")
-	l.waitFor(r.list().Holders[0].PID, 10)
+	l.waitFor(before[0].PID, 10)
 	for range 3 {
 		b.kill()
-		r.cred = user
-		b = r.broker("--bind", spec)
-		r.cred = nil
+		b = start()
 		if is := r.listener("web"); is.Cookie != was.Cookie || is.Spec != was.Spec {
 			t.Errorf("got %+v, want %+v", is, was)
 		}
-		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back`) {
+		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back by the process that has started its holders"`) {
 			t.Errorf("the log does not say so:\n%s", text)
+		}
+		if holders := r.list().Holders; len(holders) != 2 || !held(holders[0]) || !held(holders[1]) {
+			t.Errorf("the holders are %+v, want %+v", holders, before)
+		}
+		if out, err := r.command("fdclient", "get", "web", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), "max") {
+			t.Errorf("a third process: %v, %s", err, out)
 		}
 	}
 	l.done()
-	if err := run.Process.Signal(syscall.SIGTERM); err != nil {
+	if workers == broker { // else it may not signal them
+		r.run("fdclient", "drain", "web", "--wait=10s")
+	} else if err := run.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := run.wait(); err != nil {

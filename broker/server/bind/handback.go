@@ -162,24 +162,28 @@ func (b *Binder) Pending(name string) (spec.Spec, error) {
 	return spec.Spec{}, &protocol.UnknownNameError{Name: name}
 }
 
-// HandBack takes fd and makes it the socket of a pending name.
-func (b *Binder) HandBack(name string, fd *scmrights.FD) error {
+// HandBack takes fd and makes it the socket of a pending name. It returns the processes of claim that are its holders
+// then.
+func (b *Binder) HandBack(name string, fd *scmrights.FD, claim registry.Claim) (holders []int, err error) {
 	s, err := b.Pending(name)
 	if err != nil {
 		_ = fd.Close()
-		return err
+		return nil, err
 	}
 	sock, err := socket.Adopt(s, fd, socket.Ours) // may have to resolve a host's name
 	if err != nil {
-		return &protocol.BindFailedError{Failures: []protocol.BindFailure{failureOf(s, err)}}
+		return nil, &protocol.BindFailedError{Failures: []protocol.BindFailure{failureOf(s, err)}}
 	}
+	claimed := claim.Check(name)
+	defer claimed.Drop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, err := b.Pending(name); err != nil {
 		sock.Abort()
-		return err
+		return nil, err
 	}
-	return b.apply([]*socket.Socket{sock}, registry.Change{Own: []string{name}})
+	err = b.apply([]*socket.Socket{sock}, registry.Change{Own: []string{name}, Claimed: claimed})
+	return claimed.PIDs(), err
 }
 
 // Lose makes s pending, as after a start at which its address was in use by a process that could not be

@@ -15,6 +15,7 @@ type Change struct {
 	Add     []Listener // whose names are free once Remove is done; the registry takes the sockets
 	Own     []string   // names that belong to the configuration from now on
 	Altered []string   // names whose sockets have other options now
+	Claimed Claimed    // holders of a listener of Add
 	Pending []string   // names that are not bound, and may be handed back
 	Expire  []string   // names that are not pending any more
 }
@@ -42,6 +43,7 @@ func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 				r.supersede(l, nil)
 			}
 		}
+		r.claim(c.Claimed) // before a request that waits gets a place
 		for _, name := range c.Own {
 			if l := r.listeners[name]; l != nil && !l.Configured { // else it is pending
 				l.Configured = true

@@ -49,5 +49,8 @@ func (c *Caller) May(o *spec.Options) bool {
 // mayDrain reports whether the caller may ask a process of p to leave.
 func (c *Caller) mayDrain(p peer.Credentials) bool { return c.Privileged || p.SameUser(c.Peer) }
 
+// mayClaim reports whether the caller may say that a process of p holds a listener.
+func (c *Caller) mayClaim(p peer.Credentials) bool { return c.Peer.UID == 0 || p.SameUser(c.Peer) }
+
 // belongsTo reports whether p may say that it belongs to a deploy of owner: its user may, and root.
 func belongsTo(p, owner peer.Credentials) bool { return p.UID == 0 || p.SameUser(owner) }
