@@ -63,10 +63,10 @@ func TestAdopt(t *testing.T) {
 		{"a=tcp6://:0", "web=tcp6://ADDRESS"},
 		{"a=:0", "web=ADDRESS"},
 		{"a=udp://127.0.0.1:0", "web=udp://ADDRESS"},
-		{"a=unix://" + dir + "/s,backlog=3", "web=unix://ADDRESS,backlog=3"},
+		{"a=unix://" + dir + "/s,backlog=3,mode=0751", "web=unix://ADDRESS,backlog=3,mode=0751"},
 		{"a=unix://@fdbroker-adopt", "web=unix://ADDRESS"},
-		{"a=unixpacket://" + dir + "/p", "web=unixpacket://ADDRESS"},
-		{"a=unixgram://" + dir + "/g", "web=unixgram://ADDRESS"},
+		{"a=unixpacket://" + dir + "/p,mode=0700", "web=unixpacket://ADDRESS,mode=0700"},
+		{"a=unixgram://" + dir + "/g,mode=0622", "web=unixgram://ADDRESS,mode=0622"},
 	} {
 		t.Run(c.opened, func(t *testing.T) {
 			fd, orig := passed(t, c.opened)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
+	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/scmrights"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,8 @@ func (d Donation) checkText() error {
 }
 
 // Spec returns a spec that describes fd, which it borrows, for [Adopt]. If the options do not say how long the queue
-// is, and whether the socket blocks, that is as fd has it.
+// is, whether the socket blocks, and who may use a Unix socket's file, that is as fd has it: another socket of the spec
+// is to be like this one.
 //
 // With Any, the network is [spec.Any] and the address is the kind of fd: "pipe", "memfd", "socket", "file" and the
 // like; whether it blocks is always as fd has it.
@@ -96,7 +98,31 @@ func (d Donation) options(is sockdiag.Identity, fd int) (*spec.Options, error) {
 	if !strings.Contains(","+d.Options, ",blocking") {
 		o.Blocking, err = isBlocking(fd)
 	}
+	if o.Mode == nil && o.User == "" && o.Group == "" && is.Network().In(spec.Unix) {
+		describeFile(o, is.Address, fd)
+	}
 	return o, err
+}
+
+// describeFile adds to o the mode of the file of a Unix socket, and its owners unless they are this process's own. It
+// adds nothing if the file is not known to be the socket's, or if this process may not set them.
+func describeFile(o *spec.Options, path string, fd int) {
+	var st unix.Stat_t
+	if strings.HasPrefix(path, "@") || unix.Lstat(path, &st) != nil {
+		return
+	}
+	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
+	file, err := sockfile.Find(path)
+	if err != nil || file.ID() != sockdiag.FileIDOf(&st) || !file.IsOf(fd) || uid != 0 && uid != st.Uid {
+		return
+	}
+	o.Mode = new(os.FileMode(st.Mode).Perm())
+	if st.Uid != uid {
+		o.User = fmt.Sprint(st.Uid)
+	}
+	if st.Gid != gid && uid == 0 {
+		o.Group = fmt.Sprint(st.Gid)
+	}
 }
 
 func (d Donation) parse(n *spec.Network) (*spec.Options, error) {
