@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"testing"
 	"time"
 
@@ -64,6 +65,8 @@ func TestUntilReady(t *testing.T) {
 func TestWasReady(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	k := newKeeping(t)
+	stopped, stop := context.WithCancel(context.Background())
+	stop()
 	for i, want := range []bool{false, false, true, true} {
 		s, err := server.New(server.Config{Store: k, Outlived: true})
 		if err != nil {
@@ -80,7 +83,12 @@ func TestWasReady(t *testing.T) {
 		if err := s.KeepControl(control); err != nil {
 			t.Error(err)
 		}
-		_ = control.Listener.Close()
+		if i == 1 {
+			s.Ready()
+		}
+		if err := s.Serve(stopped, control.Listener); !errors.Is(err, server.ErrClosed) { // as a broker that is not ready in time
+			t.Error(err)
+		}
 		control.Release()
 		if took.WasReady != want || took.Restarted != (i > 0) {
 			t.Errorf("%d: %+v, want WasReady %t", i, took, want)

@@ -3,6 +3,7 @@ package bind
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +37,8 @@ type Config struct {
 
 // Binder changes what is bound. Its methods may be called concurrently.
 type Binder struct {
-	cfg Config
+	cfg      Config
+	wasReady atomic.Bool // this broker or one before it has been ready
 
 	mu      sync.Mutex // one change at a time; taken before the registry's lock
 	orphans []Passed   // sockets of an earlier broker about which the journal says nothing

@@ -62,6 +62,7 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 		b.cfg.Registry.Journal(func(j *journal.Journal) { j.SetEnding(journal.Starting, 0) })
 	}
 	t.Why, t.WasReady = whyEnded(was.Ending, was.Process), t.Restarted && was.Ending != journal.Starting
+	b.wasReady.Store(t.WasReady)
 	b.restore(&t, was, sockets)
 	store()
 	if controlFD != nil {
@@ -250,6 +251,7 @@ func (b *Binder) Ready() {
 	if b.cfg.Registry.Phase() >= registry.Stopping {
 		return
 	}
+	b.wasReady.Store(true)
 	b.cfg.Registry.Journal(func(j *journal.Journal) { j.SetEnding(journal.Killed, 0) })
 	for _, name := range b.expired {
 		b.unkeep(name)
@@ -263,7 +265,13 @@ func (b *Binder) NotUpgraded() {
 }
 
 // Stop makes the journal say why the broker ends: see [registry.Registry.Stop].
-func (b *Binder) Stop(e journal.Ending, then func()) { b.cfg.Registry.Stop(e, os.Getpid(), then) }
+// The next broker after one that was never ready may refuse to start as well.
+func (b *Binder) Stop(e journal.Ending, then func()) {
+	if e == journal.Stopped && !b.wasReady.Load() {
+		e = journal.Starting
+	}
+	b.cfg.Registry.Stop(e, os.Getpid(), then)
+}
 
 // Descriptors returns all that a broker which takes over in this process has to be passed: what Restore takes.
 // Nothing may change any more. They are the binder's.
@@ -291,6 +299,10 @@ func whyEnded(e journal.Ending, process int) string {
 	switch e {
 	case journal.Stopped:
 		return protocol.WhyStopped
+	case journal.Starting:
+		if process != 0 { // else it did not get to say
+			return protocol.WhyStopped
+		}
 	case journal.Upgrading:
 		if process != os.Getpid() {
 			return protocol.WhyUpgradeFailed
