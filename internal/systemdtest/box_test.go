@@ -2,6 +2,7 @@ package systemdtest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +22,9 @@ const (
 
 // box is a tree with a systemd that runs, and what is installed there.
 type box struct {
-	t   *testing.T
-	dir string
+	t       *testing.T
+	dir     string
+	version int // of systemd
 }
 
 // isolated runs the calling test again in namespaces of its own, in which all ports are
@@ -57,10 +59,10 @@ func isolated(t *testing.T, tree func() string) (inside bool) {
 	return false
 }
 
-// newTree returns a copy of a tree with systemd, with what the units need.
-func newTree(t *testing.T) string {
+// newTree returns a copy of a tree with the systemd of a Debian suite, with what the units need.
+func newTree(t *testing.T, suite string) string {
 	t.Helper()
-	from := systemdTree(t, "trixie").dir
+	from := systemdTree(t, suite).dir
 	dir := filepath.Join(fdtest.SocketDir(t), "box")
 	if out, err := exec.Command("cp", "-a", "--reflink=auto", from, dir).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v\n%s", err, out)
@@ -110,7 +112,7 @@ func build(t *testing.T, to string, packages ...string) {
 func boot(t *testing.T) *box {
 	t.Helper()
 	loopbackUp(t)
-	b := &box{t, os.Getenv(treeEnv)}
+	b := &box{t: t, dir: os.Getenv(treeEnv)}
 	program := os.Getenv(boxEnv)
 	if out, err := exec.Command(program, "boot", b.dir).CombinedOutput(); err != nil {
 		console, _ := os.ReadFile(b.dir + ".box/console")
@@ -122,6 +124,9 @@ func boot(t *testing.T) *box {
 		}
 		_ = exec.Command(program, "stop", b.dir).Run()
 	})
+	if _, err := fmt.Sscanf(b.do("systemctl", "--version"), "systemd %d", &b.version); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 

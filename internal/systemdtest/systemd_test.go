@@ -2,6 +2,7 @@ package systemdtest
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,21 +27,73 @@ const address = "127.0.0.1:80"
 // TestSystemd installs the units of examples/systemd as they are, and does with them
 // what an operator does.
 func TestSystemd(t *testing.T) {
-	if !isolated(t, func() string { return newTree(t) }) {
+	b := bootUnits(t, "trixie")
+	if b == nil {
 		return
+	}
+	b.test("main job", testMainJob)
+	b.test("reload", testReload)
+	b.test("worker killed under load", testKilled)
+	b.test("restart", testRestart)
+	b.test("stop and start", testStopStart)
+	b.test("workers", testWorkers)
+	b.test("not ready before all is bound", testNotReady)
+	b.test("socket-fed", testSocketFed)
+	b.test("put", testPut)
+}
+
+// TestSystemd252 does in a systemd before 254, which says nothing of its descriptor store and drops it when the service
+// is stopped, what might go otherwise there.
+func TestSystemd252(t *testing.T) {
+	b := bootUnits(t, "bookworm")
+	if b == nil {
+		return
+	}
+	if b.version >= 254 {
+		t.Fatalf("systemd %d", b.version)
+	}
+	b.test("main job", testMainJob)
+	b.test("reload", testReload)
+	b.test("restart", func(_ *testing.T, b *box) { b.restarts("systemctl restart", "kill -9", "fdclient upgrade") })
+	b.test("store found", testAutoStore)
+	b.test("stop and start", testStopStart)
+	b.test("workers", testWorkers)
+	b.test("socket-fed", testSocketFed)
+}
+
+// TestSystemdSid does in a systemd that is not released yet what a service manager has most to do with.
+func TestSystemdSid(t *testing.T) {
+	b := bootUnits(t, "sid")
+	if b == nil {
+		return
+	}
+	b.test("main job", testMainJob)
+	b.test("reload", testReload)
+	b.test("stop and start", testStopStart)
+	b.test("workers", testWorkers)
+}
+
+// bootUnits boots the systemd of a Debian suite with the units. It returns nil if the test was run elsewhere: see
+// [isolated].
+func bootUnits(t *testing.T, suite string) *box {
+	t.Helper()
+	if !isolated(t, func() string { return newTree(t, suite) }) {
+		return nil
 	}
 	b := boot(t)
 	b.do("systemd-sysusers")
 	b.do("systemctl", "daemon-reload")
-	t.Run("main job", func(t *testing.T) { b.t = t; testMainJob(t, b) })
-	t.Run("reload", func(t *testing.T) { b.t = t; testReload(t, b) })
-	t.Run("worker killed under load", func(t *testing.T) { b.t = t; testKilled(t, b) })
-	t.Run("restart", func(t *testing.T) { b.t = t; testRestart(t, b) })
-	t.Run("workers", func(t *testing.T) { b.t = t; testWorkers(t, b) })
-	t.Run("not ready before all is bound", func(t *testing.T) { b.t = t; testNotReady(t, b) })
-	t.Run("socket-fed", func(t *testing.T) { b.t = t; testSocketFed(t, b) })
-	t.Run("put", func(t *testing.T) { b.t = t; testPut(t, b) })
-	b.t = t
+	return b
+}
+
+// test runs a part of a test.
+func (b *box) test(name string, part func(t *testing.T, b *box)) {
+	whole := b.t
+	defer func() { b.t = whole }()
+	whole.Run(name, func(t *testing.T) {
+		b.t = t
+		part(t, b)
+	})
 }
 
 func testMainJob(t *testing.T, b *box) {
@@ -155,14 +208,21 @@ func testRestart(t *testing.T, b *box) {
 	}
 	b.do("systemctl", "daemon-reload")
 	b.do("systemctl", "restart", "fdbroker")
+	b.restarts("systemctl restart", "kill -9", "watchdog", "fdclient upgrade")
+}
+
+// restarts checks that workers and clients notice nothing of the end of the broker, in each of these ways.
+func (b *box) restarts(ways ...string) {
 	for name, restart := range map[string]func(was string){
 		"systemctl restart": func(string) { b.do("systemctl", "restart", "fdbroker") },
 		"kill -9":           func(string) { b.do("systemctl", "kill", "--signal=KILL", "fdbroker") },
 		"watchdog":          func(string) { b.do("systemctl", "kill", "--signal=STOP", "fdbroker") },
 		"fdclient upgrade":  func(was string) { b.do("fdclient", "upgrade") },
 	} {
-		t.Run(name, func(t *testing.T) {
-			b.t = t
+		if !slices.Contains(ways, name) {
+			continue
+		}
+		b.test(name, func(t *testing.T, b *box) {
 			cookie, holders := b.cookie(), b.list().Holders
 			load := startLoad(t)
 			for range 3 {
@@ -192,12 +252,82 @@ func testRestart(t *testing.T, b *box) {
 			}
 		})
 	}
-	b.t = t
+}
+
+// testAutoStore: without --store the broker finds the store of a systemd that does not tell of it.
+func testAutoStore(t *testing.T, b *box) {
+	const unit = "/etc/systemd/system/fdbroker.service"
+	text, err := os.ReadFile(b.dir + unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(text []byte) {
+		if err := os.WriteFile(b.dir+unit, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		b.do("systemctl", "daemon-reload")
+		b.do("systemctl", "restart", "fdbroker")
+	}
+	rewrite(bytes.Replace(text, []byte(" --store systemd"), nil, 1))
+	if _, err := b.run("pgrep", "-P", b.property("MainPID")); err == nil {
+		t.Error("the broker has a keeper")
+	}
+	b.restarts("systemctl restart")
+	rewrite(text)
+}
+
+// testStopStart: workers serve while the broker is stopped. From 254 on systemd keeps the sockets, and the next broker
+// knows everything. Before, it may not take them back from another user's worker, and comes back when those have left.
+func testStopStart(t *testing.T, b *box) {
+	cookie, holders := b.cookie(), b.list().Holders
+	load := startLoad(t)
+	load.more(20)
+	b.do("systemctl", "stop", "fdbroker")
+	load.more(20)
+	out, err := b.run("systemctl", "start", "fdbroker")
+	load.more(20)
+	load.stop()
+	if load.refused.Load()+load.dropped.Load() > 0 {
+		t.Errorf("%d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
+	}
+	if b.version >= 254 {
+		if err != nil {
+			t.Errorf("start: %s", out)
+		}
+		if b.cookie() != cookie || !slices.EqualFunc(holders, b.list().Holders, func(a, b protocol.Holder) bool { return a.Grant == b.Grant && a.PID == b.PID }) {
+			t.Errorf("it has another socket, or other holders: %+v, were %+v", b.list(), holders)
+		}
+		return
+	}
+	if err == nil {
+		t.Error("a broker without privileges has taken sockets from workers of other users")
+	}
+	b.do("systemctl", "stop", "worker@1", "worker@2")
+	fdtest.Eventually(t, "the broker comes back", func() bool {
+		_, err := b.run("systemctl", "is-active", "fdbroker")
+		return err == nil
+	})
+	b.do("systemctl", "start", "worker@1", "worker@2")
+	b.bothAnswer()
+}
+
+// emptyStore makes systemd close what it keeps of a broker that is stopped, or has failed.
+func (b *box) emptyStore() {
+	b.t.Helper()
+	if b.version >= 254 {
+		_, _ = b.run("systemctl", "reset-failed", "fdbroker") // fails if it has not failed
+		b.do("systemctl", "clean", "--what=fdstore", "fdbroker")
+	}
 }
 
 // testNotReady: the start fails, and the journal says why.
 func testNotReady(t *testing.T, b *box) {
 	b.do("systemctl", "stop", "worker@1", "worker@2", "fdbroker")
+	b.emptyStore()
+	if conn, err := net.Dial("tcp", address); err == nil {
+		_ = conn.Close()
+		t.Error("the port is still open")
+	}
 	b.configure(spec, "bad=192.0.2.1:81")
 	if out, err := b.run("systemctl", "start", "fdbroker"); err == nil {
 		t.Errorf("it was ready: %s", out)
@@ -210,6 +340,8 @@ func testNotReady(t *testing.T, b *box) {
 
 // testSocketFed: systemd has the socket, and the broker comes and goes.
 func testSocketFed(t *testing.T, b *box) {
+	b.do("systemctl", "stop", "worker@1", "worker@2", "fdbroker")
+	b.emptyStore()
 	b.configure("web=:80,max=9,allow=group:fdbroker")
 	b.do("systemctl", "start", "fdbroker.socket")
 	b.do("systemctl", "start", "fdbroker", "worker@1", "worker@2")
@@ -230,6 +362,17 @@ func testSocketFed(t *testing.T, b *box) {
 	}
 	if b.cookie() != was {
 		t.Error("the broker has another socket")
+	}
+
+	load = startLoad(t)
+	load.more(20)
+	b.do("systemctl", "stop", "fdbroker")
+	load.more(20)
+	b.do("systemctl", "start", "fdbroker")
+	load.more(20)
+	load.stop()
+	if load.refused.Load()+load.dropped.Load() > 0 || b.cookie() != was {
+		t.Errorf("stop and start: %d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
 	}
 
 	// With no worker and no broker, a connection waits for both.

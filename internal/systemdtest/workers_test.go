@@ -1,6 +1,7 @@
 package systemdtest
 
 import (
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,23 @@ func testWorkers(t *testing.T, b *box) {
 		}
 		load.more(20)
 	}
+	testBadWorkers(t, b)
+	load.more(20)
+
+	cookie, before := b.cookie(), b.webWorkers()
+	b.do("systemctl", "stop", "fdbroker")
+	load.more(20)
+	b.do("systemctl", "start", "fdbroker") // before systemd 254 the workers give it their socket back
+	load.more(20)
+	if b.cookie() != cookie {
+		t.Error("after a stop and start of the broker it has another socket")
+	}
+	slices.Sort(before)
+	fdtest.Eventually(t, "the broker knows the same workers", func() bool {
+		now := b.webWorkers()
+		slices.Sort(now)
+		return slices.Equal(now, before)
+	})
 	if load.refused.Load()+load.dropped.Load() > 0 {
 		t.Errorf("until then %d answered, %d refused, %d dropped", load.answered.Load(), load.refused.Load(), load.dropped.Load())
 	}
@@ -65,6 +83,37 @@ func testWorkers(t *testing.T, b *box) {
 	b.do("systemctl", "stop", "workers")
 	if pids := b.webWorkers(); len(pids) > 0 {
 		t.Errorf("left after the stop: %v", pids)
+	}
+}
+
+// testBadWorkers: a reload with a program that does not start fails, and says why. The old workers keep running.
+func testBadWorkers(t *testing.T, b *box) {
+	const program, good = "/usr/local/bin/http", "/usr/local/bin/http.good"
+	was := b.webWorkers()
+	b.do("mv", program, good)
+	if err := os.WriteFile(b.dir+program, []byte("#!/bin/sh\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.run("systemctl", "reload", "workers"); err == nil {
+		t.Errorf("a reload of a program that does not start: %s", out)
+	}
+	if now := b.webWorkers(); !slices.Equal(now, was) {
+		t.Errorf("workers %v, were %v", now, was)
+	}
+	const why = "deploy failed: new worker exited before it was ready (exit status 3); old workers keep running"
+	if journal := b.do("journalctl", "--no-pager", "-o", "cat", "-u", "workers"); !strings.Contains(journal, "fdclient: "+why) {
+		t.Errorf("the journal does not say why:\n%s", journal)
+	}
+	if status := b.workersProperty("StatusText"); status != "2 of 2 workers ready; "+why {
+		t.Errorf("status: %q", status)
+	}
+	if state := b.workersProperty("ActiveState"); state != "active" {
+		t.Errorf("workers are %s", state)
+	}
+	b.do("mv", good, program)
+	b.do("systemctl", "reload", "workers")
+	if now := b.webWorkers(); len(now) != 2 || slices.Equal(now, was) {
+		t.Errorf("workers %v were replaced by %v", was, now)
 	}
 }
 
