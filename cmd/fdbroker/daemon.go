@@ -128,12 +128,21 @@ func (d *daemon) useStore() {
 	case d.passed.keeper != nil:
 		d.server.Store, d.server.StoreRoom = d.manager.Manager, keeperRoom
 	case d.chosen == storeSystemd:
-		d.server.Store, d.server.Outlived = d.manager.Manager, true
-		if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil {
-			room := server.StoreRoom{Most: most, Advice: "raise FileDescriptorStoreMax="}
-			d.server.StoreRoom = func() server.StoreRoom { return room }
-		}
+		d.server.Store, d.server.Outlived, d.server.StoreRoom = d.manager.Manager, true, d.systemdRoom()
 	}
+}
+
+// systemdRoom returns what systemd has room for. Before version 254 it tells only whether there is any, if it is tried.
+func (d *daemon) systemdRoom() func() server.StoreRoom {
+	room := server.StoreRoom{Most: math.MaxInt, Advice: "raise FileDescriptorStoreMax="}
+	most, err := strconv.Atoi(os.Getenv("FDSTORE"))
+	switch {
+	case err == nil:
+		room.Most = most
+	case d.store == storeSystemd && len(d.passed.stored) == 0 && !d.manager.Stores(storeTime): // auto has tried it
+		room.Most = 0
+	}
+	return func() server.StoreRoom { return room }
 }
 
 // keeperRoom returns what the keeper, this process's parent, has room for: beside that it needs a few descriptors.

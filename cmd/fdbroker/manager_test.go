@@ -293,19 +293,26 @@ func TestSystemdStore(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		env     string
+		flag    string
 		keeps   bool // the manager has a store
 		systemd bool // the broker uses it
+		warns   bool // that there is no room
 	}{
-		{"said", "FDSTORE=10", true, true},
-		{"said to be none", "FDSTORE=0", true, false},
-		{"tried", "INVOCATION_ID=1", true, true},
-		{"tried in vain", "INVOCATION_ID=1", false, false},
-		{"another manager", "X=", true, false},
+		{"said", "FDSTORE=10", "auto", true, true, false},
+		{"said to be none", "FDSTORE=0", "auto", true, false, false},
+		{"tried", "INVOCATION_ID=1", "auto", true, true, false},
+		{"tried in vain", "INVOCATION_ID=1", "auto", false, false, false},
+		{"another manager", "X=", "auto", true, false, false},
+		{"asked for", "X=", "systemd", true, true, false},
+		{"asked for in vain", "X=", "systemd", false, false, true},
+		{"asked for, said to be none", "FDSTORE=0", "systemd", false, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newServiceManager(t)
 			stored := m.store(c.keeps)
-			cmd := m.command("--bind", "web=127.0.0.1:0")
+			cmd := m.command("--bind", "web=127.0.0.1:0", "--store", c.flag)
+			var log bytes.Buffer
+			cmd.Stderr = &log
 			cmd.Env = append(slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "INVOCATION_ID=") }), c.env)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -323,6 +330,9 @@ func TestSystemdStore(t *testing.T) {
 				t.Errorf("the manager keeps %q, want %q", names, want)
 			}
 			terminate(t, cmd)
+			if warns := strings.Contains(log.String(), "FileDescriptorStoreMax="); warns != c.warns {
+				t.Errorf("it warns: %t, want %t:\n%s", warns, c.warns, log.String())
+			}
 		})
 	}
 }

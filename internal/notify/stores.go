@@ -16,12 +16,21 @@ const probeName = "@probe"
 // manager one end of a pipe, and looks whether that is still open once the manager has read the message. The manager
 // closes the end of a second pipe, which comes next, in any case (sd_notify_barrier(3)).
 func Stores(address string, limit time.Duration) bool {
-	kept, err := give(address, "FDSTORE=1\nFDNAME="+probeName)
+	m, _ := at(address)
+	return m.Stores(limit)
+}
+
+// Stores is the function [Stores] for m.
+func (m *Manager) Stores(limit time.Duration) bool {
+	if m == nil || m.address == "" {
+		return false
+	}
+	kept, err := give(m.address, "FDSTORE=1\nFDNAME="+probeName)
 	if err != nil {
 		return false
 	}
 	defer kept.Close() // which makes systemd close a stored other end by itself
-	read, err := give(address, "BARRIER=1")
+	read, err := give(m.address, "BARRIER=1")
 	if err != nil {
 		return false
 	}
@@ -29,7 +38,6 @@ func Stores(address string, limit time.Duration) bool {
 	if !hungUp(read, limit) || hungUp(kept, 0) {
 		return false
 	}
-	m := Manager{address: address}
 	return m.Forget(probeName) == nil
 }
 
