@@ -166,7 +166,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 			return err
 		}
 		if l.Holders == 0 {
-			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder\n", *pid)
+			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder, and the log of the broker says why\n", *pid)
 		}
 		return c.printBound(l)
 	}

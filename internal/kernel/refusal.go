@@ -99,7 +99,7 @@ func (s Settings) Explain(err error) string {
 	case call.Syscall == "pidfd_send_signal" && s.Refuses(call.Syscall) == nil:
 		return "only the process's user and root (CAP_KILL) may send it a signal"
 	case s.Filtered && call.Syscall == "pidfd_getfd":
-		return "a seccomp filter forbids it: Docker's and Podman's profile allow it with --cap-add SYS_PTRACE"
+		return "a seccomp filter forbids it: --cap-add SYS_PTRACE allows it in Docker and Podman, SystemCallFilter=pidfd_getfd in a unit"
 	case s.Filtered:
 		return "a seccomp filter forbids it: the container's profile or SystemCallFilter= can allow it"
 	}

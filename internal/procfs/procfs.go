@@ -48,11 +48,16 @@ func Parent(pid int) int {
 
 // HidesDescriptors reports whether the descriptors of a process that lives cannot be looked at.
 func HidesDescriptors(pid int) bool {
+	return errors.Is(DescriptorsError(pid), fs.ErrPermission)
+}
+
+// DescriptorsError returns why the descriptors of a process cannot be looked at; nil if they can.
+func DescriptorsError(pid int) error {
 	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/fd")
 	if err == nil {
 		_ = f.Close()
 	}
-	return errors.Is(err, fs.ErrPermission)
+	return err
 }
 
 // Descends reports whether a process was started by ancestor, or by one that was, as far as /proc shows its parents.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/internal/kernel"
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
 )
@@ -47,7 +49,11 @@ func (b *Binder) Put(d Donation) error {
 	}
 	held := func(sock *socket.Socket) bool { return sock.HeldBy(d.PID) }
 	if d.PID != 0 && !b.cfg.Registry.Discover(d.PID, d.Name, d.DrainSignal, held) {
-		b.cfg.Log.Warn().Str("name", d.Name).Int("pid", d.PID).Msg("cannot see that this process has the socket: it is not known as a holder")
+		l := b.cfg.Log.Warn().Str("name", d.Name).Int("pid", d.PID)
+		if why := kernel.Explain(procfs.DescriptorsError(d.PID)); why != "" {
+			l = l.Str("why", why)
+		}
+		l.Msg("cannot see that this process has the socket: it is not known as a holder")
 	}
 	return nil
 }
