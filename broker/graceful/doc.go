@@ -2,7 +2,7 @@
 // asked to leave, and then lets connections finish.
 //
 //	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-//	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+//	defer stop()
 //	ln, err := broker.Dial("web")
 //	if err != nil {
 //		log.Fatal(err)

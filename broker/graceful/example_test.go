@@ -25,7 +25,7 @@ var (
 // The whole of a web server that can be deployed without a failed request.
 func ExampleServe() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	defer stop()
 	ln, err := broker.Dial("web")
 	if err != nil {
 		log.Fatal(err)

@@ -38,11 +38,11 @@ func main() {
 	}
 }
 
-// serve answers requests until SIGTERM, Ctrl-C, or a newer deploy, then finishes those it has. A second signal ends the
-// process at once.
+// serve answers requests until SIGTERM, Ctrl-C, or a newer deploy, then finishes those it has. More signals change
+// nothing: Ctrl-C in a terminal reaches the worker twice, once from "fdclient run".
 func serve(name, greeting string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	defer stop()
 	ln, err := broker.Dial(name) // instead of net.Listen("tcp", ":9000"): any Go server runs on it
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -109,9 +110,7 @@ func (l *load) counts() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	counts := map[string]int{}
-	for kind, n := range l.done {
-		counts[kind] = n
-	}
+	maps.Copy(counts, l.done)
 	return counts
 }
 

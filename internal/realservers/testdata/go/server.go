@@ -32,7 +32,7 @@ func main() {
 		ReadHeaderTimeout: 10 * time.Second,
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second one ends the process at once
+	defer stop()
 	if err := graceful.Serve(ctx, server, ln, graceful.Config{}); err != nil {
 		log.Fatal(err)
 	}
