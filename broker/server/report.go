@@ -81,11 +81,11 @@ func (s *Server) reportFault(e registry.Event) {
 	if e.Why != "" {
 		l = l.Str("why", e.Why)
 	}
-	if errors.Is(e.Err, socket.ErrBeyondRepair) || errors.Is(e.Err, socket.ErrNoEffect) {
+	if errors.Is(e.Err, socket.ErrBeyondRepair) {
 		l.Msg("cannot undo what a worker has done to the socket")
 		return
 	}
-	l.Msg("cannot undo yet what a worker has done to the socket: it is tried again, and not logged until that changes")
+	l.Msg("cannot undo yet what a worker has done to the socket: it is tried again, more and more rarely, and not logged until that changes")
 }
 
 // report is what the health monitor is given.

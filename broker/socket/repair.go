@@ -19,16 +19,9 @@ import (
 // path. Only another socket helps. Its text says what to do.
 var ErrBeyondRepair = errors.New("cannot be repaired")
 
-// ErrNoEffect is the error of [Socket.Repair] if the kernel has accepted several attempts to undo something, and nothing
-// has changed. Repair tries again once it finds the socket otherwise.
-var ErrNoEffect = errors.New("undoing that has no effect")
-
-// futileMost is how many attempts without effect are made in a row: a worker may do the same harm at that instant.
-const futileMost = 3
-
 // Repair looks for what a holder of s may have done to it at the cost of the others, undoes it, and returns what it
 // was, a few words for each. It returns nil, nil if nothing is wrong. The error says what could not be undone:
-// [ErrBeyondRepair], [ErrNoEffect], or something that may pass, for example that another process has the port now.
+// [ErrBeyondRepair], or something that may pass, for example that another process has the port now.
 //
 // Repair undoes shutdown(2) and connect(2), a backlog that differs, SO_REUSEPORT set and SO_REUSEADDR cleared, and a
 // path that was removed. It leaves O_NONBLOCK, and anything that need not be a socket, as they are. If the kernel caps
@@ -100,9 +93,6 @@ func (r *repair) option(name string, number int, want bool) error {
 	if is == 0 {
 		what = name + " cleared"
 	}
-	if r.isFutile(what) {
-		return r.noEffect(what)
-	}
 	if err := (sockopt{name: name, level: unix.SOL_SOCKET, number: number, value: toInt(want)}).set(r.fd); err != nil {
 		return err
 	}
@@ -110,31 +100,14 @@ func (r *repair) option(name string, number int, want bool) error {
 	return r.noteIf(err != nil || now != is, what)
 }
 
-// noteIf notes what was undone, and is an error if nothing has changed although the kernel says so. After a few attempts
-// that is [ErrNoEffect]. Until then it may pass: perhaps a worker does the same harm again and again.
+// noteIf notes what was undone, and is an error if nothing has changed although the kernel says so. That may pass:
+// perhaps a worker does the same harm again and again.
 func (r *repair) noteIf(changed bool, what string) error {
-	if changed {
-		r.health.futile, r.health.futileTimes = "", 0
-		r.note(what)
-		return nil
+	if !changed {
+		return fmt.Errorf("%s, and undoing that has no effect", what)
 	}
-	if r.health.futile != what {
-		r.health.futile, r.health.futileTimes = what, 0
-	}
-	r.health.futileTimes++
-	return r.noEffect(what)
-}
-
-// isFutile reports whether undoing that has had no effect often enough.
-func (r *repair) isFutile(what string) bool {
-	return r.health.futile == what && r.health.futileTimes >= futileMost
-}
-
-func (r *repair) noEffect(what string) error {
-	if r.isFutile(what) {
-		return fmt.Errorf("%s, and %w", what, ErrNoEffect)
-	}
-	return fmt.Errorf("%s, and undoing that had no effect yet", what)
+	r.note(what)
+	return nil
 }
 
 func (r *repair) tcp() error {
@@ -146,11 +119,7 @@ func (r *repair) tcp() error {
 		r.health.queue = int32(min(info.Unacked, math.MaxInt32))
 		return r.limit(int(info.Sacked))
 	}
-	const shut = "shut down"
-	if r.isFutile(shut) {
-		return r.noEffect(shut)
-	}
-	what := shut
+	what := "shut down"
 	if queue := r.health.queue; queue > 0 {
 		what += fmt.Sprintf(", which reset what was queued: %d connections at the last look", queue)
 	}
@@ -166,9 +135,9 @@ func (r *repair) tcp() error {
 		return r.explain(os.NewSyscallError("listen", err))
 	}
 	if now, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && now.State != sockdiag.Listen {
-		return r.noteIf(false, shut)
+		return r.noteIf(false, "shut down")
 	}
-	_ = r.noteIf(true, what)
+	r.note(what)
 	r.health.queue = 0
 	return r.checkBound()
 }
@@ -179,10 +148,6 @@ func (r *repair) limit(is int) error {
 	want := r.Backlog()
 	if is == want {
 		return nil
-	}
-	what := fmt.Sprintf("backlog %d instead of %d", is, want)
-	if r.isFutile(what) {
-		return r.noEffect(what)
 	}
 	now, err := r.listenAgain(want)
 	if err != nil {
@@ -196,10 +161,10 @@ func (r *repair) limit(is int) error {
 	}
 	if capped := now < want && again == now && (now == somaxconn() || r.isForeign()); capped {
 		r.backlog.Store(int32(now))
-		_ = r.noteIf(true, fmt.Sprintf("backlog %d was asked for, the kernel gives %d: net.core.somaxconn is %d", want, now, now))
+		r.note(fmt.Sprintf("backlog %d was asked for, the kernel gives %d: net.core.somaxconn is %d", want, now, now))
 		return nil
 	}
-	return r.noteIf(now != is, what)
+	return r.noteIf(now != is, fmt.Sprintf("backlog %d instead of %d", is, want))
 }
 
 // listenAgain listens with a backlog, and returns the limit that the queue has then.

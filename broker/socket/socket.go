@@ -53,9 +53,6 @@ type repairState struct {
 	reusePort, reuseAddr bool  // as they should be
 	replaced             bool  // another socket is about to have the path
 	retired              bool  // see Retire
-
-	futile      string // what was not undone by the last attempts
-	futileTimes int    // how many these are
 }
 
 // A replacement is the change that Open has made to the sockets that a new one replaces.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"os"
 	"runtime"
 	"slices"
@@ -230,9 +229,9 @@ func (t *target) ended(err error, now time.Duration) *Fault {
 	was := t.fault
 	switch {
 	case err == nil:
-		t.fault, t.told, t.attempts = "", "", 0
+		t.fault, t.told, t.attempts = "", false, 0
 		return nil
-	case errors.Is(err, socket.ErrBeyondRepair), errors.Is(err, socket.ErrNoEffect):
+	case errors.Is(err, socket.ErrBeyondRepair):
 		t.fault, t.attempts = err.Error(), 0
 		if t.fault == was {
 			return nil
@@ -243,12 +242,13 @@ func (t *target) ended(err error, now time.Duration) *Fault {
 		t.since, t.pause = now, 0
 	}
 	if t.attempts == 1 || !errors.Is(err, unix.EADDRINUSE) { // else fault may say already which process it is
+		t.told = t.told && t.fault == err.Error()
 		t.fault = err.Error()
 	}
-	if t.attempts == 1 || bits.OnesCount(uint(t.attempts)) > 1 || t.told == err.Error() {
+	if t.attempts == 1 || t.told {
 		return nil // a fault that passes at once is not worth a report, nor is one that was told
 	}
-	t.told = err.Error()
+	t.told = true
 	return &Fault{Err: err, Attempts: t.attempts}
 }
 

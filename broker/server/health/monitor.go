@@ -28,7 +28,7 @@ import (
 type Report interface {
 	// Repaired reports undone harm, at most five times a minute for each socket; count is of all incidents so far.
 	Repaired(s *socket.Socket, what string, count int)
-	// Faulty reports harm that Repair could not undo, once: an [socket.ErrBeyondRepair] or [socket.ErrNoEffect] at once,
+	// Faulty reports harm that Repair could not undo, once: an [socket.ErrBeyondRepair] at once,
 	// anything else after the second attempt, or if another fault follows.
 	Faulty(s *socket.Socket, f Fault)
 	// ModeChanged says, once until it is right again, that a holder has changed O_NONBLOCK.
@@ -77,6 +77,7 @@ type target struct {
 	holders  int32
 	blocking bool // how the broker has left O_NONBLOCK
 	modeTold bool // ModeChanged was called
+	told     bool // the present fault, which may pass, was reported
 
 	changed time.Duration // when a grant began or ended last
 	pause   time.Duration // before the next look
@@ -87,7 +88,6 @@ type target struct {
 	notes    int           // so many incidents were reported
 	untold   int           // incidents since the last that was
 	fault    string        // the present one, or ""
-	told     string        // the fault that may pass and was reported
 	attempts int           // to repair a fault that may pass
 	since    time.Duration // the first of them
 }

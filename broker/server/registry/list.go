@@ -51,7 +51,7 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 }
 
 func (l *listener) snapshot(waiting int) Snapshot {
-	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.unseen + l.away, Waiting: waiting}
+	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.uses(), Waiting: waiting}
 	for _, old := range l.old {
 		s.Stale += len(old.holders)
 	}

@@ -27,7 +27,7 @@ func (r *Registry) setMode(q *Request, own *Grant, listeners []*listener) (err e
 			continue
 		}
 		if len(l.holders) > 1 || len(l.holders) == 1 && l.holders[0] != own || l.inUnseenUse() {
-			return &protocol.ConflictError{Name: l.Socket.Name(), Blocking: is, Holders: holdersOf(l), Unseen: l.unseen + l.away}
+			return &protocol.ConflictError{Name: l.Socket.Name(), Blocking: is, Holders: holdersOf(l), Unseen: l.uses()}
 		}
 		if _, err := r.cfg.Health.SetMode(l.Socket, *q.Blocking); err != nil {
 			return err

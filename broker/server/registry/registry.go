@@ -100,8 +100,8 @@ type listener struct {
 	stale    bool        // another listener has followed it: see stale.go
 	old      []*listener // the stale ones that it has followed
 	holders  []*Grant
-	unseen   int // grants that ended with a connection, while the process may have gone on: see unseen.go
-	away     int // grants of the broker before whose client cannot be followed and may come back
+	unseen   int32 // grants that ended with a connection, while the process may have gone on: see unseen.go
+	away     int32 // grants of the broker before whose client cannot be followed and may come back
 	fence    fence
 }
 

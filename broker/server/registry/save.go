@@ -10,7 +10,7 @@ func (r *Registry) saveListener(l *listener) {
 	}
 	r.journal.PutListener(&journal.Listener{
 		Token: l.Token, Cookie: l.Socket.Cookie(), File: l.Socket.File(), Fence: l.fence.saved(),
-		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: l.unseen, Spec: spec,
+		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: int(l.unseen), Spec: spec,
 	})
 }
 

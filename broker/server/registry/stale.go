@@ -66,6 +66,7 @@ func (r *Registry) DropStale(sock *socket.Socket) {
 			}
 		}
 		r.stale = without(r.stale, l)
+		r.cfg.Descriptors.Add(-1)
 		if now := r.listeners[sock.Name()]; now != nil {
 			now.old = without(now.old, l)
 		}
@@ -138,7 +139,7 @@ func (r *Registry) WouldLeave(name string) (left Left) {
 }
 
 func (r *Registry) leftOn(l *listener) (left Left) {
-	left.Unseen = l.unseen + l.away
+	left.Unseen = l.uses()
 	for _, g := range l.holders {
 		if g.pidfd != nil && peer.Exited(g.pidfd) {
 			continue
@@ -206,10 +207,11 @@ func (r *Registry) RestoreStale(v *journal.Listener, sock *socket.Socket) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := &listener{
-		Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, unseen: v.Unseen, unbound: true, stale: true,
+		Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, unseen: int32(v.Unseen), unbound: true, stale: true,
 		fence: fence{v.Fence.All, v.Fence.Of},
 	}
 	r.stale = append(r.stale, l)
+	r.cfg.Descriptors.Add(1)
 	if now := r.listeners[sock.Name()]; now != nil {
 		now.old = append(now.old, l)
 	}

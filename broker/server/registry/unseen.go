@@ -1,6 +1,11 @@
 package registry
 
-import "github.com/fdbroker/fdbroker/broker/server/journal"
+import (
+	"maps"
+	"slices"
+
+	"github.com/fdbroker/fdbroker/broker/server/journal"
+)
 
 // The broker cannot follow a process of another pid namespace. If such a process asks without "more", its grant ends
 // with the connection, and the process may go on with the socket: that nobody holds a listener does not mean that
@@ -10,7 +15,10 @@ import "github.com/fdbroker/fdbroker/broker/server/journal"
 func (l *listener) inUse() bool { return len(l.holders) > 0 || l.inUnseenUse() }
 
 // inUnseenUse reports whether a process that the broker cannot follow may use the socket of l.
-func (l *listener) inUnseenUse() bool { return l.unseen+l.away > 0 }
+func (l *listener) inUnseenUse() bool { return l.uses() > 0 }
+
+// uses returns how many such processes there may be.
+func (l *listener) uses() int { return int(l.unseen + l.away) }
 
 // unfollowed reports whether the end of g, for that reason, says nothing about its process.
 func (g *Grant) unfollowed(why string) bool {
@@ -43,7 +51,7 @@ func (r *Registry) loseSaved(v *journal.Grant, listeners []*listener) {
 
 // endAway ends the wait for clients of the broker before that cannot be followed.
 func (r *Registry) endAway() {
-	for _, l := range r.listeners {
+	for _, l := range slices.Concat(slices.Collect(maps.Values(r.listeners)), r.stale) {
 		if l.away == 0 {
 			continue
 		}
