@@ -36,7 +36,7 @@ func newError(name string) remote {
 		new(UnknownNameError), new(DeniedError), new(ConflictError), new(FullError), new(NameInUseError),
 		new(BindFailedError), new(ReloadFailedError), new(UpgradeFailedError), new(ReplacedError), new(LimitError), new(MalformedError), new(InvalidParameterError),
 		new(MethodNotFoundError), new(InterfaceNotFoundError), new(PermissionDeniedError), new(ExpectedMoreError),
-		new(FailedError), new(PendingError),
+		new(FailedError), new(PendingError), new(ExitedError),
 	} {
 		if e.wireName() == name {
 			return e
@@ -272,6 +272,17 @@ func (e *LimitError) Is(target error) bool { return target == ErrLimitReached }
 
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("the broker's limit of %s is reached: %d", e.Limit, e.Max)
+}
+
+// ExitedError says that the process that made the connection has ended, and another one uses the connection.
+type ExitedError struct {
+	PID int `json:"pid"`
+}
+
+func (e *ExitedError) wireName() string { return InterfaceName + ".Exited" }
+
+func (e *ExitedError) Error() string {
+	return fmt.Sprintf("pid %d, which made this connection, has ended: connect anew", e.PID)
 }
 
 // MalformedError says why a message is not a call or a reply.

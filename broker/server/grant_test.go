@@ -270,7 +270,7 @@ func TestGetOfAProcessThatHasEnded(t *testing.T) {
 	w.kill()
 	c := clientOn(t, uc)
 	c.send(get("a"))
-	if err := c.refused(); !strings.Contains(err.Error(), "ended") {
+	if err, ok := errors.AsType[*protocol.ExitedError](c.refused()); !ok || err.PID != w.pid() {
 		t.Errorf("got %v", err)
 	}
 	if l := b.listener(t, "a"); l.Holders != 0 {

@@ -66,7 +66,7 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 	switch {
 	case q.process.ID != peer.ID{}:
 		if q.process.FD == nil {
-			return nil, peer.ErrExited // the grant by which the process was known has ended with it
+			return nil, &protocol.ExitedError{PID: g.peer.PID} // the grant by which the process was known has ended with it
 		}
 		if err := r.cfg.Exits.Add(g.id, q.process.FD); err != nil {
 			return nil, err

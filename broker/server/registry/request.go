@@ -52,7 +52,7 @@ func (r *Registry) identify(q *Request) (err error) {
 	case errors.Is(err, peer.ErrUnfollowed):
 		return nil // as a process of another pid namespace: the grant lasts as long as the connection
 	case errors.Is(err, peer.ErrExited):
-		return fmt.Errorf("pid %d, which made this connection, has ended: connect anew", c.Peer.PID)
+		return &protocol.ExitedError{PID: c.Peer.PID}
 	case err != nil:
 		return fmt.Errorf("cannot follow pid %d: %w", c.Peer.PID, err)
 	}
