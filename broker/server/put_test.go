@@ -252,3 +252,24 @@ func putTakesOne(t *testing.T, b *broker) {
 		t.Errorf("unasked: %v", err)
 	}
 }
+
+// TestPutTwice: a socket has one name, and an address has one listener.
+func TestPutTwice(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "svc3=127.0.0.1:0")
+	c := b.client(t)
+	ln, _ := listening(t)
+	if _, err := c.put(protocol.PutParameters{Name: "one"}, ln); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.put(protocol.PutParameters{Name: "two"}, ln)
+	if !errors.Is(err, protocol.ErrBindFailed) || !strings.Contains(err.Error(), `already bound by this broker as "one"`) {
+		t.Errorf("put again: got %v", err)
+	}
+	if err := b.Bind(parse(t, "x="+b.listener(t, "svc3").Address)); err == nil || !strings.Contains(err.Error(), `already bound by this broker as "svc3"`) {
+		t.Errorf("bind: got %v", err)
+	}
+	if err := b.Bind(parse(t, "x=:"+portOf(b.listener(t, "one").Address)[1:])); err == nil || !strings.Contains(err.Error(), `already bound by this broker as "one"`) {
+		t.Errorf("bind: got %v", err)
+	}
+}

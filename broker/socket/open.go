@@ -99,6 +99,7 @@ func newSocket(s spec.Spec, address string, fd *scmrights.FD, backlog int, file 
 	err := control(fd, func(n int) (err error) {
 		mark(n)
 		sock.cookie, err = cookieOf(n)
+		sock.v6only = isV6Only(n)
 		return cmp.Or(err, sock.noteHealth(n), os.NewSyscallError("fstat", unix.Fstat(n, &st)))
 	})
 	if err != nil {
@@ -118,6 +119,11 @@ func (s *Socket) noteHealth(fd int) error {
 	addr, aerr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
 	s.health.reusePort, s.health.reuseAddr = port != 0, addr != 0
 	return os.NewSyscallError("getsockopt", cmp.Or(perr, aerr))
+}
+
+func isV6Only(fd int) bool {
+	on, err := unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
+	return err == nil && on != 0
 }
 
 func cookieOf(fd int) (uint64, error) {

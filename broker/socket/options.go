@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/fdbroker/fdbroker/broker/socket/sockdiag"
 	"github.com/fdbroker/fdbroker/broker/socket/sockfile"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"golang.org/x/sys/unix"
@@ -61,10 +60,7 @@ func (s *Socket) staysAt(is, to spec.Spec) bool {
 	if !at.Addr().Is6() || !at.Addr().IsUnspecified() {
 		return true // IPV6_V6ONLY means nothing
 	}
-	v6only, err := sockdiag.Ask(s.fd, func(fd int) (int, error) {
-		return unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
-	})
-	return err == nil && (v6only != 0) == end.V6Only
+	return s.v6only == end.V6Only
 }
 
 // Become makes s the socket of to, which [Socket.CanBecome] must allow. It leaves the queue as it is, and O_NONBLOCK,

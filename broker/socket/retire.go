@@ -118,6 +118,7 @@ func RestoreRetired(text string, fd *scmrights.FD, saved Saved) (*Socket, error)
 	var st unix.Stat_t
 	err = control(fd, func(n int) (err error) {
 		sock.cookie, err = cookieOf(n)
+		sock.v6only = isV6Only(n)
 		if err == nil && saved.Cookie != 0 && sock.cookie != saved.Cookie {
 			err = errors.New("it is another socket")
 		}

@@ -35,6 +35,7 @@ type Socket struct {
 	cookie  uint64
 	file    *sockfile.File // nil without a path of its own
 	inode   uint32         // of the socket itself, in sockfs
+	v6only  bool           // IPV6_V6ONLY, which never changes
 	backlog atomic.Int32
 
 	changing sync.Mutex // held while the socket is changed or repaired; guards health, closed and released
@@ -101,12 +102,7 @@ func (s *Socket) Claim() spec.Claim {
 		return c
 	}
 	c.End = endpointOf(s.Address())
-	if c.End.Addr().Is6() {
-		v6only, err := sockdiag.Ask(s.fd, func(fd int) (int, error) {
-			return unix.GetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY)
-		})
-		c.End.V6Only = err == nil && v6only != 0
-	}
+	c.End.V6Only = s.v6only
 	return c
 }
 

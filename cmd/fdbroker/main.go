@@ -110,6 +110,9 @@ func check(listeners []spec.Spec, control server.ControlConfig, err error, stdou
 	if err == nil {
 		err = checkLayout()
 	}
+	if err == nil && os.Getenv(layoutEnv) == "" {
+		err = spec.CheckConflicts(listeners)
+	}
 	if err != nil {
 		cli.Complain(stderr, "fdbroker", err)
 		return cli.Usage

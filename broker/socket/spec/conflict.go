@@ -67,37 +67,66 @@ func (e Endpoint) includes(ip netip.Addr) bool {
 }
 
 // A ClaimIndex finds claims that conflict. The zero ClaimIndex is empty.
-type ClaimIndex struct{ claims map[string][]namedClaim }
+type ClaimIndex struct {
+	at  map[claimKey][]namedClaim // by address
+	all map[claimKey][]namedClaim // of a port, whatever the address: looked through for a socket of all addresses only
+}
 
 type namedClaim struct {
 	name string
 	Claim
 }
 
-// key is equal for claims that can conflict.
-func (c Claim) key() string {
+// A claimKey has what two claims must have in common to conflict.
+type claimKey struct {
+	protocol int
+	port     uint16
+	ip       netip.Addr // the zero Addr: all
+	path     string
+}
+
+func (c Claim) keyAt(ip netip.Addr) claimKey {
 	if c.Network.In(Inet) {
-		return fmt.Sprint(c.Network.Protocol, c.End.Port())
+		return claimKey{protocol: c.Network.Protocol, port: c.End.Port(), ip: ip}
 	}
-	return c.Path
+	return claimKey{path: c.Path}
+}
+
+// ip returns the address of c, or the zero Addr for all.
+func (c Claim) ip() netip.Addr {
+	if ip := c.End.Addr(); !ip.IsUnspecified() {
+		return ip.WithZone("")
+	}
+	return netip.Addr{}
 }
 
 // Add adds what the listener of that name claims.
 func (x *ClaimIndex) Add(name string, claims ...Claim) {
-	if x.claims == nil {
-		x.claims = make(map[string][]namedClaim)
+	if x.at == nil {
+		x.at, x.all = make(map[claimKey][]namedClaim), make(map[claimKey][]namedClaim)
 	}
 	for _, c := range claims {
-		x.claims[c.key()] = append(x.claims[c.key()], namedClaim{name, c})
+		at, all := c.keyAt(c.ip()), c.keyAt(netip.Addr{})
+		x.at[at] = append(x.at[at], namedClaim{name, c})
+		if c.Network.In(Inet) {
+			x.all[all] = append(x.all[all], namedClaim{name, c})
+		}
 	}
 }
 
 // Find returns the name of a listener with a claim that conflicts with one of claims.
 func (x *ClaimIndex) Find(claims ...Claim) (name string, found bool) {
 	for _, c := range claims {
-		for _, o := range x.claims[c.key()] {
-			if c.Conflicts(o.Claim) {
-				return o.name, true
+		ip, all := c.ip(), c.keyAt(netip.Addr{})
+		lists := [][]namedClaim{x.at[c.keyAt(ip)], x.at[all]}
+		if !ip.IsValid() {
+			lists = [][]namedClaim{x.all[all], x.at[all]}
+		}
+		for _, list := range lists {
+			for _, o := range list {
+				if c.Conflicts(o.Claim) {
+					return o.name, true
+				}
 			}
 		}
 	}
