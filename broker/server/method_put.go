@@ -20,6 +20,7 @@ func (k *call) put() error {
 		return err
 	}
 	d := Donation{Name: p.Name, Options: p.Options, Any: p.Any, PID: p.PID, DrainSignal: signal}
+	d.Elsewhere = k.conn.Caller.Peer.PID == 0
 	if d.FD, err = k.received(p.FileDescriptor); err != nil {
 		return err
 	}

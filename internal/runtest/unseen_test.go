@@ -1,9 +1,11 @@
 package runtest
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,4 +74,20 @@ func TestUnseenReplaced(t *testing.T) {
 	l.done(0)
 	next.signal(syscall.SIGTERM)
 	next.ends(0)
+}
+
+// TestUnseenAdopted: a server that the broker cannot see, and whose socket it adopts, counts as one that uses the
+// listener.
+func TestUnseenAdopted(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newUnseenRig(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	r.start("fdclient", "adopt", "app", "--pid", strconv.Itoa(os.Getpid()), "--address", ln.Addr().String()).ends(0)
+	if l := r.list().Listeners; len(l) != 2 || l[0].Name != "app" || l[0].Unseen != 1 {
+		t.Errorf("adopted: %+v", l)
+	}
 }

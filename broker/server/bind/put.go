@@ -22,6 +22,8 @@ type Donation struct {
 	Any bool
 	// PID is a process that is to be known as its holder, if it can be seen to have the socket open; 0: none.
 	PID int
+	// Elsewhere says that PID is a number of another pid namespace: the broker cannot see that process.
+	Elsewhere bool
 	// DrainSignal asks that process to leave; 0: nothing does.
 	DrainSignal unix.Signal
 	FD          *scmrights.FD
@@ -47,13 +49,16 @@ func (b *Binder) Put(d Donation) error {
 	if err != nil && !errors.Is(err, errSamePut) {
 		return err
 	}
-	held := func(sock *socket.Socket) bool { return sock.HeldBy(d.PID) }
+	held := func(sock *socket.Socket) bool { return !d.Elsewhere && sock.HeldBy(d.PID) }
 	if d.PID != 0 && !b.cfg.Registry.Discover(d.PID, d.Name, d.DrainSignal, held) {
 		l := b.cfg.Log.Warn().Str("name", d.Name).Int("pid", d.PID)
 		if why := kernel.Explain(procfs.DescriptorsError(d.PID)); why != "" {
 			l = l.Str("why", why)
 		}
 		l.Msg("cannot see that this process has the socket: it is not known as a holder")
+		if err == nil && (d.Elsewhere || procfs.HidesDescriptors(d.PID)) {
+			b.cfg.Registry.LoseSight(d.Name)
+		}
 	}
 	return nil
 }

@@ -25,6 +25,15 @@ func (g *Grant) unfollowed(why string) bool {
 	return g.pidfd == nil && !g.more && (why == EndExited || why == EndDisconnected)
 }
 
+// LoseSight says that a process uses the socket of a listener, which the broker cannot see.
+func (r *Registry) LoseSight(name string) {
+	r.do(func() {
+		if l := r.listeners[name]; l != nil {
+			r.loseSight(l)
+		}
+	})
+}
+
 // loseSight counts a process that goes on with l, as far as the broker knows.
 func (r *Registry) loseSight(l *listener) {
 	if !l.inUnseenUse() {
