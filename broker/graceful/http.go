@@ -19,6 +19,8 @@ import (
 // and are still open. If the type of a hijacked connection is one of the program's own, it must have a SyscallConn
 // method to be waited for.
 //
+// For TLS, ln is of [crypto/tls.NewListener], with "h2" among the NextProtos of its Config if HTTP/2 is wanted.
+//
 // If srv.Protocols includes unencrypted HTTP/2, srv gets connections of a type of this package. They have the methods of
 // a [net.TCPConn] that net/http looks for.
 func HTTP(srv *http.Server, ln net.Listener) Server {

@@ -130,12 +130,15 @@ func (f *frames) wrote(b []byte) {
 			return
 		}
 		f.n = 0
-		f.payload = int(binary.BigEndian.Uint32(f.header[:])) >> 8
-		if !f.begun && f.header[3] != settingsFrame { // what the server sends first
-			f.other = true
-		}
+		f.payload = int(binary.BigEndian.Uint32(f.header[:]) >> 8)
+		f.other = !f.begun && !isSettings(f.header)
 		f.begun = true
 	}
 }
 
 const settingsFrame = 4
+
+// isSettings reports whether a header is that of what a server sends first.
+func isSettings(h [9]byte) bool {
+	return h == [9]byte{h[0], h[1], h[2], settingsFrame}
+}
