@@ -242,7 +242,8 @@ type UnbindReply struct {
 }
 
 // Remaining is a process that still has the socket of a listener that was unbound. One that was granted it accepts on
-// it; another one has got it from such a process, usually its parent.
+// it; another one has got it from such a process, usually its parent. One that is neither granted nor visible is unseen,
+// and may have gone.
 type Remaining struct {
 	Name    string `json:"name"`
 	PID     int    `json:"pid,omitempty"` // 0: not visible from the broker's namespace

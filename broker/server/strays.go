@@ -62,8 +62,11 @@ func (s *Server) unbindNames(names []string) (reply protocol.UnbindReply, err er
 		sockets[i] = shot.Socket
 	}
 	users := s.usersOf(sockets)
-	for _, sock := range sockets {
+	for i, sock := range sockets {
 		reply.Remaining = append(reply.Remaining, remaining(sock.Name(), granted, users[sock])...)
+		if shots[i].Unseen > 0 {
+			reply.Remaining = append(reply.Remaining, protocol.Remaining{Name: sock.Name()})
+		}
 	}
 	return reply, nil
 }

@@ -21,6 +21,7 @@ func unbind(ctx context.Context, c command) error {
 // remainingText says which processes still have the socket of a listener that was unbound.
 func remainingText(name string, remaining []protocol.Remaining) string {
 	var holders, strays []string
+	unseen := ""
 	for _, r := range remaining {
 		text := fmt.Sprintf("pid %d (%s)", r.PID, r.Command)
 		if r.PID == 0 {
@@ -28,6 +29,8 @@ func remainingText(name string, remaining []protocol.Remaining) string {
 		}
 		switch {
 		case r.Name != name:
+		case r.PID == 0 && !r.Granted:
+			unseen = "processes in another pid namespace got it, and may still accept on it"
 		case r.Granted:
 			holders = append(holders, text)
 		default:
@@ -47,6 +50,9 @@ func remainingText(name string, remaining []protocol.Remaining) string {
 	case n > 1:
 		texts = append(texts, fmt.Sprintf("%d processes still have the socket, without a grant, and may accept on it: %s",
 			n, strings.Join(strays, ", ")))
+	}
+	if unseen != "" {
+		texts = append(texts, unseen)
 	}
 	return strings.Join(texts, "; ")
 }

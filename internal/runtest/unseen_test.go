@@ -57,6 +57,7 @@ func TestUnseenBlocking(t *testing.T) {
 	r.web("so it is for the next broker", unseen)
 	p.signal(syscall.SIGTERM)
 	r.web("and later", unseen)
+	client(0, "processes in another pid namespace got it, and may still accept on it", "unbind", "web")
 }
 
 // TestUnseenReplaced: a run that is replaced asks the workers to leave that the broker does not know.
