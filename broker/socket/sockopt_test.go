@@ -59,26 +59,20 @@ func optionsOf(t *testing.T, sock *socket.Socket) (is map[string]string) {
 	return is
 }
 
-// accepted returns the options of a connection to sock from address.
+// accepted returns the options of a connection to sock from address. Package net would set some of them by itself.
 func accepted(t *testing.T, sock *socket.Socket, address string) (is map[string]string) {
 	t.Helper()
 	dial(t, "tcp", address)
-	c, err := listener(t, sock).Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	rc, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rc.Control(func(fd uintptr) { is = kernelOptions(t, int(fd)) }); err != nil {
-		t.Fatal(err)
-	}
-	// net sets these for each connection that it accepts.
-	for _, name := range []string{"nodelay", "keepalive", "idle", "interval", "count"} {
-		delete(is, name)
-	}
+	fdtest.Eventually(t, "there is a connection", func() bool {
+		accepted := -1
+		control(t, sock, func(fd int) { accepted, _, _ = unix.Accept4(fd, unix.SOCK_CLOEXEC) })
+		if accepted < 0 {
+			return false
+		}
+		defer unix.Close(accepted)
+		is = kernelOptions(t, accepted)
+		return true
+	})
 	return is
 }
 
