@@ -57,7 +57,7 @@ func TestClaimed(t *testing.T) {
 	// What is claimed wrongly.
 	b.Lose(parse(t, "b=127.0.0.1:1"))
 	for _, p := range []protocol.AttachParameters{
-		{Name: "b", Holders: make([]int, 5000)}, {Name: "b", DrainSignal: "BANG"}, {Name: "b", Generation: -1},
+		{Name: "b", Holders: make([]int, 1025)}, {Name: "b", DrainSignal: "BANG"}, {Name: "b", Generation: -1},
 	} {
 		c := b.client(t)
 		c.send(method(protocol.MethodAttach, p))

@@ -59,7 +59,7 @@ func (k *call) expectPut(d Donation) error {
 }
 
 // maxClaimed limits the holders that one call can name.
-const maxClaimed = 4096
+const maxClaimed = 1024
 
 // attach answers Attach: it takes back a socket that an earlier broker had opened, from one of its holders.
 func (k *call) attach() error {

@@ -22,6 +22,7 @@ func filters() map[string][]fdtest.Refused {
 	return map[string][]fdtest.Refused{
 		"no diag":       {fdtest.NoDiag()},
 		"before 6.9":    {{Call: unix.SYS_FSTATFS, Errno: unix.ENOSYS}},
+		"no signal":     {{Call: unix.SYS_PIDFD_SEND_SIGNAL}},
 		"docker":        {{Call: unix.SYS_PIDFD_GETFD}},
 		"no pidfd_open": {{Call: unix.SYS_PIDFD_OPEN}, {Call: unix.SYS_PIDFD_GETFD}},
 		"no fchmodat2":  {{Call: unix.SYS_FCHMODAT2, Errno: unix.ENOSYS}},
@@ -309,4 +310,19 @@ func TestNoProc(t *testing.T) {
 	fails(r.start("fdclient", "upgrade"), 1, "an upgrade needs /proc")
 	w.kill()
 	fdtest.Eventually(t, "the end of the holder is seen", func() bool { return r.listener("web").Holders == 0 })
+}
+
+// TestRunSignalsByPID: fdclient run stops its workers also where a filter forbids pidfd_send_signal.
+func TestRunSignalsByPID(t *testing.T) {
+	r := newRig(t, nil)
+	r.broker("--bind", "web=127.0.0.1:0")
+	run := r.startUnder("no signal", "fdclient", "run", "web", "-n", "2", "--grace", "100s", "--", "sleep", "1000")
+	fdtest.Eventually(t, "both workers hold it", func() bool { return r.listener("web").Holders == 2 })
+	if err := run.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	fdtest.Eventually(t, "they have ended", func() bool { return r.listener("web").Holders == 0 })
+	if err := run.wait(); err != nil {
+		t.Errorf("run: %v\n%s", err, run.out.String())
+	}
 }

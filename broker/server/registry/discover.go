@@ -2,6 +2,7 @@ package registry
 
 import (
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,7 +78,7 @@ func (c Claim) Check(name string) (all Claimed) {
 		return all
 	}
 	defer self.FD.Close()
-	for _, pid := range c.PIDs {
+	for _, pid := range slices.Compact(slices.Sorted(slices.Values(c.PIDs))) {
 		q, err := discovered(pid, name)
 		if err != nil {
 			continue
