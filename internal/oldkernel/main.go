@@ -35,14 +35,22 @@ func run(path string, argv []string) error {
 		return err
 	}
 	runtime.LockOSThread()
-	if os.Geteuid() != 0 { // root's may run set-user-ID programs as before
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return os.NewSyscallError("prctl", err)
+	err = install(program)
+	if err == unix.EACCES { // without CAP_SYS_ADMIN set-user-ID programs must have no effect
+		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err == nil {
+			err = install(program)
 		}
 	}
-	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); errno != 0 {
-		return os.NewSyscallError("seccomp", errno)
+	if err != nil {
+		return os.NewSyscallError("seccomp", err)
 	}
 	return syscall.Exec(path, argv, os.Environ())
+}
+
+func install(program []unix.SockFilter) error {
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); errno != 0 {
+		return errno
+	}
+	return nil
 }
