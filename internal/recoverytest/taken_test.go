@@ -110,6 +110,7 @@ func TestNotTakenBack(t *testing.T) {
 	}
 	t.Run("a stranger's", func(t *testing.T) {
 		r.t = t
+		r.mayTrace()
 		address := freePort(t)
 		listen(t, address)
 		if said := r.fails("--bind", "web="+address); !strings.Contains(said, "address already in use by pid") || strings.Contains(said, "taken back") {
