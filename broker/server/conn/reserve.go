@@ -15,7 +15,7 @@ import (
 
 const (
 	queueTime   = time.Second           // that connections wait before they are answered
-	oneCallTime = 50 * time.Millisecond // for the call, because others wait
+	oneCallTime = 50 * time.Millisecond // for the call, if nobody else waits
 )
 
 // reserve opens the spare descriptor again, if it is closed and there is room.
@@ -79,7 +79,18 @@ func (l *Loop) answer(raw scmrights.Nonblocking, number int32) {
 	c.OneCall = true
 	l.count(&c.Caller)
 	l.conns[number] = c
-	c.advance()
+	if c.advance(); !c.closed && !c.called && l.othersWait() { // it has been in the queue, and has said nothing
+		c.end(l.cfg.Descriptors.Exhausted())
+	}
+}
+
+// othersWait reports whether connections wait in the queue.
+func (l *Loop) othersWait() (wait bool) {
+	_ = l.listener.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		wait = err == nil && n > 0
+	})
+	return wait
 }
 
 // finishOneCall ends a connection that is served with one call, once that has been answered.
