@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fdbroker/fdbroker/internal/fdtest"
+	"github.com/fdbroker/fdbroker/internal/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -146,6 +147,7 @@ func TestNotTakenBack(t *testing.T) {
 		address := freePort(t)
 		b := r.broker("--bind", "web="+address)
 		w := r.worker("web")
+		fdtest.Eventually(t, "it has become its command", func() bool { return strings.HasPrefix(procfs.Name(w.pid()), "python3") })
 		b.kill()
 		want := fmt.Sprintf("address already in use by pid %d (python3", w.pid())
 		if said := r.fails("--bind", "web="+address, "--no-recover"); !strings.Contains(said, want) || strings.Contains(said, "taken back") {
