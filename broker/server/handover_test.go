@@ -102,6 +102,31 @@ func TestWasReady(t *testing.T) {
 	}
 }
 
+// TestRestoredCounted: a broker that takes over tells how many listeners it has before it binds others.
+func TestRestoredCounted(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	k := newKeeping(t)
+	b, _ := k.start("web=127.0.0.1:0", "api=127.0.0.1:0")
+	if err := b.stop(); err == nil {
+		t.Fatal("it has not been stopped")
+	}
+	counted := 0
+	s, err := server.New(server.Config{Store: k, Outlived: true, Counted: func(n int) { counted = n }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took, err := s.Restore(k.passed())
+	if err != nil || took.Listeners != 2 || counted != 2 {
+		t.Errorf("took over %+v, %v, and told of %d listeners", took, err, counted)
+	}
+	if took.Control != nil {
+		_ = took.Control.FD.Close()
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRestartedOnceItServes: clients that begin to watch are told of a restart as long after the broker serves,
 // however long it took to start.
 func TestRestartedOnceItServes(t *testing.T) {

@@ -83,6 +83,7 @@ func bootUnits(t *testing.T, suite string) *box {
 	b := boot(t)
 	b.do("systemd-sysusers")
 	b.do("systemctl", "daemon-reload")
+	b.do("systemctl", "enable", "fdbroker")
 	return b
 }
 
@@ -283,6 +284,7 @@ func testStopStart(t *testing.T, b *box) {
 	load := startLoad(t)
 	load.more(20)
 	b.do("systemctl", "stop", "fdbroker")
+	b.do("systemctl", "daemon-reload")
 	load.more(20)
 	out, err := b.run("systemctl", "start", "fdbroker")
 	load.more(20)

@@ -65,6 +65,9 @@ func (b *Binder) Restore(stored []Passed) (t Takeover, err error) {
 	b.wasReady.Store(t.WasReady)
 	b.restore(&t, was, sockets)
 	store()
+	if t.Listeners > 0 {
+		b.counted()
+	}
 	if controlFD != nil {
 		t.Control = &control.Restored{FD: controlFD, File: was.Control.File, Path: was.Control.Path}
 	}
