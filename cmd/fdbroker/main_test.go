@@ -61,7 +61,10 @@ func TestRun(t *testing.T) {
 	}{
 		{"version", "--version", cli.OK, "fdbroker " + cli.Version + "\n", ""},
 		{"help", "--help", cli.OK, "fdbroker owns listening sockets...", ""},
-		{"check", "--check --bind web=9000 --bind a=unix:///run/a,backlog=2", cli.OK, "web=:9000\na=unix:///run/a,backlog=2\n", ""},
+		{"check", "--check --bind web=9000 --bind a=unix:///a,backlog=2", cli.OK, "web=:9000\na=unix:///a,backlog=2\n", ""},
+		{"check warns", "--check --bind web=:9000,backlog=2000000000 --bind a=unix:///no/such/dir/a", cli.OK, "web=:9000,backlog=2000000000\na=unix:///no/such/dir/a\n",
+			"fdbroker: warning: web: backlog=2000000000 is more than net.core.somaxconn: the kernel gives ..."},
+		{"check of a user", "--check --bind web=:9000,allow=user:no-such-user", cli.Usage, "", "fdbroker: --bind: spec \"web=:9000,allow=user:no-such-user\": option allow: \"user:no-such-user\": there is no user \"no-such-user\"\n"},
 		{"flag", "--no-such-flag", cli.Usage, "", "fdbroker: unknown flag: --no-such-flag\nTry 'fdbroker --help'.\n"},
 		{"argument", "web=:9000", cli.Usage, "", "fdbroker: unexpected argument..."},
 		{"limit", "--max-clients 0", cli.Usage, "", "fdbroker: --max-clients 0: must be at least 1\n..."},
