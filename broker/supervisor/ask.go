@@ -92,7 +92,7 @@ func newAsker(pid int) (_ *asker, err error) {
 	case nil:
 		return a, nil
 	case unix.ECONNREFUSED:
-		return nil, fmt.Errorf("process %d cannot be asked: it is no 'fdclient run' of this version and in these network and pid namespaces; one that is elsewhere does the same on SIGHUP", pid)
+		return nil, fmt.Errorf("process %d takes no requests: it is not an 'fdclient run', or an earlier version, or in another network or pid namespace; SIGHUP makes such a run roll as well", pid)
 	default:
 		return nil, os.NewSyscallError("connect", err)
 	}

@@ -107,7 +107,7 @@ func TestRequestOfNoUse(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	refused("cannot be asked") // there is no supervisor
+	refused("takes no requests") // there is no supervisor
 	if _, err := supervisor.Roll(context.Background(), 1<<30); err == nil || !strings.Contains(err.Error(), "there is no process") {
 		t.Errorf("got %v", err)
 	}
@@ -115,7 +115,7 @@ func TestRequestOfNoUse(t *testing.T) {
 	r := h.keep(supervisor.Config{Workers: 1, NotifyReady: true, Deploy: d, Requests: requests(), Grace: time.Hour})
 	fdtest.Eventually(t, "it can be asked", func() bool {
 		_, err := roll(t)
-		return !strings.Contains(err.Error(), "cannot be asked")
+		return !strings.Contains(err.Error(), "takes no requests")
 	})
 	refused("it waits for the broker")
 	other := h.keep(supervisor.Config{Workers: 1, Requests: requests()})

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,7 @@ func TestSystemd(t *testing.T) {
 // TestSystemd252 does in a systemd before 254, which says nothing of its descriptor store and drops it when the service
 // is stopped, what might go otherwise there.
 func TestSystemd252(t *testing.T) {
+	skipRace(t)
 	b := bootUnits(t, "bookworm")
 	if b == nil {
 		return
@@ -63,6 +65,7 @@ func TestSystemd252(t *testing.T) {
 
 // TestSystemdSid does in a systemd that is not released yet what a service manager has most to do with.
 func TestSystemdSid(t *testing.T) {
+	skipRace(t)
 	b := bootUnits(t, "sid")
 	if b == nil {
 		return
@@ -71,6 +74,15 @@ func TestSystemdSid(t *testing.T) {
 	b.test("reload", testReload)
 	b.test("stop and start", testStopStart)
 	b.test("workers", testWorkers)
+}
+
+// skipRace skips a test that the race detector sees nothing of, because all happens in other processes.
+func skipRace(t *testing.T) {
+	t.Helper()
+	info, ok := debug.ReadBuildInfo()
+	if ok && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" }) {
+		t.Skip("there is nothing for the race detector")
+	}
 }
 
 // bootUnits boots the systemd of a Debian suite with the units. It returns nil if the test was run elsewhere: see
