@@ -168,6 +168,9 @@ func (b *Binder) restoreListener(v *journal.Listener, fd *scmrights.FD) bool {
 		if sock, err = socket.Restore(v.Spec, fd, saved); err == nil {
 			_ = sock.SetBlocking(v.Blocking) // systemd sets what it passes as NonBlocking= says
 			b.cfg.Registry.RestoreListener(v, sock)
+			if v.Unstored { // it comes from this process
+				b.lacks(sock, "the store had no room for it")
+			}
 			return true
 		}
 	}
@@ -256,6 +259,7 @@ func (b *Binder) Ready() {
 	}
 	b.wasReady.Store(true)
 	b.cfg.Registry.Journal(func(j *journal.Journal) { j.SetEnding(journal.Killed, 0) })
+	b.fill()
 	for _, name := range b.expired {
 		b.unkeep(name)
 	}

@@ -90,3 +90,48 @@ func TestStoreRoom(t *testing.T) {
 		t.Errorf("logged: %s", &log)
 	}
 }
+
+// TestStoreRoomUpgraded: a broker that takes over in the same process gets what the store lacks as well, and knows that.
+func TestStoreRoomUpgraded(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	s := newStore(t)
+	room := func() StoreRoom { return StoreRoom{4, "more"} }
+	b := newBinder(t, s)
+	b.cfg.StoreRoom = room
+	if _, err := b.Restore(nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"a=127.0.0.1:0", "b=127.0.0.1:0", "c=127.0.0.1:0"} {
+		sp, err := spec.Parse(text)
+		if err == nil {
+			err = b.Bind(sp)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var passed []Passed
+	for _, p := range b.Descriptors() {
+		dup, err := p.FD.Dup()
+		if err != nil {
+			t.Fatal(err)
+		}
+		passed = append(passed, Passed{p.Name, dup})
+	}
+	next := newBinder(t, s)
+	next.cfg.StoreRoom = room
+	if _, err := next.Restore(passed); err != nil {
+		t.Fatal(err)
+	}
+	next.Ready()
+	c, _ := next.cfg.Registry.Lookup("c")
+	if next.Unstored(c.Socket) == "" || s.kept[storedSocket(c.Token)] != nil {
+		t.Errorf("c is stored: %v", s.names())
+	}
+	if err := next.Unbind("a"); err != nil {
+		t.Fatal(err)
+	}
+	if next.Unstored(c.Socket) != "" || s.kept[storedSocket(c.Token)] == nil {
+		t.Errorf("c is not stored: %v", s.names())
+	}
+}

@@ -68,12 +68,13 @@ func (b *Binder) keepSockets(added []registry.Listener) {
 		return
 	}
 	used, room, names := b.stored(), b.storeRoom(), []string(nil)
-	for _, e := range added {
-		switch {
+	for i, e := range added {
+		switch added[i].Unstored = true; {
 		case used >= room.Most:
 			names = append(names, e.Socket.Name())
 			b.lacks(e.Socket, fmt.Sprintf("the store has room for %d descriptors only (%s)", room.Most, room.Advice))
 		case b.keepSocket(e):
+			added[i].Unstored = false
 			used++
 		}
 	}
@@ -110,7 +111,7 @@ func (b *Binder) fill() {
 		return
 	}
 	lacking, why := []registry.Listener(nil), make(map[*socket.Socket]string)
-	for _, e := range b.cfg.Registry.Listeners() {
+	for _, e := range append(b.cfg.Registry.Listeners(), b.cfg.Registry.Stale()...) {
 		if text := b.Unstored(e.Socket); text != "" {
 			lacking, why[e.Socket] = append(lacking, e), text
 		}
@@ -123,6 +124,7 @@ func (b *Binder) fill() {
 			return
 		}
 		if b.keepSocket(e) {
+			b.cfg.Registry.Stored(e.Token)
 			b.cfg.Log.Info().Str("name", e.Socket.Name()).Msg("the store has room for it now: it outlives the broker")
 		}
 	}

@@ -95,7 +95,7 @@ func empty() journal.Contents {
 
 func someListener(token uint32) *journal.Listener {
 	return &journal.Listener{
-		Token: token, Cookie: 7, File: sockfile.FileID{Dev: 1, Ino: 1 << 63}, Configured: true, Blocking: true, Unseen: 5,
+		Token: token, Cookie: 7, File: sockfile.FileID{Dev: 1, Ino: 1 << 63}, Configured: true, Blocking: true, Unstored: true, Unseen: 5,
 		Fence: journal.Fence{All: 3, Of: map[uint32]int64{5: 6, 1<<32 - 1: 1<<63 - 1}}, Spec: "web=:80",
 	}
 }

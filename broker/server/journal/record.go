@@ -35,6 +35,7 @@ type Listener struct {
 	Fence               Fence
 	Configured, Adopted bool
 	Blocking            bool // how the broker has left O_NONBLOCK
+	Unstored            bool // the store does not have its socket
 	Unseen              int  // processes that the broker could not follow, and that may use it
 	Spec                string
 }
@@ -87,7 +88,7 @@ func (c *Contents) apply(k kind, v []uint64, text string) bool {
 }
 
 func (l *Listener) appendTo(v []uint64) []uint64 {
-	flags := flag(0, l.Configured) | flag(1, l.Adopted) | flag(2, l.Blocking) | uint64(l.Unseen)<<unseenShift
+	flags := flag(0, l.Configured) | flag(1, l.Adopted) | flag(2, l.Blocking) | flag(3, l.Unstored) | uint64(l.Unseen)<<unseenShift
 	v = append(v, uint64(l.Token), l.Cookie, l.File.Dev, l.File.Ino, flags, uint64(l.Fence.All))
 	for uid, below := range l.Fence.Of {
 		v = append(v, uint64(uid), uint64(below))
@@ -101,7 +102,7 @@ const unseenShift = 32
 func listenerOf(v []uint64, spec string) *Listener {
 	l := &Listener{
 		Token: uint32(v[0]), Cookie: v[1], File: sockfile.FileID{Dev: v[2], Ino: v[3]}, Fence: Fence{All: int64(v[5])},
-		Configured: has(v[4], 0), Adopted: has(v[4], 1), Blocking: has(v[4], 2), Unseen: int(v[4] >> unseenShift & math.MaxInt32), Spec: spec,
+		Configured: has(v[4], 0), Adopted: has(v[4], 1), Blocking: has(v[4], 2), Unstored: has(v[4], 3), Unseen: int(v[4] >> unseenShift & math.MaxInt32), Spec: spec,
 	}
 	for of := v[6:]; len(of) >= 2; of = of[2:] {
 		if l.Fence.Of == nil {

@@ -235,4 +235,5 @@ type Listener struct {
 	Socket     *socket.Socket
 	Token      uint32 // names the socket in the store
 	Configured bool   // a reload decides what becomes of it
+	Unstored   bool   // the store does not have it
 }

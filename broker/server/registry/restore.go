@@ -43,7 +43,7 @@ func (r *Registry) Journal(use func(*journal.Journal)) {
 // RestoreListener makes sock, which it takes, the socket of the listener that v was.
 func (r *Registry) RestoreListener(v *journal.Listener, sock *socket.Socket) {
 	r.do(func() {
-		l := &listener{Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, unseen: int32(v.Unseen), fence: fence{v.Fence.All, v.Fence.Of}}
+		l := &listener{Listener: Listener{sock, v.Token, v.Configured, v.Unstored}, blocking: v.Blocking, unseen: int32(v.Unseen), fence: fence{v.Fence.All, v.Fence.Of}}
 		r.enroll(l)
 		if l.inUnseenUse() {
 			r.cfg.Health.Held(l.Socket)

@@ -1,6 +1,11 @@
 package registry
 
-import "github.com/fdbroker/fdbroker/broker/server/journal"
+import (
+	"maps"
+	"slices"
+
+	"github.com/fdbroker/fdbroker/broker/server/journal"
+)
 
 // saveListener writes l to the journal, in place of what that says of it.
 func (r *Registry) saveListener(l *listener) {
@@ -10,8 +15,20 @@ func (r *Registry) saveListener(l *listener) {
 	}
 	r.journal.PutListener(&journal.Listener{
 		Token: l.Token, Cookie: l.Socket.Cookie(), File: l.Socket.File(), Fence: l.fence.saved(),
-		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: int(l.unseen), Spec: spec,
+		Configured: l.Configured, Adopted: l.Socket.Adopted(), Blocking: l.blocking, Unseen: int(l.unseen), Unstored: l.Unstored, Spec: spec,
 	})
+}
+
+// Stored says that the store has a socket, which had no room for it before.
+func (r *Registry) Stored(token uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range slices.Concat(slices.Collect(maps.Values(r.listeners)), r.stale) {
+		if l.Token == token {
+			l.Unstored = false
+			r.saveListener(l)
+		}
+	}
 }
 
 // saveGrant writes g to the journal, in place of what that says of it.

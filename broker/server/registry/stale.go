@@ -207,7 +207,7 @@ func (r *Registry) RestoreStale(v *journal.Listener, sock *socket.Socket) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := &listener{
-		Listener: Listener{sock, v.Token, v.Configured}, blocking: v.Blocking, unseen: int32(v.Unseen), unbound: true, stale: true,
+		Listener: Listener{sock, v.Token, v.Configured, v.Unstored}, blocking: v.Blocking, unseen: int32(v.Unseen), unbound: true, stale: true,
 		fence: fence{v.Fence.All, v.Fence.Of},
 	}
 	r.stale = append(r.stale, l)
