@@ -26,7 +26,7 @@ import (
 const module = "github.com/fdbroker/fdbroker"
 
 func TestMain(m *testing.M) {
-	fdtest.Main(m, map[string]func([]string) int{"worker": workerHelper})
+	fdtest.Main(m, map[string]func([]string) int{"worker": workerHelper, "refused": refusedHelper})
 }
 
 // times returns how often to repeat something that a short run does n times.
