@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,5 +201,48 @@ func TestGetFails(t *testing.T) {
 	fdtest.Eventually(t, "the broker has logged all refusals", func() bool { return r.logged(t, `"message":"refused"`) >= refusals })
 	if n := r.logged(t, `"message":"refused"`); n != refusals {
 		t.Errorf("%d refusals, want %d", n, refusals)
+	}
+}
+
+// TestGetFailsWithoutPoller: a get that has failed does not begin to use the runtime's poller, in a descriptor table that
+// other threads do not have: they would end the process with a crash.
+func TestGetFailsWithoutPoller(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newGetRig(t)
+	if err := os.WriteFile(filepath.Join(r.dir, "dos"), []byte("#!/bin/no-such-interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	defer in.Close()
+	full, err := unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(make([]byte, full)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(filepath.Join(r.dir, "fdclient"), "--socket", r.dir+"/s", "get", "web", "--", r.dir+"/dos")
+	c.Stderr = in // it waits there, for longer than the runtime does before it looks at its poller
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fdtest.Eventually(t, "it wants to say why", func() bool {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", c.Process.Pid))
+		return err != nil || bytes.HasPrefix(call, fmt.Appendf(nil, "%d 0x2 ", unix.SYS_WRITE))
+	})
+	for _, fd := range fdtest.FDsOf(t, c.Process.Pid) {
+		if strings.Contains(fd, "eventpoll") {
+			t.Error("it has ", fd)
+		}
+	}
+	if _, err := io.CopyN(io.Discard, out, int64(full)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); c.ProcessState.ExitCode() != 126 {
+		t.Error(err)
 	}
 }

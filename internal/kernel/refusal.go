@@ -28,17 +28,34 @@ type Settings struct {
 // Read returns the settings that hold for this process now.
 func Read() Settings {
 	s := Settings{Release: Release(), Refuses: Refuses}
-	status, err := os.ReadFile("/proc/self/status")
+	status, err := readFile("/proc/self/status")
 	s.Proc = err == nil
 	caps, _ := strconv.ParseUint(field(status, "CapEff"), 16, 64)
 	s.MayTrace = caps&(1<<unix.CAP_SYS_PTRACE) != 0
 	mode, _ := strconv.Atoi(field(status, "Seccomp"))
 	s.Filtered = mode == 2
-	scope, _ := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	scope, _ := readFile("/proc/sys/kernel/yama/ptrace_scope")
 	s.PtraceScope, _ = strconv.Atoi(string(bytes.TrimSpace(scope)))
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	mounts, _ := readFile("/proc/self/mountinfo")
 	s.Hides = hides(string(mounts))
 	return s
+}
+
+// readFile is [os.ReadFile] without the runtime's poller, of which Explain may have to do without: a thread with a
+// descriptor table of its own would open it there, and the other threads would look for it in theirs.
+func readFile(path string) (b []byte, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for part := make([]byte, 4096); ; {
+		n, err := unix.Read(fd, part)
+		if n <= 0 || err != nil {
+			return b, err
+		}
+		b = append(b, part[:n]...)
+	}
 }
 
 // field returns the value of a line of /proc/PID/status.
