@@ -435,3 +435,60 @@ func TestConfigure(t *testing.T) {
 		}
 	}
 }
+
+// TestReloadBeyondRepair: a socket that cannot be repaired is replaced if that is asked for. Clients with more are told to
+// get the new one.
+func TestReloadBeyondRepair(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	dir := fdtest.SocketDir(t) + "/sub"
+	makeDir := func() {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	makeDir()
+	b := start(t, server.Config{})
+	specs := []spec.Spec{parse(t, "app=unix://"+dir+"/s")}
+	if _, err := b.Reload(specs, server.ReloadOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, harm := range map[string]func(fd *scmrights.FD){
+		"shut down": func(fd *scmrights.FD) {
+			_ = fd.Control(func(n uintptr) { _ = unix.Shutdown(int(n), unix.SHUT_RDWR) })
+		},
+		"directory made anew": func(*scmrights.FD) {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+			makeDir()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			was := b.listener(t, "app")
+			c := b.client(t)
+			c.send(getMore(protocol.GetParameters{Names: []string{"app"}}))
+			_, fds := c.got()
+			harm(fds[0])
+			fdtest.Eventually(t, "the fault is seen", func() bool { return b.listener(t, "app").Ailment != "" })
+			if _, err := b.Reload(specs, server.ReloadOptions{}); err != nil || b.listener(t, "app").Cookie != was.Cookie {
+				t.Errorf("without rebind: %v", err)
+			}
+			changes, err := b.Reload(specs, server.ReloadOptions{Rebind: true})
+			if err != nil || !slices.Equal(changes.Changed, []string{"app"}) {
+				t.Fatalf("got %+v, %v", changes, err)
+			}
+			if told, _ := c.got(); told.Event != protocol.EventUnbound {
+				t.Errorf("the holder was told %+v", told)
+			}
+			scmrights.CloseAll(fds)
+			conn, err := net.Dial("unix", dir+"/s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+			if now := b.listener(t, "app"); now.Cookie == was.Cookie || now.Ailment != "" {
+				t.Errorf("got %+v", now)
+			}
+		})
+	}
+}

@@ -131,7 +131,7 @@ func (r *repair) tcp() error {
 	if err := r.bindAgain(); err != nil {
 		return err
 	}
-	if err := unix.Listen(r.fd, r.Backlog()); err != nil {
+	if err := r.listenBeside(); err != nil {
 		return r.explain(os.NewSyscallError("listen", err))
 	}
 	if now, err := unix.GetsockoptTCPInfo(r.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && now.State != sockdiag.Listen {
@@ -140,6 +140,35 @@ func (r *repair) tcp() error {
 	r.note(what)
 	r.health.queue = 0
 	return r.checkBound()
+}
+
+// listenBeside listens also if a retired socket has the port. The kernel lets two sockets of different interfaces have
+// it, so the socket has one that does not exist for a moment.
+func (r *repair) listenBeside() error {
+	err := unix.Listen(r.fd, r.Backlog())
+	if err != unix.EADDRINUSE || !mayLeaveInterface() {
+		return err
+	}
+	was, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+	if err == nil {
+		err = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, sockdiag.RetiredIndex-1)
+	}
+	if err != nil {
+		return err
+	}
+	err = unix.Listen(r.fd, r.Backlog())
+	return cmp.Or(unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, was), err)
+}
+
+// mayLeaveInterface reports whether this process may take a socket from an interface, which needs CAP_NET_RAW.
+func mayLeaveInterface() bool {
+	n, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(n)
+	set := func(index int) error { return unix.SetsockoptInt(n, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index) }
+	return cmp.Or(set(loopbackIndex), set(0)) == nil
 }
 
 // limit makes the queue's limit the backlog, if it is not. net.core.somaxconn caps it, which may have been lowered since

@@ -21,12 +21,15 @@ import (
 const answerTime = 100 * time.Millisecond
 
 // Retire makes s, in place of which by is bound now, receive nothing new, also if its address is more specific. What is
-// queued stays, and accepted connections go on. Of a Unix socket nothing is left to do: its path leads to by. On an error
+// queued stays, and accepted connections go on. A Unix socket loses its path, if that does not lead to by. On an error
 // the kernel goes on to give some clients to s.
 func (s *Socket) Retire(by *Socket) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	s.health.retired = true // not to be repaired from now on
+	if s.file != nil {
+		return s.file.Remove() // unless it leads to by
+	}
 	if !s.network().In(spec.Inet) {
 		return nil
 	}

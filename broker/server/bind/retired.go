@@ -101,9 +101,9 @@ func (p *plan) checkLeft(rebind bool) error {
 		}
 		p.left[name] = left
 		if text := stuckText(left); text != "" {
-			reasons = append(reasons, fmt.Sprintf("%q needs a new socket, and would leave behind %s", name, text))
+			reasons = append(reasons, fmt.Sprintf("%s, and would leave behind %s", p.renewalText(name), text))
 		} else if queue := queueText(sockets[i], figures[i].Queue); queue != "" && left.Nobody() {
-			reasons = append(reasons, fmt.Sprintf("%q needs a new socket, and nobody would serve what waits at the old one: %s", name, queue))
+			reasons = append(reasons, fmt.Sprintf("%s, and nobody would serve what waits at the old one: %s", p.renewalText(name), queue))
 		}
 	}
 	if rebind || len(reasons) == 0 {
@@ -111,6 +111,13 @@ func (p *plan) checkLeft(rebind bool) error {
 	}
 	const advice = "nothing changed; fdclient reload --rebind asks these processes to leave, and names those that stay"
 	return &protocol.ReloadFailedError{Reasons: append(reasons, advice)}
+}
+
+func (p *plan) renewalText(name string) string {
+	if slices.Contains(p.toClose, name) {
+		return fmt.Sprintf("%q would lose its address to another listener", name)
+	}
+	return fmt.Sprintf("%q needs a new socket", name)
 }
 
 // stuckText names the processes that do not follow by themselves, or is empty.
@@ -229,6 +236,11 @@ func (b *Binder) follow(l registry.Listener, ask, others bool) {
 	if b.followed == nil {
 		b.followed = make(map[*socket.Socket]struct{})
 	}
+	for sock := range b.followed {
+		if !b.cfg.Registry.IsStale(sock) {
+			delete(b.followed, sock)
+		}
+	}
 	b.followed[l.Socket] = struct{}{}
 	b.following.Go(func() {
 		if ask && b.quiet(l.Socket) {
@@ -241,6 +253,8 @@ func (b *Binder) follow(l registry.Listener, ask, others bool) {
 				return
 			}
 			if b.isLeft(l.Socket) {
+				b.mu.Lock() // no change is under way that the kernel's memory of ports is for
+				defer b.mu.Unlock()
 				b.dropStale(l)
 				return
 			}
@@ -286,7 +300,7 @@ func (b *Binder) isLeft(sock *socket.Socket) bool {
 	})
 }
 
-// dropStale closes an old socket that no process has any more.
+// dropStale closes an old socket that no process has any more. The binder's lock is held.
 func (b *Binder) dropStale(l registry.Listener) {
 	f, _ := l.Socket.Figures()
 	if text := queueText(l.Socket, f.Queue); text != "" {

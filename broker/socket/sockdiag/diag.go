@@ -24,6 +24,8 @@ type Socket struct {
 	Cookie uint64 // see SO_COOKIE in socket(7)
 	Type   byte   // of a Unix socket: SOCK_STREAM and so on
 	state  byte   // of one of an IP network
+
+	retired bool // see RetiredIndex
 }
 
 // attrTypeMask leaves out the two flags of an attribute's type (linux/netlink.h).

@@ -41,12 +41,16 @@ func Conflicts(s spec.Spec, end spec.Endpoint) []Socket {
 	return all
 }
 
-// Receivers returns those sockets of Conflicts that take connections, or packets from any peer.
+// Receivers returns those sockets of Conflicts that take connections, or packets from any peer. Retired ones do not.
 func Receivers(s spec.Spec, end spec.Endpoint) []Socket {
 	if spec.NetworkOf(s.Network).In(spec.Listening) {
-		return inState(Listen, conflicts(s, end, 1<<Listen))
+		return unretired(inState(Listen, conflicts(s, end, 1<<Listen)))
 	}
-	return inState(Close, conflicts(s, end, 1<<Close))
+	return unretired(inState(Close, conflicts(s, end, 1<<Close)))
+}
+
+func unretired(all []Socket) []Socket {
+	return slices.DeleteFunc(all, func(d Socket) bool { return d.retired })
 }
 
 func inState(state byte, all []Socket) []Socket {
@@ -109,7 +113,7 @@ func parseInet(b []byte) (d Socket, at inetAddress, ok bool) {
 	at.local, at.device = netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[4:])), binary.NativeEndian.Uint32(b[40:])
 	d = Socket{
 		Inode: binary.NativeEndian.Uint32(b[68:]), UID: binary.NativeEndian.Uint32(b[64:]), Cookie: cookieOf(b[44:]),
-		state: b[1],
+		state: b[1], retired: at.device == RetiredIndex,
 	}
 	return d, at, true
 }
