@@ -301,11 +301,12 @@ type ReloadReply struct {
 }
 
 // Renewed says who has the old socket of a listener: so many workers of deploys, which replace them, and clients with
-// "more", which were told, and processes that do not follow by themselves.
+// "more", which were told, processes that are asked to leave by their drain signal, and others.
 type Renewed struct {
 	Name    string    `json:"name"`
 	Rolling int       `json:"rolling"`
 	Moving  int       `json:"moving"`
+	Asked   []Process `json:"asked"`
 	Left    []Process `json:"left"`
 }
 

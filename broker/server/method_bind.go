@@ -79,16 +79,23 @@ func (k *call) reload() error {
 		}
 		return protocol.ReloadReply{
 			Bound: append([]string{}, c.Bound...), Unbound: append([]string{}, c.Unbound...), Changed: append([]string{}, c.Changed...),
-			Renewed: renewed(c),
+			Renewed: renewed(c, p.Rebind),
 		}, nil
 	})
 }
 
 // renewed describes who has old sockets.
-func renewed(c Changes) (all []protocol.Renewed) {
+func renewed(c Changes, asks bool) (all []protocol.Renewed) {
 	for _, name := range slices.Sorted(maps.Keys(c.Renewed)) {
 		left := c.Renewed[name]
-		one := protocol.Renewed{Name: name, Rolling: len(left.Rolling), Moving: left.Moving, Left: []protocol.Process{}}
+		one := protocol.Renewed{Name: name, Rolling: len(left.Rolling), Moving: left.Moving, Asked: []protocol.Process{}, Left: []protocol.Process{}}
+		for _, h := range left.Asked {
+			to := &one.Left
+			if asks {
+				to = &one.Asked
+			}
+			*to = append(*to, protocol.Process{PID: h.PID, Command: procfs.Name(h.PID)})
+		}
 		for _, h := range left.Stuck {
 			one.Left = append(one.Left, protocol.Process{PID: h.PID, Command: procfs.Name(h.PID)})
 		}

@@ -47,14 +47,14 @@ func defineReload(fs *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if err := printChanges(c.out, changes, o.Rebind); err != nil || !o.Rebind {
+		if err := printChanges(c.out, changes); err != nil || !o.Rebind {
 			return err
 		}
 		return awaitOld(ctx, c, changes.Renewed, *wait)
 	}
 }
 
-func printChanges(w io.Writer, changes protocol.ReloadReply, rebind bool) (err error) {
+func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
 	if len(changes.Bound)+len(changes.Unbound)+len(changes.Changed) == 0 {
 		_, err = fmt.Fprintln(w, "nothing changed")
 	}
@@ -65,7 +65,7 @@ func printChanges(w io.Writer, changes protocol.ReloadReply, rebind bool) (err e
 		for _, name := range what.names {
 			line := what.word + " " + name
 			if i := slices.IndexFunc(changes.Renewed, func(r protocol.Renewed) bool { return r.Name == name }); i >= 0 {
-				line += ": " + renewedText(changes.Renewed[i], rebind)
+				line += ": " + renewedText(changes.Renewed[i])
 			}
 			_, err = fmt.Fprintln(w, protocol.Printable(line))
 		}
@@ -74,7 +74,7 @@ func printChanges(w io.Writer, changes protocol.ReloadReply, rebind bool) (err e
 }
 
 // renewedText says that a listener has a new socket, and what those do that have the old one.
-func renewedText(r protocol.Renewed, rebind bool) string {
+func renewedText(r protocol.Renewed) string {
 	texts := []string{"new socket"}
 	switch {
 	case r.Rolling == 1:
@@ -88,12 +88,11 @@ func renewedText(r protocol.Renewed, rebind bool) string {
 	case r.Moving > 1:
 		texts = append(texts, fmt.Sprintf("%d clients were told to get it", r.Moving))
 	}
+	for _, p := range r.Asked {
+		texts = append(texts, fmt.Sprintf("asked pid %d (%s) to leave the old one", p.PID, p.Command))
+	}
 	for _, p := range r.Left {
-		text := fmt.Sprintf("pid %d (%s) has the old one", p.PID, p.Command)
-		if rebind {
-			text = fmt.Sprintf("asked pid %d (%s) to leave the old one", p.PID, p.Command)
-		}
-		texts = append(texts, text)
+		texts = append(texts, fmt.Sprintf("pid %d (%s) has the old one, and cannot be asked to leave", p.PID, p.Command))
 	}
 	return strings.Join(texts, "; ")
 }

@@ -123,7 +123,7 @@ func (p *plan) renewalText(name string) string {
 // stuckText names the processes that do not follow by themselves, or is empty.
 func stuckText(left registry.Left) string {
 	var texts []string
-	for _, h := range left.Stuck {
+	for _, h := range slices.Concat(left.Asked, left.Stuck) {
 		texts = append(texts, processText(h.PID, procfs.Name(h.PID)))
 	}
 	for _, pid := range left.Strays {
@@ -202,9 +202,11 @@ func LeftText(left registry.Left, rebind bool) string {
 	if left.Moving > 0 {
 		texts = append(texts, fmt.Sprintf("%s told to get the new socket", count(left.Moving, "client")))
 	}
-	if text := stuckText(left); text != "" && rebind {
-		texts = append(texts, "asked to leave: "+text)
-	} else if text != "" {
+	if rebind && len(left.Asked) > 0 {
+		texts = append(texts, "asked to leave: "+stuckText(registry.Left{Asked: left.Asked}))
+		left.Asked = nil
+	}
+	if text := stuckText(left); text != "" {
 		texts = append(texts, "left behind: "+text)
 	}
 	return strings.Join(texts, "; ")

@@ -79,6 +79,7 @@ func (r *Registry) DropStale(sock *socket.Socket) {
 type Left struct {
 	Rolling []protocol.Holder // workers of deploys, which replace them
 	Stuck   []protocol.Holder // others, which do not follow by themselves
+	Asked   []protocol.Holder // the same, but they have a drain signal
 	Moving  int               // connections that are told to ask again
 	Unseen  int               // processes that the broker cannot follow
 	Strays  []int             // processes without a grant
@@ -150,7 +151,10 @@ func (r *Registry) leftOn(l *listener) (left Left) {
 			left.Moving++
 		case r.deployOf(g) != nil:
 			left.Rolling = append(left.Rolling, g.holder())
-		case !g.draining:
+		case g.draining:
+		case g.signal != 0:
+			left.Asked = append(left.Asked, g.holder())
+		default:
 			left.Stuck = append(left.Stuck, g.holder())
 		}
 	}
