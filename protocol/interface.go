@@ -161,6 +161,8 @@ type Listener struct {
 	Ailment string `json:"ailment,omitempty"`
 	// Unstored says why the broker's store does not have the socket, which would be lost with the broker; "": it has it.
 	Unstored string `json:"unstored,omitempty"`
+	// Capped says what the kernel gives less of than Spec says. Only the replies to Bind and Put have it.
+	Capped []string `json:"capped,omitempty"`
 }
 
 // Holder is a grant and the process behind it.

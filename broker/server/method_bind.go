@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/fdbroker/fdbroker/broker/socket"
 	"github.com/fdbroker/fdbroker/broker/socket/spec"
 	"github.com/fdbroker/fdbroker/internal/procfs"
 	"github.com/fdbroker/fdbroker/protocol"
@@ -30,8 +31,20 @@ func (k *call) bind() error {
 		for i, s := range specs {
 			names[i] = s.Name
 		}
-		return protocol.BindReply{Listeners: k.describe(k.registry.Snapshots(names))}, nil
+		return protocol.BindReply{Listeners: k.describeNew(names)}, nil
 	})
+}
+
+// describeNew describes listeners that were just bound, and says what the kernel gives less of than was asked for.
+func (s *Server) describeNew(names []string) []protocol.Listener {
+	shots := s.registry.Snapshots(names)
+	listeners := s.describe(shots)
+	for i, shot := range shots {
+		if !shot.Socket.Any() {
+			listeners[i].Capped = socket.Shortfalls(shot.Socket.Spec())
+		}
+	}
+	return listeners
 }
 
 func parseSpecs(texts []string) ([]spec.Spec, error) {

@@ -35,7 +35,7 @@ func (k *call) put() error {
 		addPeer(l, k.conn.Caller.Peer)
 		l.Msg("put")
 		var reply protocol.PutReply
-		if now := k.describe(k.registry.Snapshots([]string{p.Name})); len(now) > 0 {
+		if now := k.describeNew([]string{p.Name}); len(now) > 0 {
 			reply.Listener = &now[0]
 		}
 		return reply, nil

@@ -223,10 +223,14 @@ func socketFlag(err error) string {
 	return "--socket " + protocol.Printable(none.Paths[0]) + " "
 }
 
-// printBound prints a listener with what was really bound, and says if it would not outlive the broker.
+// printBound prints a listener with what was really bound, and says if it would not outlive the broker, or if the kernel
+// gives it less than was asked for.
 func (c *command) printBound(l protocol.Listener) error {
 	if l.Unstored != "" {
 		fmt.Fprintf(c.err, "fdclient: %s would not outlive the broker: %s\n", protocol.Printable(l.Name), protocol.Printable(l.Unstored))
+	}
+	for _, what := range l.Capped {
+		fmt.Fprintf(c.err, "fdclient: %s: %s\n", protocol.Printable(l.Name), protocol.Printable(what))
 	}
 	_, err := fmt.Fprintln(c.out, l.Name, l.Network, l.Address)
 	return err
