@@ -19,9 +19,7 @@
 //
 //   - HTTP/1.1: the next response says "Connection: close". A connection that is idle stays open for half of the grace,
 //     because a request may be on its way, and is then closed unless it has sent something.
-//   - HTTP/2 without TLS: the client gets a GOAWAY that refuses nothing, and makes no new streams once it has read it.
-//   - HTTP/2 over TLS: the next response brings a GOAWAY. The client may repeat streams that cross it, and does so by
-//     itself if the request has no body or a GetBody.
+//   - HTTP/2: the client gets a GOAWAY that refuses nothing, and makes no new streams once it has read it.
 //   - WebSocket and other hijacked connections: they are waited for. [Config].OnDrain tells them to end.
 //   - gRPC: GracefulStop.
 //

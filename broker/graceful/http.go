@@ -29,9 +29,7 @@ func HTTP(srv *http.Server, ln net.Listener) Server {
 		s.handler = http.DefaultServeMux
 	}
 	srv.Handler, srv.ConnState = s, s.connState
-	if srv.Protocols != nil && srv.Protocols.UnencryptedHTTP2() {
-		s.ln = goAwayListener{ln, s}
-	}
+	s.ln = &goAwayListener{Listener: ln, server: s, h2c: srv.Protocols != nil && srv.Protocols.UnencryptedHTTP2()}
 	return s
 }
 
@@ -44,12 +42,15 @@ type httpServer struct {
 	over    chan struct{} // closed when Serve returns: until then a connection may come
 
 	draining atomic.Bool
+	tlsAway  bool     // goAwayConn is used over TLS too; set before there are connections
 	open     sync.Map // from net.Conn to *activity
 	hijacked conns
 }
 
 // activity is what a connection does.
 type activity struct {
+	away atomic.Pointer[goAwayConn] // if a GOAWAY can be sent
+
 	mu    sync.Mutex
 	state http.ConnState
 	since time.Time
@@ -64,7 +65,7 @@ func (s *httpServer) Close() error { return s.ln.Close() }
 
 // ServeHTTP makes the response the last of its connection while s drains.
 func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.draining.Load() && isLast(r) {
+	if s.draining.Load() && s.isLast(r) {
 		w.Header().Set("Connection", "close") // for HTTP/2 a GOAWAY
 	}
 	s.handler.ServeHTTP(w, r)
@@ -72,18 +73,25 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // isLast reports whether "Connection: close" suits the response. It does not if the connection becomes something else,
 // or if there was a GOAWAY that refuses nothing: net/http's would refuse the streams that cross it.
-func isLast(r *http.Request) bool {
+func (s *httpServer) isLast(r *http.Request) bool {
 	if r.ProtoMajor == 2 {
-		return r.TLS != nil
+		return r.TLS != nil && !s.tlsAway
 	}
 	return r.Header.Get("Upgrade") == ""
 }
 
 // connState follows the connections.
 func (s *httpServer) connState(c net.Conn, state http.ConnState) {
+	if away, ok := c.(tlsGoAwayConn); ok {
+		c = away.tls // which is in the map, and what the program knows
+	}
 	switch state {
 	case http.StateNew:
-		s.open.Store(c, &activity{state: state, since: time.Now()})
+		a := &activity{state: state, since: time.Now()}
+		if away, ok := c.(*goAwayConn); ok {
+			a.away.Store(away)
+		}
+		s.open.Store(c, a)
 	case http.StateActive, http.StateIdle:
 		if a, ok := s.open.Load(c); ok {
 			a.(*activity).set(state)
@@ -121,9 +129,9 @@ const (
 func (s *httpServer) Drain(ctx context.Context) (cut int) {
 	defer s.srv.Close()
 	s.draining.Store(true)
-	s.open.Range(func(c, _ any) bool {
-		if c, ok := c.(*goAwayConn); ok {
-			go c.goAway() // it may have to wait for a client that does not read
+	s.open.Range(func(_, a any) bool {
+		if away := a.(*activity).away.Load(); away != nil {
+			go away.goAway() // it may have to wait for a client that does not read
 		}
 		return true
 	})
@@ -146,11 +154,20 @@ func (s *httpServer) Drain(ctx context.Context) (cut int) {
 	return 0
 }
 
-// left returns how many connections are open. It closes those that have been idle for idleTime since the drain began.
+// goAwayTime is how long a client may take to read a GOAWAY, as in net/http. It makes no streams then, but it may leave
+// its connection open.
+const goAwayTime = time.Second
+
+// left returns how many connections are open. It closes those that have been idle for idleTime since the drain began, or
+// for goAwayTime if the client knows.
 func (s *httpServer) left(began time.Time, idleTime time.Duration) (n int) {
-	before := time.Now().Add(-idleTime)
 	s.open.Range(func(key, value any) bool {
 		c, a := key.(net.Conn), value.(*activity)
+		wait := idleTime
+		if away := a.away.Load(); away != nil && away.sent.Load() {
+			wait = min(wait, goAwayTime)
+		}
+		before := time.Now().Add(-wait)
 		if began.Before(before) && a.isIdle(before) && !hasSent(c) {
 			_ = c.Close() // which connState hears of
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -15,20 +16,23 @@ import (
 type goAwayListener struct {
 	net.Listener
 	server *httpServer
+	h2c    bool // there may be clients of HTTP/2 without TLS
+	over   sync.Once
 }
 
-func (l goAwayListener) Accept() (net.Conn, error) {
+func (l *goAwayListener) Accept() (net.Conn, error) {
+	l.over.Do(l.server.goAwayOverTLS) // by now net/http has set up its HTTP/2
 	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	if err != nil || !l.h2c {
+		return c, err
 	}
 	if _, ok := c.(syscall.Conn); !ok {
-		return c, nil // a *tls.Conn: what is written is not known
+		return c, nil // a *tls.Conn, which net/http wants to see
 	}
 	return &goAwayConn{Conn: c, server: l.server}, nil
 }
 
-// goAwayConn is a connection to a client of HTTP/1 or HTTP/2 without encryption.
+// goAwayConn is a connection to a client of HTTP/1 or HTTP/2. It sees what is written before TLS encrypts it.
 //
 // The GOAWAY of net/http names the last stream that the server has seen, so it refuses a stream that crosses it, and a
 // client that may not repeat the request fails. RFC 9113, section 6.8, has the remedy: a GOAWAY before with the highest
@@ -39,7 +43,7 @@ type goAwayConn struct {
 
 	mu     sync.Mutex // held while writing
 	frames frames
-	sent   bool
+	sent   atomic.Bool // the GOAWAY
 }
 
 // Write implements [net.Conn].
@@ -66,11 +70,10 @@ var goAwayFrame = []byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0
 
 // sendGoAway sends a GOAWAY, once, if a frame has just ended. Otherwise the next Write calls it again.
 func (c *goAwayConn) sendGoAway() {
-	if c.sent || !c.frames.between() {
-		return
+	if !c.sent.Load() && c.frames.between() {
+		_, _ = c.Conn.Write(goAwayFrame) // an error is for the next Write to find
+		c.sent.Store(true)
 	}
-	c.sent = true
-	_, _ = c.Conn.Write(goAwayFrame) // an error is for the next Write to find
 }
 
 // ReadFrom implements [io.ReaderFrom], by which net/http copies files.
@@ -96,7 +99,10 @@ func (c *goAwayConn) CloseWrite() error {
 
 // SyscallConn implements [syscall.Conn].
 func (c *goAwayConn) SyscallConn() (syscall.RawConn, error) {
-	return c.Conn.(syscall.Conn).SyscallConn()
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // NetConn returns the connection that c wraps.

@@ -21,8 +21,8 @@ const deploys = 20
 // TestDeploy deploys a server of HTTP/1.1, HTTP/2, WebSockets and gRPC, under load, in both ways: run rolls, or a new run
 // replaces the old one. Nothing fails except streams that never end, and the workers count those.
 func TestDeploy(t *testing.T) {
-	web, rpc := freeAddress(t, "tcp"), freeAddress(t, "tcp")
-	startBroker(t, "web="+web, "rpc="+rpc)
+	web, rpc, secure := freeAddress(t, "tcp"), freeAddress(t, "tcp"), freeAddress(t, "tcp")
+	startBroker(t, "web="+web, "rpc="+rpc, "tls="+secure)
 	deploy := func() *process {
 		p := startRun(t)
 		p.waitSaid(`"message":"ready"`, 1)
@@ -30,7 +30,7 @@ func TestDeploy(t *testing.T) {
 	}
 	begun := time.Now()
 	run := deploy()
-	load := startLoad(t, web, rpc)
+	load := startLoad(t, web, rpc, secure)
 	load.more(t, 5)
 	for i := range deploys {
 		run.signal(syscall.SIGHUP)

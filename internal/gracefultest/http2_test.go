@@ -5,6 +5,7 @@ package gracefultest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -19,20 +20,38 @@ import (
 // TestGoAway: a client of HTTP/2 gets a GOAWAY that refuses nothing, also while a response is being written, and a stream
 // that it has begun before it read that is answered.
 func TestGoAway(t *testing.T) {
+	t.Run("plain", func(t *testing.T) {
+		testGoAway(t, func(ln net.Listener) net.Listener { return ln }, func(c net.Conn) net.Conn { return c })
+	})
+	t.Run("TLS", func(t *testing.T) {
+		server, client := tlsConfigs(t, "h2")
+		testGoAway(t, func(ln net.Listener) net.Listener { return tls.NewListener(ln, server) }, func(c net.Conn) net.Conn {
+			client.ServerName = "127.0.0.1"
+			return tls.Client(c, client)
+		})
+	})
+}
+
+func testGoAway(t *testing.T, over func(net.Listener) net.Listener, overClient func(net.Conn) net.Conn) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	ln = over(ln)
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	slow := make(chan struct{})
 	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, secure := ln.(*net.TCPListener); secure == (r.TLS != nil) {
+			t.Errorf("r.TLS is %v", r.TLS)
+		}
 		_, _ = w.Write(make([]byte, 100_000)) // more than a client takes at first
 		if r.URL.Path == "/slow" {
 			<-slow
 		}
 	})}
 	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	ended := make(chan error, 1)
 	go func() { ended <- graceful.Serve(ctx, srv, ln, graceful.Config{Grace: patience}) }()
@@ -41,6 +60,7 @@ func TestGoAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn = overClient(conn)
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	c := newClient(t, conn)

@@ -5,6 +5,7 @@ package gracefultest
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"maps"
@@ -39,7 +40,7 @@ type load struct {
 // patience bounds a request. It is long, because a stalled machine is no fault of the server's.
 const patience = 20 * time.Second
 
-func startLoad(t *testing.T, web, rpc string) *load {
+func startLoad(t *testing.T, web, rpc, secure string) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{ctx: ctx, web: web, rpc: rpc, done: map[string]int{}, failed: map[string][]error{}}
 	l.stop = sync.OnceFunc(func() { cancel(); l.wg.Wait() })
@@ -48,15 +49,15 @@ func startLoad(t *testing.T, web, rpc string) *load {
 		l.client("keep-alive", 2*time.Millisecond, new(keptAlive).ask)
 	}
 	l.client("new connection", 5*time.Millisecond, (&keptAlive{once: true}).ask)
-	h2 := &http.Transport{Protocols: new(http.Protocols)}
-	h2.Protocols.SetUnencryptedHTTP2(true)
+	h2c := &http.Transport{Protocols: new(http.Protocols)}
+	h2c.Protocols.SetUnencryptedHTTP2(true)
+	h2 := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	h2.Protocols.SetHTTP2(true)
+	t.Cleanup(h2c.CloseIdleConnections)
+	t.Cleanup(h2.CloseIdleConnections)
 	for range 6 { // many streams on few connections
-		l.client("h2c", time.Millisecond, func(l *load) error {
-			if l == nil {
-				return nil
-			}
-			return post(h2, l.web)
-		})
+		l.client("h2c", time.Millisecond, poster(h2c, "http://"+web))
+		l.client("h2 over TLS", time.Millisecond, poster(h2, "https://"+secure))
 	}
 	for range 3 {
 		l.client("WebSocket", 2*time.Millisecond, new(socket).ask)
@@ -65,7 +66,6 @@ func startLoad(t *testing.T, web, rpc string) *load {
 		l.client("gRPC call", 2*time.Millisecond, new(caller).call)
 		l.client("gRPC stream", 2*time.Millisecond, new(caller).stream)
 	}
-	t.Cleanup(h2.CloseIdleConnections)
 	return l
 }
 
@@ -96,7 +96,7 @@ func (l *load) more(t *testing.T, n int) {
 		for kind, was := range since {
 			enough = enough && now[kind] >= was+n
 		}
-		if enough && len(now) == 6 {
+		if enough && len(now) == 7 {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -177,15 +177,25 @@ func isHello(resp *http.Response) error {
 	return err
 }
 
+// poster returns a client that posts bodies.
+func poster(t *http.Transport, url string) func(*load) error {
+	return func(l *load) error {
+		if l == nil {
+			return nil
+		}
+		return post(t, url)
+	}
+}
+
 // post posts a body that cannot be sent again. It repeats a request of which nothing was sent: if a GOAWAY comes when
 // net/http has chosen the connection, net/http closes the body and fails, although it would have another connection.
-func post(t *http.Transport, address string) error {
+func post(t *http.Transport, url string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) { sent.Store(true) }})
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address, io.MultiReader(strings.NewReader("hello")))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, io.MultiReader(strings.NewReader("hello")))
 		if err != nil {
 			return err
 		}

@@ -162,7 +162,7 @@ func TestQUIC(t *testing.T) {
 	defer log.SetOutput(log.Writer())
 	log.SetOutput(&logged)
 	pc := dialPacket(t)
-	server, client := tlsConfigs(t)
+	server, client := tlsConfigs(t, "echo")
 	ln, err := quic.Listen(pc, server, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -243,24 +243,28 @@ func option(t *testing.T, pc *broker.PacketConn, level, name int) (n int) {
 }
 
 // tlsConfigs returns the configurations of a server, and of a client that trusts it.
-func tlsConfigs(t *testing.T) (server, client *tls.Config) {
+func tlsConfigs(t *testing.T, protocol string) (server, client *tls.Config) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
+	certificates, err := newCertificate()
 	if err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(parsed)
-	protocols := []string{"echo"}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: protocols},
-		&tls.Config{RootCAs: roots, NextProtos: protocols}
+	roots.AddCert(certificates[0].Leaf)
+	return &tls.Config{Certificates: certificates, NextProtos: []string{protocol}}, &tls.Config{RootCAs: roots, NextProtos: []string{protocol}}
+}
+
+// newCertificate makes a certificate for 127.0.0.1.
+func newCertificate() ([]tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}, err
 }

@@ -4,6 +4,7 @@ package gracefultest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,12 @@ func worker([]string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var d broker.Dialer
-	lns, err := d.DialAll(ctx, "web", "rpc")
+	lns, err := d.DialAll(ctx, "web", "rpc", "tls")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	certificate, err := newCertificate()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -37,7 +43,8 @@ func worker([]string) int {
 	rpc := grpc.NewServer()
 	rpc.RegisterService(&echoService, nil)
 	err = graceful.Run(ctx, graceful.Config{Grace: grace, OnDrain: func() { close(leaving) }},
-		graceful.HTTP(webServer(leaving), lns[0]), graceful.GRPC(rpc, lns[1]))
+		graceful.HTTP(webServer(leaving), lns[0]), graceful.GRPC(rpc, lns[1]),
+		graceful.HTTP(webServer(leaving), tls.NewListener(lns[2], &tls.Config{Certificates: certificate, NextProtos: []string{"h2"}})))
 	if cut, ok := errors.AsType[*graceful.CutError](err); ok {
 		fmt.Printf("cut=%d.\n", cut.Count)
 	} else if err != nil {
@@ -82,6 +89,7 @@ func webServer(leaving <-chan struct{}) *http.Server {
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	return srv
 }
