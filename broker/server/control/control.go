@@ -44,8 +44,10 @@ type Control struct {
 
 	path   string
 	config Config // of another socket at the path
-	file   *sockfile.File
-	lock   *sockfile.Lock
+	// exposed says that other users could put a socket there from the start.
+	exposed bool
+	file    *sockfile.File
+	lock    *sockfile.Lock
 }
 
 // Listen makes the control socket and listens on it; the caller must close the Control. It takes the FD of c.Restored.
@@ -63,6 +65,7 @@ func Listen(c Config) (_ *Control, err error) {
 		return nil, err
 	}
 	ctl := &Control{path: c.Path, config: Config{Path: c.Path, Mode: c.Mode, GID: c.GID}}
+	ctl.exposed = ctl.Exposed() != ""
 	if ctl.lock, err = lockPath(c.Path); err != nil {
 		return nil, err
 	}

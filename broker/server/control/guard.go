@@ -74,6 +74,9 @@ func (c *Control) renew(g Guarded) (what string, err error) {
 	if err := makeDir(c.path); err != nil {
 		return "", err
 	}
+	if err := c.checkDir(); err != nil {
+		return "", err
+	}
 	if !hasLock {
 		lock, err := lockPath(c.path)
 		if err != nil {
@@ -99,6 +102,20 @@ func (c *Control) renew(g Guarded) (what string, err error) {
 	c.Listener, c.file = ln, file
 	g.Renewed(c)
 	return what, nil
+}
+
+// checkDir refuses a directory that another user has put there, unless that was possible from the start: the user could
+// lead this process, by a symbolic link, to make files anywhere.
+func (c *Control) checkDir() error {
+	dir := filepath.Dir(c.path)
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Uid != 0 && st.Uid != uint32(os.Geteuid()) && !c.exposed {
+		return fmt.Errorf("%s belongs to uid %d by now: remove it", dir, st.Uid)
+	}
+	return nil
 }
 
 func (c *Control) lockPath() string { return sockfile.LockPath(c.path) }

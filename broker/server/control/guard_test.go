@@ -102,6 +102,26 @@ func TestGuard(t *testing.T) {
 			_ = ln.Close()
 			g.says("replaced")
 		}},
+		{"its directory replaced by a link of another user", func(t *testing.T, g *guarded, path string) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root to make a file of another user")
+			}
+			dir, other := filepath.Dir(path), t.TempDir()
+			do(t, os.Symlink(other, dir+".link"))
+			do(t, os.Lchown(dir+".link", 1001, 1001))
+			do(t, os.Rename(dir, dir+".old"))
+			if err := os.Rename(dir+".link", dir); err != nil { // it may be there again already
+				g.says("removed")
+				do(t, os.RemoveAll(dir))
+				do(t, os.Rename(dir+".link", dir))
+			}
+			g.says("belongs to uid 1001 by now")
+			if made, _ := os.ReadDir(other); len(made) > 0 {
+				t.Errorf("made %v there", made)
+			}
+			do(t, os.Remove(dir))
+			g.says("removed")
+		}},
 		{"its lock removed", func(t *testing.T, g *guarded, path string) {
 			do(t, os.Remove(path+".lock"))
 			g.says("lock")
