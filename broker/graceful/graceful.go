@@ -78,7 +78,9 @@ func Run(ctx context.Context, c Config, servers ...Server) error {
 	for _, s := range servers {
 		go func() { served <- s.Serve() }()
 	}
-	_ = notify.Tell(notify.Ready)
+	if ctx.Err() == nil {
+		_ = notify.Tell(notify.Ready)
+	}
 	replaced := c.startReplacing(ctx, servers)
 
 	var first []error // of the server that has ended by itself

@@ -21,6 +21,7 @@ const deploys = 20
 // TestDeploy deploys a server of HTTP/1.1, HTTP/2, WebSockets and gRPC, under load, in both ways: run rolls, or a new run
 // replaces the old one. Nothing fails except streams that never end, and the workers count those.
 func TestDeploy(t *testing.T) {
+	fdtest.CheckLeaks(t)
 	web, rpc, secure := freeAddress(t, "tcp"), freeAddress(t, "tcp"), freeAddress(t, "tcp")
 	startBroker(t, "web="+web, "rpc="+rpc, "tls="+secure)
 	deploy := func() *process {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/graceful"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -33,6 +34,7 @@ func TestGoAway(t *testing.T) {
 }
 
 func testGoAway(t *testing.T, over func(net.Listener) net.Listener, overClient func(net.Conn) net.Conn) {
+	fdtest.CheckLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

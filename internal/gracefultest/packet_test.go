@@ -22,6 +22,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/graceful"
+	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/ipv4"
@@ -73,6 +74,7 @@ func rebind(t *testing.T, pc *broker.PacketConn) {
 
 // TestDNS: github.com/miekg/dns answers what it has read when a drain comes, and then ends.
 func TestDNS(t *testing.T) {
+	fdtest.CheckLeaks(t)
 	pc := dialPacket(t)
 	asked := make(chan struct{}, 10)
 	server := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
@@ -111,6 +113,7 @@ func TestDNS(t *testing.T) {
 // TestIPv4: golang.org/x/net/ipv4 sets options, and reads and writes batches with control messages, also at the next
 // socket, until a drain.
 func TestIPv4(t *testing.T) {
+	fdtest.CheckLeaks(t)
 	pc := dialPacket(t)
 	p := ipv4.NewPacketConn(pc)
 	if err := errors.Join(p.SetControlMessage(ipv4.FlagDst, true), p.SetTTL(7)); err != nil {
@@ -158,6 +161,7 @@ func TestIPv4(t *testing.T) {
 
 // TestQUIC: quic-go takes a PacketConn for a net.UDPConn, follows it to another socket, and ends with a drain.
 func TestQUIC(t *testing.T) {
+	fdtest.CheckLeaks(t)
 	var logged bytes.Buffer
 	defer log.SetOutput(log.Writer())
 	log.SetOutput(&logged)
