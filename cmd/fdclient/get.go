@@ -182,6 +182,9 @@ func become(ctx context.Context, c command, options broker.GetOptions, program *
 	}
 	p, err := launch.Prepare(*program)
 	if err == nil {
+		if err := withoutDescriptors(program); err != nil {
+			complain(c.err, err)
+		}
 		err = p.ExecOnThread() // main has locked it
 	}
 	return &exitError{err, launch.ExitCode(err)}
