@@ -58,26 +58,25 @@ func Roll(ctx context.Context, pid int) (replaced int, err error) {
 // asker asks a supervisor in another process.
 type asker struct {
 	pid   int
-	pidfd *scmrights.FD
+	pidfd *scmrights.FD // nil: the kernel, or a filter, refuses it
 	fd    *scmrights.FD // a datagram socket that is connected with the supervisor's
 }
 
 // newAsker returns an asker, which the caller must close.
 func newAsker(pid int) (_ *asker, err error) {
-	n, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
+	a := &asker{pid: pid}
+	if a.gone() {
 		return nil, fmt.Errorf("there is no process %d", pid)
 	}
-	if err != nil {
-		return nil, os.NewSyscallError("pidfd_open", err)
-	}
-	a := &asker{pid: pid, pidfd: scmrights.NewFD(n)}
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
-	n, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if n, err := unix.PidfdOpen(pid, 0); err == nil {
+		a.pidfd = scmrights.NewFD(n)
+	}
+	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -99,11 +98,15 @@ func newAsker(pid int) (_ *asker, err error) {
 }
 
 func (a *asker) close() {
-	_ = a.pidfd.Close()
-	if a.fd != nil {
-		_ = a.fd.Close()
+	for _, fd := range []*scmrights.FD{a.pidfd, a.fd} {
+		if fd != nil {
+			_ = fd.Close()
+		}
 	}
 }
+
+// gone reports whether there is no process with that pid.
+func (a *asker) gone() bool { return unix.Kill(a.pid, 0) == unix.ESRCH }
 
 // send sends text. It waits if the supervisor has too much to read.
 func (a *asker) send(text string) error {
@@ -158,25 +161,26 @@ func (a *asker) take() (text string, ok bool) {
 	}
 }
 
-// tick is how often a wait looks at its context.
+// tick is how often a wait looks at its context and, without a pidfd, at the process.
 const tick = 100 * time.Millisecond
 
 // wait waits until there is something to read, or the process has exited.
 func (a *asker) wait(ctx context.Context) (exited bool, err error) {
-	_ = a.fd.Control(func(fd uintptr) {
-		_ = a.pidfd.Control(func(pidfd uintptr) {
-			polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
-			for {
-				n, _ := unix.Poll(polled, int(tick.Milliseconds()))
-				if n > 0 {
-					exited = polled[1].Revents != 0
-					return
-				}
-				if err = ctx.Err(); err != nil {
-					return
-				}
-			}
-		})
-	})
-	return exited, err
+	polled := make([]unix.PollFd, 0, 2)
+	for _, fd := range []*scmrights.FD{a.fd, a.pidfd} {
+		if fd != nil {
+			_ = fd.Control(func(n uintptr) { polled = append(polled, unix.PollFd{Fd: int32(n), Events: unix.POLLIN}) })
+		}
+	}
+	for { // no other goroutine closes the descriptors
+		n, _ := unix.Poll(polled, int(tick.Milliseconds()))
+		switch {
+		case n > 0 && a.pidfd != nil:
+			return polled[1].Revents != 0, nil
+		case n > 0 || a.pidfd == nil && a.gone():
+			return n <= 0, nil
+		case ctx.Err() != nil:
+			return false, ctx.Err()
+		}
+	}
 }
