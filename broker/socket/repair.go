@@ -142,35 +142,6 @@ func (r *repair) tcp() error {
 	return r.checkBound()
 }
 
-// listenBeside listens also if a retired socket has the port. The kernel lets two sockets of different interfaces have
-// it, so the socket has one that does not exist for a moment.
-func (r *repair) listenBeside() error {
-	err := unix.Listen(r.fd, r.Backlog())
-	if err != unix.EADDRINUSE || !mayLeaveInterface() {
-		return err
-	}
-	was, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
-	if err == nil {
-		err = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, sockdiag.RetiredIndex-1)
-	}
-	if err != nil {
-		return err
-	}
-	err = unix.Listen(r.fd, r.Backlog())
-	return cmp.Or(unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, was), err)
-}
-
-// mayLeaveInterface reports whether this process may take a socket from an interface, which needs CAP_NET_RAW.
-func mayLeaveInterface() bool {
-	n, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(n)
-	set := func(index int) error { return unix.SetsockoptInt(n, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index) }
-	return cmp.Or(set(loopbackIndex), set(0)) == nil
-}
-
 // limit makes the queue's limit the backlog, if it is not. net.core.somaxconn caps it, which may have been lowered since
 // the socket was made. It is that of the socket's network namespace, which this process can only see by its effect.
 func (r *repair) limit(is int) error {

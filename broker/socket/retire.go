@@ -161,3 +161,32 @@ func bindOnce(end spec.Endpoint, opt sockopt) error {
 	defer unix.Close(n)
 	return bindWith(n, end, opt)
 }
+
+// listenBeside listens also if a retired socket has the port. The kernel lets two sockets of different interfaces have
+// it, so the socket has one that does not exist for a moment.
+func (r *repair) listenBeside() error {
+	err := unix.Listen(r.fd, r.Backlog())
+	if err != unix.EADDRINUSE || !mayLeaveInterface() {
+		return err
+	}
+	was, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+	if err == nil {
+		err = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, sockdiag.RetiredIndex-1)
+	}
+	if err != nil {
+		return err
+	}
+	err = unix.Listen(r.fd, r.Backlog())
+	return cmp.Or(unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, was), err)
+}
+
+// mayLeaveInterface reports whether this process may take a socket from an interface, which needs CAP_NET_RAW.
+func mayLeaveInterface() bool {
+	n, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(n)
+	set := func(index int) error { return unix.SetsockoptInt(n, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index) }
+	return cmp.Or(set(loopbackIndex), set(0)) == nil
+}

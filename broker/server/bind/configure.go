@@ -1,0 +1,139 @@
+package bind
+
+import (
+	"fmt"
+
+	"github.com/fdbroker/fdbroker/broker/server/registry"
+	"github.com/fdbroker/fdbroker/broker/socket"
+	"github.com/fdbroker/fdbroker/broker/socket/spec"
+	"github.com/fdbroker/fdbroker/protocol"
+)
+
+// Changes is what a Reload has done, by name.
+type Changes struct {
+	Bound, Unbound []string
+	// Changed have another spec than before, or another socket.
+	Changed []string
+	// Renewed are those that have a new socket, by name, and who had the old one.
+	Renewed map[string]registry.Left
+}
+
+// Configure binds the listeners of the configuration, all or none. It takes passed, in which no name may
+// come twice: a socket by the name of a spec is used instead of binding, and any other becomes a listener
+// that is not of the configuration. The error is as that of Bind. An address that is in use by the socket
+// of an earlier broker of this user is recovered from its holders, unless NoRecover is set. If that may be
+// such a socket and cannot be recovered, [Binder.WaitPending] waits for it to be handed back. Doubt is about the file
+// that the specs were read from; nil: from none. Then a listener that this broker has taken over is unbound, although it
+// is in use, if the specs do not have it.
+func (b *Binder) Configure(specs []spec.Spec, passed []Passed, doubt *Doubt) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.newPlan()
+	p.recovers, p.waits = !b.cfg.NoRecover, true
+	defer p.closePassed()
+	for _, fd := range passed {
+		p.passed[fd.Name] = fd.FD
+	}
+	for _, s := range specs {
+		if err := p.add(s, p.configured); err != nil {
+			return err
+		}
+	}
+	for _, fd := range passed {
+		if p.seen[fd.Name] != nil {
+			continue
+		}
+		s, err := socket.Donation{Name: fd.Name, Options: "blocking=no"}.Spec(fd.FD)
+		if err != nil {
+			p.fail(protocol.BindFailure{Spec: fd.Name, Message: fmt.Sprintf("the socket %q: %v", fd.Name, err)})
+			continue
+		}
+		if err := p.add(s, p.notConfigured); err != nil {
+			return err
+		}
+	}
+	p.removeMissing()
+	if doubt != nil {
+		if err := p.guard(*doubt); err != nil {
+			return err
+		}
+	}
+	if err := p.execute(); err != nil {
+		return err
+	}
+	b.dropOrphans()
+	return nil
+}
+
+// ConfigureEach binds those of specs that can be bound, after a Configure of them has failed. It changes nothing that is
+// bound. It is for a broker that has taken over, which cannot refuse to start.
+func (b *Binder) ConfigureEach(specs []spec.Spec) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range specs {
+		if _, bound := b.cfg.Registry.Lookup(s.Name); bound {
+			continue
+		}
+		p := b.newPlan()
+		p.recovers, p.waits = !b.cfg.NoRecover, true
+		err := p.add(s, p.configured)
+		if err == nil {
+			err = p.execute()
+		}
+		if err != nil {
+			b.cfg.Log.Error().Err(err).Str("spec", s.String()).Msg("not bound")
+		}
+	}
+}
+
+// Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
+// What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
+// says; otherwise a new one is bound. Without Rebind, it is a
+// [*protocol.ReloadFailedError] to give a listener a new one if processes would be left on the old one. A listener that was bound by [Binder.Bind] is left
+// alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind. Without
+// Force, it is a [*protocol.ReloadFailedError] to unbind what is in use.
+func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.newPlan()
+	p.rebind = o.Rebind
+	for _, s := range specs {
+		if err := p.add(s, p.configured); err != nil {
+			return Changes{}, err
+		}
+	}
+	p.removeMissing()
+	if err := p.checkConflicts(); err != nil { // first: the others are about what can be done
+		return Changes{}, err
+	}
+	if !o.Force {
+		if err := p.guard(o.Doubt); err != nil {
+			return Changes{}, err
+		}
+	}
+	if err := p.checkLeft(o.Rebind); err != nil {
+		return Changes{}, err
+	}
+	if err := p.execute(); err != nil {
+		return Changes{}, err
+	}
+	b.raise()
+	c := p.changes()
+	b.cfg.Log.Info().Strs("bound", c.Bound).Strs("unbound", c.Unbound).Strs("changed", c.Changed).Msg("configuration loaded")
+	return c, nil
+}
+
+// raise makes the backlogs follow net.core.somaxconn.
+func (b *Binder) raise() {
+	var sockets []*socket.Socket
+	for _, l := range b.cfg.Registry.Listeners() {
+		sockets = append(sockets, l.Socket)
+	}
+	var names []string
+	for _, sock := range socket.Raise(sockets) {
+		names = append(names, sock.Name())
+	}
+	if names != nil {
+		b.cfg.Log.Info().Strs("names", names).Msg("net.core.somaxconn was raised, and so are these backlogs")
+	}
+}
