@@ -23,12 +23,19 @@ func (s *Socket) Commit() {
 	if r.moved != nil {
 		_ = r.moved.Remove()
 	}
+	s.shared = len(r.sharing) > 0
 	r.endSharing()
 }
 
 // EndSharing makes the kernel forget that the port of s was shared, after the sockets that it replaces were retired or
-// closed. It reports whether that worked: without privileges it may not.
-func (s *Socket) EndSharing() bool { return s.forgetSharing() }
+// closed. It reports whether that worked: without privileges it may not. Again says that it may have been shared before.
+func (s *Socket) EndSharing(again bool) bool {
+	if (s.shared || again) && !s.forgetSharing() {
+		return false
+	}
+	s.shared = false
+	return true
+}
 
 // Abort closes a new socket and undoes the changes that opening it has made: the sockets that it was to replace have
 // their address again, and a socket that has holders already keeps its path.

@@ -141,9 +141,11 @@ func (s *Socket) forgetSharing() bool {
 		return true // the kernel asks each socket
 	}
 	at := endpointOf(s.Address())
-	for _, other := range []string{"127.0.0.2", "::1", "127.0.0.1"} {
+	for _, other := range []string{"192.0.2.0", "2001:db8::"} { // addresses for documentation, which no machine has
 		end := spec.Endpoint{AddrPort: netip.AddrPortFrom(netip.MustParseAddr(other), at.Port()), V6Only: true}
-		if end.Addr() != at.Addr() && bindOnce(end, sockopt{name: "device", level: unix.SOL_SOCKET, number: unix.SO_BINDTOIFINDEX, value: loopbackIndex}) == nil {
+		// Retired sockets of all addresses are on another interface.
+		if bindOnce(end, sockopt{name: "freebind", level: unix.SOL_IP, number: unix.IP_FREEBIND, value: 1},
+			sockopt{name: "device", level: unix.SOL_SOCKET, number: unix.SO_BINDTOIFINDEX, value: loopbackIndex}) == nil {
 			return true
 		}
 	}
@@ -153,13 +155,13 @@ func (s *Socket) forgetSharing() bool {
 const loopbackIndex = 1 // in every network namespace
 
 // bindOnce binds a socket without SO_REUSEPORT to end, and closes it.
-func bindOnce(end spec.Endpoint, opt sockopt) error {
+func bindOnce(end spec.Endpoint, opts ...sockopt) error {
 	n, err := unix.Socket(end.Family(), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(n)
-	return bindWith(n, end, opt)
+	return bindWith(n, end, opts...)
 }
 
 // listenBeside listens also if a retired socket has the port. The kernel lets two sockets of different interfaces have

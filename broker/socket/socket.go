@@ -46,6 +46,7 @@ type Socket struct {
 	adopted  bool         // another program has opened it
 	held     bool         // it has holders already
 	replaces *replacement // until Commit or Abort
+	shared   bool         // the port was, from Commit until EndSharing
 }
 
 // repairState is the memory of [Socket.Repair].

@@ -56,7 +56,8 @@ type Binder struct {
 		once sync.Once
 		over chan struct{}
 	}
-	followed map[*socket.Socket]struct{}
+	followed    map[*socket.Socket]struct{}
+	toldSharing bool
 
 	pending struct {
 		sync.Mutex

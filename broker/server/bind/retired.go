@@ -49,12 +49,13 @@ func (b *Binder) retire(renewed []string, opened []*socket.Socket) {
 		return
 	}
 	for _, sock := range opened {
-		b.endSharing(sock)
+		b.endSharing(sock, false)
 	}
 }
 
-func (b *Binder) endSharing(sock *socket.Socket) {
-	if !sock.EndSharing() {
+func (b *Binder) endSharing(sock *socket.Socket, again bool) {
+	if !sock.EndSharing(again) && !b.toldSharing {
+		b.toldSharing = true
 		b.cfg.Log.Warn().Str("name", sock.Name()).Str("address", sock.Address()).
 			Msg("other processes of this user can join this port with SO_REUSEPORT until it is bound anew: see docs/kernel.md")
 	}
@@ -146,7 +147,7 @@ func (b *Binder) dropStale(l registry.Listener) {
 	b.closeListeners([]registry.Listener{l}, true)
 	for _, now := range b.cfg.Registry.Listeners() {
 		if now.Socket.Beside(l.Socket) {
-			b.endSharing(now.Socket)
+			b.endSharing(now.Socket, true)
 		}
 	}
 	b.cfg.Log.Info().Str("name", l.Socket.Name()).Str("address", l.Socket.Address()).Msg("no process has the old socket any more")
