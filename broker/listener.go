@@ -32,13 +32,13 @@ type Listener struct {
 // If anything was accepted, that error comes a quarter of a second late, because [net/http.Server.Shutdown] drops the
 // request of a connection that was accepted and not read yet.
 //
-// If the broker binds another socket by the name, Accept first returns the connections that
-// are queued at the old one, and then goes on with the new one. If another holder has shut the socket
+// If the broker binds another socket by the name, Accept returns connections of both in turn, until the queue of the old
+// one is empty; then it closes that. If another holder has shut the socket
 // down, Accept waits a few seconds for the broker to repair it.
 func (l *Listener) Accept() (net.Conn, error) {
 	l.link.maintain()
 	for {
-		ln, old := l.next()
+		ln, old, brief := l.next()
 		if ln == nil {
 			return nil, l.leave()
 		}
@@ -53,6 +53,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.forget(ln)
 		case old:
 			return nil, err
+		case brief && timedOut(err) && !l.expired():
 		case l.drained.Load(): // unless connections are left in the queue of an old socket
 		case l.closed.Load():
 			return nil, err
@@ -114,17 +115,7 @@ func (l *Listener) Addr() net.Addr { return l.current().(net.Listener).Addr() }
 // SetDeadline sets the time after which Accept fails with [os.ErrDeadlineExceeded] instead of waiting for a connection.
 // The zero time means never. A deadline also holds for the next socket that the broker binds by the name.
 func (l *Listener) SetDeadline(t time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.read = t
-	return l.socket.SetDeadline(t)
-}
-
-// expired reports whether the deadline of Accept has passed.
-func (l *Listener) expired() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.read.IsZero() && time.Now().After(l.read)
+	return l.setReadDeadline(t)
 }
 
 // listener is what packages look for that know [net.TCPListener] and [net.UnixListener].

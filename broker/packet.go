@@ -26,15 +26,15 @@ import (
 //	handlers.Wait() // for their answers
 //	pc.Close()
 //
-// If the broker binds another socket by the name, reads first return the datagrams that are queued at the old one, and
-// everything else acts on the new one. Losing the broker does not disturb a PacketConn; see [Listener].
+// If the broker binds another socket by the name, reads return datagrams of both in turn, until the queue of the old one
+// is empty, and everything else acts on the new one. Losing the broker does not disturb a PacketConn; see [Listener].
 type PacketConn struct{ *handle }
 
 // receive calls f with the socket to read from until it has read or failed.
 func (h *handle) receive(f func(netSocket) error) error {
 	h.link.maintain()
 	for {
-		s, old := h.next()
+		s, old, brief := h.next()
 		if s == nil {
 			return h.left()
 		}
@@ -44,6 +44,7 @@ func (h *handle) receive(f func(netSocket) error) error {
 			return nil
 		case old:
 			h.forget(s)
+		case brief && timedOut(err) && !h.expired():
 		case h.ended.Load(): // unless datagrams are left in the queue of an old socket
 		case h.closed.Load() || s == h.current():
 			return err
@@ -122,13 +123,10 @@ func (c *PacketConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline implements [net.PacketConn]. It has no effect after a drain or CloseRead.
 func (c *PacketConn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.ended.Load() && !c.closed.Load() {
 		return nil
 	}
-	c.read = t
-	return c.socket.(net.PacketConn).SetReadDeadline(t)
+	return c.setReadDeadline(t)
 }
 
 // SetWriteDeadline implements [net.PacketConn].

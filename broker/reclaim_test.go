@@ -295,6 +295,67 @@ func TestDrainedWithOldSocket(t *testing.T) {
 	wantDrained(t, err)
 }
 
+// TestOldSocketDoesNotStarve: however much is queued at the old address, clients of the new one have their turn.
+func TestOldSocketDoesNotStarve(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startBroker(t, "web=127.0.0.1:0", "dns=udp://127.0.0.1:0")
+	ln, pc := b.dial("web"), b.dialPacket("dns")
+	_ = ln.SetDeadline(time.Unix(1, 0))
+	_ = pc.SetReadDeadline(time.Unix(1, 0))
+	buf := make([]byte, 10)
+	if _, err := ln.Accept(); !isTimeout(err) {
+		t.Fatal(err)
+	}
+	if _, _, err := pc.ReadFrom(buf); !isTimeout(err) {
+		t.Fatal(err)
+	}
+	was := ln.Addr().String()
+	for range 10 {
+		connect(t, ln.Addr())
+		send(t, connect(t, pc.LocalAddr()), "old")
+	}
+	if err := b.server.Unbind("web", "dns"); err != nil {
+		t.Fatal(err)
+	}
+	b.bind("web=127.0.0.1:0", "dns=udp://127.0.0.1:0")
+	fdtest.Eventually(t, "it has the new sockets", func() bool {
+		return ln.Addr().String() == b.listener("web").Address && pc.LocalAddr().String() == b.listener("dns").Address
+	})
+	_ = ln.SetDeadline(time.Time{})
+	_ = pc.SetReadDeadline(time.Time{})
+	for range 2 {
+		connect(t, ln.Addr())
+		send(t, connect(t, pc.LocalAddr()), "new")
+	}
+	var accepted, read []string
+	for range 12 {
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted = append(accepted, map[bool]string{true: "old", false: "new"}[c.LocalAddr().String() == was])
+		_ = c.Close()
+		n, _, err := pc.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read = append(read, string(buf[:n]))
+	}
+	for _, got := range [][]string{accepted, read} {
+		if !slices.Contains(got[:2], "new") || !slices.Contains(got[2:4], "new") || got[11] != "old" {
+			t.Errorf("got %q, want both in turn", got)
+		}
+	}
+	over := accepting(ln, "hello") // the deadline of the new one is the listener's again
+	if got := ask(t, ln.Addr()); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	_ = ln.Close()
+	if err := <-over; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+}
+
 // TestReplacedSocketWhileAccepting is the same with many calls of Accept that wait all the time.
 func TestReplacedSocketWhileAccepting(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -15,9 +16,14 @@ import (
 // oldTime is how long after the end old sockets are still received from, should their queues not become empty.
 const oldTime = 2 * time.Second
 
-// next returns the socket to receive from: an old one first, and that only for a moment. It returns nil if there is none,
-// because nothing is received any more.
-func (h *handle) next() (socket netSocket, old bool) {
+// oldWait is how long an old socket, or the other one in its turn, is waited for. It is not 0, because then the net package
+// does not look at all.
+const oldWait = 5 * time.Millisecond
+
+// next returns the socket to receive from. As long as there are old ones, they take turns with the other one, so that
+// clients of an old address cannot keep those of the new one waiting, and receiving is brief: it times out before the
+// deadline. next returns nil if nothing is received any more.
+func (h *handle) next() (socket netSocket, old, brief bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended.Load() && time.Since(h.endedAt) > oldTime {
@@ -25,14 +31,56 @@ func (h *handle) next() (socket netSocket, old bool) {
 	}
 	switch {
 	case len(h.old) > 0:
-		// Some time, because with none the net package does not look at all.
-		setDeadline(h.old[0], time.Now().Add(5*time.Millisecond))
-		return h.old[0], true
+		wait := time.Now().Add(oldWait)
+		if h.turn = !h.turn; h.turn || h.ended.Load() || !readable(h.socket) {
+			setDeadline(h.old[0], wait)
+			return h.old[0], true, true
+		}
+		if h.read.IsZero() || wait.Before(h.read) {
+			setDeadline(h.socket, wait)
+		}
+		h.restore = true
+		return h.socket, false, true
 	case h.ended.Load():
-		return nil, false
+		return nil, false, false
+	case h.restore:
+		h.restore = false
+		setDeadline(h.socket, h.read)
 	}
-	return h.socket, false
+	return h.socket, false, false
 }
+
+// readable reports whether receiving from s would succeed now.
+func readable(s netSocket) (is bool) {
+	_ = control(s, func(fd int) error {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		is = n > 0
+		return err
+	})
+	return is
+}
+
+// setReadDeadline sets the deadline of receiving.
+func (h *handle) setReadDeadline(t time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.read = t
+	if len(h.old) > 0 && !h.closed.Load() {
+		h.restore = true
+		return nil // next sets it
+	}
+	return trySetDeadline(h.socket, t)
+}
+
+// expired reports whether the deadline of receiving has passed.
+func (h *handle) expired() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.read.IsZero() && time.Now().After(h.read)
+}
+
+// timedOut reports whether err is that of a deadline.
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // forget closes an old socket.
 func (h *handle) forget(old netSocket) {

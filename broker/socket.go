@@ -37,6 +37,8 @@ type handle struct {
 	mu          sync.Mutex
 	socket      netSocket
 	old         []netSocket
+	turn        bool // of an old socket, if there is one
+	restore     bool // the socket's deadline is not read
 	endedAt     time.Time
 	closeErr    error
 	read, write time.Time // deadlines, for the next socket; that of Accept is read
@@ -87,12 +89,13 @@ func openDuplicate(d *scmrights.FD, name string, packet bool) (netSocket, error)
 }
 
 // setDeadline sets the deadline of accepting, or reading.
-func setDeadline(s netSocket, t time.Time) {
+func setDeadline(s netSocket, t time.Time) { _ = trySetDeadline(s, t) }
+
+func trySetDeadline(s netSocket, t time.Time) error {
 	if pc, ok := s.(net.PacketConn); ok {
-		_ = pc.SetReadDeadline(t)
-	} else {
-		_ = s.SetDeadline(t)
+		return pc.SetReadDeadline(t)
 	}
+	return s.SetDeadline(t)
 }
 
 // setWriteDeadline sets the deadline of writing. A listener has none.
