@@ -163,7 +163,7 @@ func TestClientWaits(t *testing.T) {
 	path := filepath.Join(fdtest.SocketDir(t), "c")
 	c := &broker.Client{Socket: path}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), fdtest.Long(50*time.Millisecond)) // for one attempt
 	defer cancel()
 	_, err := c.Get(ctx, broker.GetOptions{Wait: true}, "web")
 	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, broker.ErrNoBroker) {
