@@ -298,7 +298,7 @@ type ReloadReply struct {
 	Bound   []string `json:"bound"`
 	Unbound []string `json:"unbound"`
 	Changed []string `json:"changed"`
-	// Renewed are those of Changed that have a new socket.
+	// Renewed are those of Changed that have a new socket, and those of Unbound whose address another listener has.
 	Renewed []Renewed `json:"renewed,omitempty"`
 }
 

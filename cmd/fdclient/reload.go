@@ -65,7 +65,9 @@ func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
 		for _, name := range what.names {
 			line := what.word + " " + name
 			if i := slices.IndexFunc(changes.Renewed, func(r protocol.Renewed) bool { return r.Name == name }); i >= 0 {
-				line += ": " + renewedText(changes.Renewed[i])
+				if text := renewedText(changes.Renewed[i], what.word == "changed"); text != "" {
+					line += ": " + text
+				}
 			}
 			_, err = fmt.Fprintln(w, protocol.Printable(line))
 		}
@@ -73,9 +75,12 @@ func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
 	return err
 }
 
-// renewedText says that a listener has a new socket, and what those do that have the old one.
-func renewedText(r protocol.Renewed) string {
-	texts := []string{"new socket"}
+// renewedText says that a listener has a new socket, if it was changed, and what those do that have the old one.
+func renewedText(r protocol.Renewed, changed bool) string {
+	var texts []string
+	if changed {
+		texts = append(texts, "new socket")
+	}
 	switch {
 	case r.Rolling == 1:
 		texts = append(texts, "1 worker of fdclient run is being replaced")

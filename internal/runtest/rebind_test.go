@@ -263,3 +263,26 @@ func (r *reloadable) text(verb string) string {
 func (r *reloadable) answers() bool {
 	return exec.Command(filepath.Join(bin, "fdclient"), "--socket", r.dir+"/c", "ping").Run() == nil
 }
+
+// TestRebindName: workers of a name whose address another name gets are not left there silently.
+func TestRebindName(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newReloadable(t, "")
+	p := r.run("web", "--ready", "notify", "--", "worker", "a", "fd")
+	p.says("serving")
+	specs := []string{"www=127.0.0.1:" + r.port}
+	for _, flags := range [][]string{nil, {"--force"}} {
+		if out := r.reload(1, specs, flags...); !strings.Contains(out, "(worker)") {
+			t.Errorf("%q: got %q", flags, out)
+		}
+	}
+	out := r.reload(0, specs, "--force", "--rebind")
+	if !strings.Contains(out, "unbound web: asked pid ") || strings.Contains(out, "still") {
+		t.Errorf("got %q", out)
+	}
+	p.says("leaving")
+	r.start("fdclient", "get", "www", "--", "worker", "b", "fd").says("serving")
+	if text, err := ask(r.address, "x"); err != nil || !strings.HasPrefix(text, "b ") {
+		t.Errorf("got %q, %v", text, err)
+	}
+}

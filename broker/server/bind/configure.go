@@ -14,7 +14,8 @@ type Changes struct {
 	Bound, Unbound []string
 	// Changed have another spec than before, or another socket.
 	Changed []string
-	// Renewed are those that have a new socket, by name, and who had the old one.
+	// Renewed are those of Changed that have a new socket, and of Unbound whose address another name has, by name, and who
+	// had the old one.
 	Renewed map[string]registry.Left
 }
 

@@ -188,8 +188,8 @@ func (p *plan) open(s spec.Spec) {
 // changes returns what was done.
 func (p *plan) changes() Changes {
 	c := Changes{Unbound: p.toClose, Changed: slices.Clone(p.replaced), Renewed: make(map[string]registry.Left)}
-	for _, name := range p.replaced {
-		c.Renewed[name] = p.left[name]
+	for name, left := range p.left {
+		c.Renewed[name] = left
 	}
 	for _, s := range p.toOpen {
 		if !slices.Contains(p.replaced, s.Name) {

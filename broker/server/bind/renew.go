@@ -87,6 +87,9 @@ func (p *plan) checkLeft(rebind bool) error {
 				left.Strays = append(left.Strays, u.PID)
 			}
 		}
+		if slices.Contains(p.toClose, name) { // a new worker could not get it
+			left.Asked, left.Rolling = append(left.Asked, left.Rolling...), nil
+		}
 		p.left[name] = left
 		if text := stuckText(left); text != "" {
 			reasons = append(reasons, fmt.Sprintf("%s, and would leave behind %s", p.renewalText(name), text))

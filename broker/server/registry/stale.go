@@ -181,7 +181,7 @@ func (r *Registry) LeaveStale(sock *socket.Socket, others bool) (deploys, asked 
 		}
 		told := make(map[*Deploy]bool)
 		for _, g := range slices.Clone(l.holders) {
-			if d := r.deployOf(g); d != nil {
+			if d := r.deployOf(g); d != nil && r.listeners[sock.Name()] != nil { // else new workers could not get it
 				if !told[d] {
 					told[d], d.roll = true, true
 					d.link.Wake()
