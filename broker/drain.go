@@ -29,7 +29,7 @@ type UnaskedError struct{ Count int }
 func (e *UnaskedError) Is(target error) bool { return target == ErrUnasked }
 
 func (e *UnaskedError) Error() string {
-	return fmt.Sprintf("processes that the broker could not signal: %d (its log says which; it takes a broker of their user, or one with CAP_KILL)", e.Count)
+	return fmt.Sprintf("processes that the broker could not signal: %d (its log says which; the broker must run as their user, or have CAP_KILL)", e.Count)
 }
 
 // drainedError is the error of a socket that was closed because of a drain.

@@ -147,7 +147,7 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
-// TestBrokerStops and TestBrokerIsKilled: losing the broker stops no worker.
+// TestBrokerStops and TestBrokerIsKilled: losing the broker is stopping no worker.
 func TestBrokerStops(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := startBroker(t, "web=127.0.0.1:0")

@@ -157,8 +157,9 @@ type Listener struct {
 	// StalledSince is when the broker saw the queue empty last, in microseconds since 1970-01-01 UTC, if Stalled is set.
 	StalledSince int64 `json:"stalledSince,omitempty"`
 
-	Healed  int    `json:"healed"`
-	Ailment string `json:"ailment,omitempty"`
+	Healed       int    `json:"healed"`
+	HealedLimits int    `json:"healedLimits,omitempty"` // so many of them restored the queue's limit only
+	Ailment      string `json:"ailment,omitempty"`
 	// Unstored says why the broker's store does not have the socket, which would be lost with the broker; "": it has it.
 	Unstored string `json:"unstored,omitempty"`
 	// Capped says what the kernel gives less of than Spec says. Only the replies to Bind and Put have it.

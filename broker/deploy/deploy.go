@@ -120,10 +120,19 @@ func (d *Deploy) Follow(ctx context.Context, each func(supervisor.DeployEvent)) 
 		}
 		if !missed {
 			missed = true
-			d.config.Logger.Warn().Err(err).Msg("waiting for the broker")
+			d.logMissed(err)
 		}
 		_ = retry.Wait(ctx)
 	}
+}
+
+// logMissed logs that there is no broker, which is no reason to worry if there was one: it is usually restarted.
+func (d *Deploy) logMissed(err error) {
+	if d.generation.Load() != 0 {
+		d.config.Logger.Info().Err(err).Msg("lost the broker; workers keep serving, reconnecting")
+		return
+	}
+	d.config.Logger.Warn().Err(err).Msg("waiting for the broker")
 }
 
 // isAway reports whether err means that there is no broker for now.

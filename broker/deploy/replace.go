@@ -45,13 +45,13 @@ func (d *Deploy) replaceOlder(ctx context.Context) {
 		case errors.Is(err, errNothingHeld):
 			if !warned && time.Since(begun) > nothingHeld {
 				warned = true
-				log.Warn().Err(err).Msg("older deploys go on until then")
+				log.Warn().Err(err).Msg("older deploys continue until then")
 			}
 		case errors.Is(err, broker.ErrUnasked):
 			log.Warn().Err(err).Int("count", n).Msg("asked the workers of older deploys to leave, but for these: a run that has started them does")
 			return
 		case !isAway(err):
-			log.Error().Err(err).Msg("older deploys go on: they could not be asked to leave")
+			log.Error().Err(err).Msg("older deploys continue, because they could not be asked to leave")
 			return
 		}
 	}

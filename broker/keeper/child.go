@@ -40,7 +40,7 @@ func code(how syscall.WaitStatus) int {
 // describe says how a broker has ended.
 func describe(how syscall.WaitStatus) string {
 	if how.Signaled() {
-		return fmt.Sprintf("killed by signal %d (%v)", int(how.Signal()), how.Signal())
+		return fmt.Sprintf("killed by signal %d", int(how.Signal()))
 	}
 	return "exit status " + strconv.Itoa(how.ExitStatus())
 }

@@ -80,7 +80,7 @@ func Run(c Config) (status int) {
 		k.everReady = true
 		var err error
 		if k.child, err = watch(c.Running, c.Pair); err != nil {
-			k.Logger.Error().Err(err).Msg("cannot listen to the broker")
+			k.Logger.Error().Err(err).Msg("cannot listen for the broker's messages")
 			return 1
 		}
 		k.child.ready, k.since = true, time.Now()
@@ -140,7 +140,7 @@ func (k *keeper) turn() (status int, done bool) {
 func (k *keeper) late() {
 	k.overdue = nil
 	if k.runsOther() {
-		k.Logger.Error().Int64("timeout_ms", k.ReadyTime.Milliseconds()).Msg("the new program is killed: it is not ready in time")
+		k.Logger.Error().Int64("timeout_ms", k.ReadyTime.Milliseconds()).Msg("killed the new program, which was not ready in time")
 		k.child.signal(syscall.SIGKILL)
 	}
 }
@@ -186,7 +186,7 @@ func (k *keeper) received(m message) {
 	k.relay(m)
 	if m.has("READY=1") && !k.stopping && len(k.Signals) == 0 && k.runsOther() {
 		if err := k.Renewed(k.child.pid, k.held, k.child.end); err != nil {
-			k.Logger.Error().Err(err).Msg("the keeper goes on with the program that it was started with")
+			k.Logger.Error().Err(err).Msg("cannot run the new program as keeper; the old one continues")
 		}
 	}
 }
@@ -209,7 +209,7 @@ func (k *keeper) relay(m message) {
 		k.early = nil
 	}
 	if err := k.Relay(m.text); err != nil {
-		k.Logger.Warn().Err(err).Msg("the service manager was not told")
+		k.Logger.Warn().Err(err).Msg("cannot notify the service manager")
 	}
 }
 
@@ -247,11 +247,14 @@ func (k *keeper) ended(how syscall.WaitStatus) (status int, done bool) {
 	if ready && time.Since(k.since) >= longLived {
 		k.delays.Last = 0
 	}
-	l := k.Logger.Error().Str("ended", describe(how)).Int64("wait_ms", k.delays.Last.Milliseconds())
+	l := k.Logger.Error()
+	if k.delays.Last > 0 {
+		l.Int64("wait_ms", k.delays.Last.Milliseconds())
+	}
 	if ready {
-		l.Msg("the broker has ended: it is started again")
+		l.Msgf("broker died (%s); restarting it", describe(how))
 	} else {
-		l.Msg("the broker has ended before it was ready: it is started again, with the program of the keeper")
+		l.Msgf("broker died before it was ready (%s); restarting it with the keeper's own program", describe(how))
 	}
 	k.again()
 	return 0, false

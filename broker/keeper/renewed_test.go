@@ -80,7 +80,7 @@ func TestNotReady(t *testing.T) {
 			Renewed:   func(int, []keeper.Held, *os.File) error { return errors.New("not replaced") },
 			ReadyTime: 50 * time.Millisecond,
 		})
-		killed := strings.Contains(log.String(), "it is not ready in time") && strings.Contains(log.String(), "killed by signal 9")
+		killed := strings.Contains(log.String(), "not ready in time") && strings.Contains(log.String(), "killed by signal 9")
 		if want := map[bool]int{true: 0, false: 128 + 15}[isOther]; status != want || killed != isOther {
 			t.Errorf("another program: %t; status %d, want %d; %s", isOther, status, want, &log)
 		}

@@ -61,8 +61,8 @@ func TestGoneInTheMiddle(t *testing.T) {
 		name, line string
 		do         func(c *client)
 	}{
-		{"call", "in the middle", func(c *client) { c.raw(half) }},
-		{"behind a call", "in the middle", func(c *client) { c.raw(string(encode(c.t, get("b"))) + half); c.got() }},
+		{"call", "cut short", func(c *client) { c.raw(half) }},
+		{"behind a call", "cut short", func(c *client) { c.raw(string(encode(c.t, get("b"))) + half); c.got() }},
 		{"reply with descriptors", "reply", func(c *client) { c.send(get("b")); c.unread() }},
 		{"reply that goes on", "reply", func(c *client) { c.send(getMore(protocol.GetParameters{Names: []string{"b"}})); c.unread() }},
 		{"reply", "reply", func(c *client) { c.send(info); c.unread() }},
@@ -111,7 +111,7 @@ func TestTruncatedCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, ok := errors.AsType[*protocol.MalformedError](c.refused())
-		if !ok || m.Reason != "the message ends in the middle" {
+		if !ok || m.Reason != "the message is cut short" {
 			t.Errorf("got %v", m)
 		}
 		c.ended()

@@ -60,7 +60,7 @@ func TestDiscoveredHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.held(t, "other", 0, 0)
-	if len(b.logs.lines("not known as a holder", `"other"`)) != 1 {
+	if len(b.logs.lines("does not show it as a holder", `"other"`)) != 1 {
 		t.Error("nothing says so")
 	}
 }

@@ -86,7 +86,7 @@ func TestDrainSignal(t *testing.T) {
 			}
 			_ = w.cmd.Wait()
 			if is := w.cmd.ProcessState.Sys().(syscall.WaitStatus); !is.Signaled() || is.Signal() != c.want {
-				t.Errorf("the worker ended by %v, want %v", w.cmd.ProcessState, c.want)
+				t.Errorf("the worker exited by %v, want %v", w.cmd.ProcessState, c.want)
 			}
 			b.held(t, "web", 0, 0)
 			if err := bystander.call(get("other")); err != nil {
@@ -108,7 +108,7 @@ func TestDrainSignalBehindExec(t *testing.T) {
 	b.client(t).drain(all("web"))
 	_ = w.cmd.Wait()
 	if is := w.cmd.ProcessState.Sys().(syscall.WaitStatus); !is.Signaled() || is.Signal() != syscall.SIGTERM {
-		t.Errorf("the worker ended by %v", w.cmd.ProcessState)
+		t.Errorf("the worker exited by %v", w.cmd.ProcessState)
 	}
 }
 
@@ -451,7 +451,7 @@ func TestDrainSignalIsTheUsers(t *testing.T) {
 	if got := b.client(t).drain(all("web")); got.Drained != 0 || got.Failed != 1 {
 		t.Errorf("got %+v", got)
 	}
-	if len(b.logs.lines("cannot send the drain signal", "another user's")) != 1 {
+	if len(b.logs.lines("cannot send the drain signal", "belongs to another user")) != 1 {
 		t.Error("nothing in the log says why")
 	}
 	if err := w.call(get("web")); err != nil {

@@ -13,7 +13,7 @@ import (
 const (
 	grantLinesMost = 100         // in a second, about grants, unless the log is verbose
 	grantLogQueue  = 1000        // lines whose commands are still to be read
-	grantLogWait   = time.Second // for the last of them when the broker stops
+	grantLogWait   = time.Second // for the last of them when the broker is stopping
 )
 
 // grantLog logs what becomes of grants, with the commands of their processes. Reading a command may block as long as

@@ -272,8 +272,10 @@ func TestRepairUnderLoad(t *testing.T) {
 				before = after
 				rogue.kill()
 			}
-			if n := len(b.logs.lines("healed", `"name":"web"`, `"holders":[`)); n != len(c.harm) {
-				t.Errorf("%d incidents logged: %s", n, b.logs.lines("healed"))
+			n := len(b.logs.lines("repaired the socket", `"level":"warn"`, `"name":"web"`, `"holders":[`)) +
+				len(b.logs.lines("restored the queue limit", `"level":"debug"`, `"name":"web"`, `"holders":[`))
+			if n != len(c.harm) || b.listener(t, "web").HealedLimits != 1 {
+				t.Errorf("%d incidents logged: %s", n, b.logs.lines(`"holders":[`))
 			}
 		})
 	}
@@ -356,7 +358,7 @@ func TestRepairAgain(t *testing.T) {
 	}
 	rogue.kill()
 	l := b.repaired(t, "web", 20)
-	if n := len(b.logs.lines("healed", `"name":"web"`)); n > 30 {
+	if n := len(b.logs.lines(`"holders":[`, `"name":"web"`)); n > 30 {
 		t.Errorf("%d of %d incidents logged", n, l.Healed)
 	}
 	fdtest.Eventually(t, "it listens", func() bool { return *b.listener(t, "web").Limit > 0 })
@@ -397,7 +399,7 @@ func TestStolenPort(t *testing.T) {
 	})
 	holder := fmt.Sprintf("pid %d ", os.Getpid())
 	fdtest.Eventually(t, "List says which process has it", func() bool { return strings.Contains(b.listener(t, "web").Ailment, holder) })
-	if len(b.logs.lines("cannot undo yet", holder)) == 0 {
+	if len(b.logs.lines("cannot repair", holder)) == 0 {
 		t.Error("the log does not say which process has it")
 	}
 	before := b.listener(t, "web").Healed
@@ -430,7 +432,7 @@ func TestBeyondRepair(t *testing.T) {
 			if l := b.listener(t, "app"); l.Cookie != before.Cookie || l.Healed != 0 || !strings.Contains(l.Ailment, "fdclient unbind app") {
 				t.Errorf("got %+v", l)
 			}
-			if lines := b.logs.lines("cannot undo what a worker has done", `"name":"app"`, `"level":"warn"`, text); len(lines) != 1 {
+			if lines := b.logs.lines("cannot repair the socket", `"name":"app"`, `"level":"warn"`, text); len(lines) != 1 {
 				t.Errorf("reported %d times: %s", len(lines), lines)
 			}
 			if err := b.Unbind("app"); err != nil {

@@ -370,7 +370,7 @@ func TestProcessEndsWhileItsConnectionAsks(t *testing.T) {
 		c := clientOn(t, b.connectedBy(t, w))
 		_ = w.cmd.Process.Kill()
 		c.send(getOnce(blocking("a", true)))
-		c.reply() // the sockets, or that the process has ended
+		c.reply() // the sockets, or that the process has exited
 		w.kill()
 		c.close()
 	}

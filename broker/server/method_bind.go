@@ -83,7 +83,7 @@ func (k *call) reload() error {
 		return err
 	}
 	if k.cfg.Reload == nil {
-		return &protocol.ReloadFailedError{Reasons: []string{"this broker has no configuration to read again"}}
+		return &protocol.ReloadFailedError{Reasons: []string{"this broker has no configuration file (--config) to read again"}}
 	}
 	return k.run(func() (any, error) {
 		c, err := k.cfg.Reload(ReloadOptions{Force: p.Force, Rebind: p.Rebind})

@@ -83,7 +83,7 @@ func describe(shot registry.Snapshot, f sockdiag.Figures, err error) protocol.Li
 
 // addStatus adds what the health monitor says. What it saw last may be out of date: the figures are new.
 func addStatus(l *protocol.Listener, is health.Status) {
-	l.Healed, l.Ailment = is.Repaired, is.Fault
+	l.Healed, l.HealedLimits, l.Ailment = is.Repaired, is.Limits, is.Fault
 	if !is.Stalled.IsZero() && l.Holders+l.Unseen > 0 && l.Queue != nil && *l.Queue > 0 {
 		l.Stalled, l.StalledSince = true, is.Stalled.UnixMicro()
 	}

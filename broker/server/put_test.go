@@ -179,8 +179,8 @@ func TestPutRefused(t *testing.T) {
 		protocol.PutParameters
 		fd *scmrights.FD
 	}{
-		`"x": the descriptor that was passed is no socket`: {protocol.PutParameters{Name: "x"}, r},
-		`"x": the socket that was passed has no address`:   {protocol.PutParameters{Name: "x"}, unbound},
+		`"x": the descriptor that was passed is not a socket`: {protocol.PutParameters{Name: "x"}, r},
+		`"x": the socket that was passed has no address`:      {protocol.PutParameters{Name: "x"}, unbound},
 		`the name is empty`:            {protocol.PutParameters{}, r},
 		`there is no option "frob"`:    {protocol.PutParameters{Name: "x", Options: "frob"}, r},
 		`option backlog is for`:        {protocol.PutParameters{Name: "x", Options: "backlog=1", Any: true}, r},

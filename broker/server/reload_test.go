@@ -418,7 +418,7 @@ func TestConfigure(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.Configure(nil, []server.Passed{{Name: "file", FD: scmrights.NewFD(n)}}, nil)
-	if want := `the socket "file": the descriptor that was passed is no socket`; err == nil || err.Error() != want {
+	if want := `the socket "file": the descriptor that was passed is not a socket`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	s = newServer()

@@ -43,11 +43,11 @@ func (s *Server) report(e registry.Event) {
 			s.sampled.Warn().Str("name", e.Name).Str("what", e.Why).Msg("the kernel caps the backlog")
 			return
 		}
-		l := s.sampled.Warn()
-		if strings.HasPrefix(e.Why, "backlog") { // many servers set it as they start
-			l = s.sampled.Info()
+		l, message := s.sampled.Warn(), "repaired the socket, which a worker had changed"
+		if health.OfLimit(e.Why) { // most servers set it as they start
+			l, message = s.sampled.Debug(), "restored the queue limit, which a worker had set"
 		}
-		l.Str("name", e.Name).Str("what", e.Why).Strs("holders", commands(e.PIDs)).Msg("healed what a worker has done to the socket")
+		l.Str("name", e.Name).Str("what", e.Why).Strs("holders", commands(e.PIDs)).Msg(message)
 	case protocol.EventStalled:
 		s.log.Warn().Str("name", e.Name).Strs("holders", commands(e.PIDs)).
 			Msgf("%s, although the listener is held: its holders do not accept, or too slowly", e.Why)
@@ -61,16 +61,16 @@ func (s *Server) report(e registry.Event) {
 			l = s.log.Info()
 		}
 		l.Int("count", len(e.PIDs)).Ints("pids", e.PIDs[:min(len(e.PIDs), mostPIDs)]).Str("why", e.Why).
-			Msg("grants of the broker before are not restored")
+			Msg("grants of the previous broker were not restored")
 	case registry.EventUnwritten:
-		s.log.Error().Err(e.Err).Msg("the journal cannot be written: the next broker would not know what happens from here on")
+		s.log.Error().Err(e.Err).Msg("cannot write the journal: the next broker will not know what happens from now on")
 	case registry.EventUnasked:
 		l := s.sampled.Warn().Err(e.Err)
 		addHolder(l, e.Holder)
 		if why := kernel.Explain(e.Err); why != "" {
 			l = l.Str("why", why)
 		}
-		l.Msg("cannot send the drain signal: it takes a broker of the process's user, or one with CAP_KILL")
+		l.Msg("cannot send the drain signal: the broker must run as the process's user, or have CAP_KILL")
 	case protocol.EventGranted, protocol.EventDraining, protocol.EventEnded:
 		s.grants.add(e)
 	}
@@ -82,10 +82,10 @@ func (s *Server) reportFault(e registry.Event) {
 		l = l.Str("why", e.Why)
 	}
 	if errors.Is(e.Err, socket.ErrBeyondRepair) {
-		l.Msg("cannot undo what a worker has done to the socket")
+		l.Msg("cannot repair the socket, which a worker has changed")
 		return
 	}
-	l.Msg("cannot undo yet what a worker has done to the socket: it is tried again, more and more rarely, and not logged until that changes")
+	l.Msg("cannot repair the socket, which a worker has changed: trying again, more and more rarely, and not logging until that changes")
 }
 
 // report is what the health monitor is given.
@@ -131,7 +131,7 @@ func (g guarded) Returned(what string) {
 
 func (g guarded) Gone(err error) {
 	g.sampled.Warn().Err(err).Msg("the control socket is gone, so no client can connect: make its directory again, or remove what is in the way; " +
-		"workers and listeners go on, and the broker tries again")
+		"workers and listeners keep working, and the broker tries again")
 }
 
 // infoFor begins a line about what a call has done. Callers without privilege may call as often as they like.
@@ -167,10 +167,10 @@ func (s *Server) logHandBack(c *conn.Conn, name string, holders []int) {
 	l := s.log.Warn().Str("name", name).Str("command", procfs.Command(c.Caller.Peer.PID))
 	addPeer(l, c.Caller.Peer)
 	if len(holders) > 0 {
-		l.Ints("holders", holders[:min(len(holders), mostPIDs)]).Msg("given back by the process that has started its holders")
+		l.Ints("holders", holders[:min(len(holders), mostPIDs)]).Msg("handed back by the process that has started its holders")
 		return
 	}
-	l.Msg("given back by a process that an earlier broker gave it to")
+	l.Msg("a worker of the previous broker handed its socket back")
 }
 
 // cut bounds what a peer chose the length of.

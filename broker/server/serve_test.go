@@ -79,7 +79,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// A process that holds a place when the broker stops goes on accepting: no other one gets that place.
+// A process that holds a place when the broker is stopping goes on accepting: no other one gets that place.
 func TestStopHandsNothingOver(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0,max=1")

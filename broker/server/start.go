@@ -129,7 +129,7 @@ func (s *Server) Serve(ctx context.Context, ln *scmrights.FD) error {
 	s.Freeze()
 	s.grants.flush()
 	if left > 0 {
-		s.log.Warn().Int("count", left).Msg("not waiting for clients that do not let go of their connections")
+		s.log.Warn().Int("count", left).Msg("stopping without waiting for clients that keep their connections open")
 	}
 	if err != nil {
 		return err

@@ -84,7 +84,7 @@ func TestStopWhileReadBlocks(t *testing.T) {
 		return err == nil && read
 	})
 	b.stops(t)
-	if got := b.logs.lines("not waiting for clients"); len(got) != 1 {
+	if got := b.logs.lines("stopping without waiting for clients"); len(got) != 1 {
 		t.Errorf("got %q", got)
 	}
 	if err := b.Bind(parse(t, "b=127.0.0.1:0")); !errors.Is(err, server.ErrClosed) {

@@ -13,7 +13,8 @@ import (
 )
 
 // A stray is a process that has the socket of a listener open without a grant, usually because its parent had one.
-// Finding strays needs a look at all descriptors of all processes, so nobody looks until a client wants to know.
+// Finding strays needs a look at all descriptors of all processes, so nobody looks until a client wants to know, and
+// not for a listener that no process has had.
 
 // searchTime bounds a search for strays, because clients wait five seconds for an answer.
 const searchTime = time.Second
@@ -36,7 +37,7 @@ func (s *Server) usersOf(sockets []*socket.Socket) map[*socket.Socket][]holders.
 func (s *Server) addStrays(listeners []protocol.Listener, shots []registry.Snapshot) {
 	var unheld []*socket.Socket
 	for _, shot := range shots {
-		if shot.Holders == 0 {
+		if shot.Holders == 0 && shot.Used {
 			unheld = append(unheld, shot.Socket)
 		}
 	}
@@ -57,9 +58,11 @@ func (s *Server) unbindNames(names []string) (reply protocol.UnbindReply, err er
 	if err := s.Unbind(names...); err != nil {
 		return reply, err
 	}
-	sockets := make([]*socket.Socket, len(shots))
-	for i, shot := range shots {
-		sockets[i] = shot.Socket
+	var sockets []*socket.Socket
+	for _, shot := range shots {
+		if shot.Used {
+			sockets = append(sockets, shot.Socket)
+		}
 	}
 	users := s.usersOf(sockets)
 	for i, sock := range sockets {

@@ -9,8 +9,8 @@ import (
 
 // Causes with which the context of [Server.Serve] may end: the next broker says so.
 var (
-	ErrUpgrading  = errors.New("server: another program takes over")
-	ErrKeeperLost = errors.New("server: the keeper has ended")
+	ErrUpgrading  = errors.New("server: another program is taking over")
+	ErrKeeperLost = errors.New("server: the keeper has exited")
 )
 
 const (

@@ -119,7 +119,7 @@ func TestGrantedAsTheBrokerStops(t *testing.T) {
 }
 
 // TestWaitOutlivesKnownGrant: a process that waits on a second connection is granted a listener, even if the
-// grant by which the broker knew the process has ended meanwhile.
+// grant by which the broker knew the process has exited meanwhile.
 func TestWaitOutlivesKnownGrant(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "a=127.0.0.1:0")

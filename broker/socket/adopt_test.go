@@ -264,7 +264,7 @@ func TestAdoptRefuses(t *testing.T) {
 		}
 		fd := scmrights.NewFD(d)
 		defer fd.Close()
-		if _, err := describe.Spec(fd); err == nil || err.Error() != "the descriptor that was passed is no socket" {
+		if _, err := describe.Spec(fd); err == nil || err.Error() != "the descriptor that was passed is not a socket" {
 			t.Errorf("a pipe: got %v", err)
 		}
 	})

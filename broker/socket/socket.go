@@ -82,6 +82,9 @@ func (s *Socket) network() *spec.Network {
 // Adopted reports whether another program has opened the socket: see [Adopt].
 func (s *Socket) Adopted() bool { return s.adopted }
 
+// Taken reports whether another process may have the socket, because that has opened it or held it before this broker.
+func (s *Socket) Taken() bool { return s.adopted || s.held }
+
 // Any reports whether it need not be a socket: its network is [spec.Any].
 func (s *Socket) Any() bool { return s.Network() == spec.Any }
 

@@ -39,7 +39,7 @@ func Roll(ctx context.Context, pid int) (replaced int, err error) {
 	defer cancel()
 	text, err := a.receive(first)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return 0, fmt.Errorf("no answer for %v from process %d: it is suspended or hangs", answerTime, pid)
+		return 0, fmt.Errorf("no answer for %v from process %d: it is suspended or hung", answerTime, pid)
 	}
 	for err == nil {
 		kind, rest, _ := strings.Cut(text, " ")
@@ -119,7 +119,7 @@ func (a *asker) send(text string) error {
 		case err != unix.EAGAIN:
 			return fmt.Errorf("ask process %d: %w", a.pid, os.NewSyscallError("write", err))
 		case time.Now().After(until):
-			return fmt.Errorf("process %d does not read requests: it is suspended or hangs", a.pid)
+			return fmt.Errorf("process %d does not read requests: it is suspended or hung", a.pid)
 		}
 		time.Sleep(time.Millisecond) // another client has filled the queue, which has ten places
 	}

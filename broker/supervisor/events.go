@@ -108,14 +108,14 @@ func (s *supervisor) overdue(w *worker, now time.Time) {
 		w.signal(s.config.StopSignal)
 		w.due = now.Add(s.config.Grace / 2)
 	case w.slot == nil:
-		s.log.Warn().Int("pid", w.pid).Int64("grace_ms", s.config.Grace.Milliseconds()).Msg("worker killed: it has not stopped in time")
+		s.log.Warn().Int("pid", w.pid).Int64("grace_ms", s.config.Grace.Milliseconds()).Msg("worker killed: it did not stop in time")
 		w.signal(unix.SIGKILL)
 	case w.step == stepRunning && !s.config.NotifyReady:
 		s.becomeReady(w)
 	default:
-		reason := "has not said READY=1 in time"
+		reason := "did not say READY=1 in time"
 		if w.step < stepRunning {
-			reason = "has not got its sockets in time"
+			reason = "did not get its sockets in time"
 		}
 		s.log.Error().Int("pid", w.pid).Int64("timeout_ms", s.config.ReadyTimeout.Milliseconds()).Msg("worker stopped: it " + reason)
 		s.replaceLate(w, now)

@@ -61,6 +61,13 @@ func (p *pool) fill(now time.Time) {
 
 // start starts a worker for sl, or returns nil and makes sl wait for another attempt.
 func (p *pool) start(sl *slot, now time.Time) *worker {
+	w := p.startQuietly(sl, now)
+	p.started(w, now)
+	return w
+}
+
+// startQuietly is start before the log is told: started must follow.
+func (p *pool) startQuietly(sl *slot, now time.Time) *worker {
 	w := p.takePrestarted()
 	if w == nil {
 		var err error
@@ -72,11 +79,18 @@ func (p *pool) start(sl *slot, now time.Time) *worker {
 	w.slot, sl.late = sl, nil // a roll does not wait for a late worker
 	p.works(w, true)
 	p.prestartAfter = now.Add(p.config.RestartDelay) // until then this worker needs the processor more
+	return w
+}
+
+// started logs the start of w, which may be nil. A worker that does not report runs from now on.
+func (p *pool) started(w *worker, now time.Time) {
+	if w == nil {
+		return
+	}
 	p.log.Info().Int("pid", w.pid).Msg("worker started")
 	if !p.config.Command.Reports {
 		p.runs(w, now)
 	}
-	return w
 }
 
 // newWorker starts a process that the poller reports.
@@ -149,7 +163,7 @@ func (p *pool) restart(w *worker, how string, now time.Time) {
 		if sl.next = nil; sl.current == nil {
 			p.postpone(sl, now)
 		}
-		p.log.Error().Int("pid", w.pid).Str("how", how).Msg("new worker ended")
+		p.log.Error().Int("pid", w.pid).Str("how", how).Msg("new worker exited")
 		return
 	}
 	sl.current = nil
@@ -162,9 +176,10 @@ func (p *pool) restart(w *worker, how string, now time.Time) {
 	} else if wait := p.postpone(sl, now); wait > 0 {
 		e = e.Int64("restart_in_ms", wait.Milliseconds())
 	} else if p.open {
-		sl.current = p.start(sl, now) // before anything else, logging included
+		sl.current = p.startQuietly(sl, now) // before anything else, logging included
+		defer p.started(sl.current, now)
 	}
-	e.Msg("worker ended")
+	e.Msg("worker exited")
 }
 
 // goodRun reports whether w ran so well that the next worker may start at once.

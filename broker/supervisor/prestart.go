@@ -19,7 +19,7 @@ func (p *pool) prestart(now time.Time) {
 	w, err := p.newWorker(true)
 	if err != nil {
 		p.prestartAfter = now.Add(p.config.RestartMax)
-		p.log.Warn().Err(err).Msg("no worker started ahead")
+		p.log.Warn().Err(err).Msg("cannot start a worker ahead")
 		return
 	}
 	p.prestarted = w

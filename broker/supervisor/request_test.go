@@ -43,7 +43,7 @@ func TestRequest(t *testing.T) {
 	old := slices.Sorted(slices.Values(h.pids()))
 	for mode, want := range map[string]string{
 		"bad":  "deploy failed: new worker exited before it was ready (exit status 3); old workers keep running",
-		"mute": "deploy failed: new worker has not said READY=1 in time; old workers keep running",
+		"mute": "deploy failed: new worker did not say READY=1 in time; old workers keep running",
 	} {
 		h.mode(mode)
 		_, err := roll(t)

@@ -72,7 +72,7 @@ func (s *supervisor) fail(err *StartError) {
 
 // kill ends all workers at once.
 func (s *supervisor) kill() {
-	s.log.Warn().Int("count", s.alive()).Msg("killing: stopped once more")
+	s.log.Warn().Int("count", s.alive()).Msg("killing the workers: told to stop a second time")
 	for _, w := range s.workers {
 		w.due = time.Time{}
 		w.signal(unix.SIGKILL)

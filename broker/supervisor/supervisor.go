@@ -213,8 +213,8 @@ func (s *supervisor) replaced() {
 	if s.ending {
 		return
 	}
-	s.end("asked to leave, by a newer deploy or a drain")
-	s.log.Info().Int("count", s.alive()).Msg("asked to leave, by a newer deploy or a drain")
+	s.end("told to leave by a newer deploy, or by 'fdclient drain'")
+	s.log.Info().Int("count", s.alive()).Msg("told to leave by a newer deploy, or by 'fdclient drain'")
 }
 
 // askWorkers asks the workers to leave as the broker would have, but for those that it has asked.

@@ -12,6 +12,7 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/internal/notify"
+	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
@@ -105,8 +106,12 @@ func (d *daemon) restore() error {
 	took, err := d.broker.Restore(d.passed.stored)
 	d.took, d.control.Restored = took.WasReady || took.Listeners > 0, took.Control
 	if err == nil && took.Restarted {
-		d.log.Warn().Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).
-			Msg("took over from the broker before")
+		l := d.log.Warn()
+		if took.Why == protocol.WhyUpgraded || took.Why == protocol.WhyStopped {
+			l = d.log.Info() // as somebody wanted
+		}
+		l.Str("why", took.Why).Int("listeners", took.Listeners).Int("grants", took.Grants).
+			Msg("took over from the previous broker")
 	}
 	return err
 }
@@ -172,7 +177,7 @@ func (d *daemon) configure() error {
 	listeners := d.listeners
 	d.listeners = nil
 	if err != nil && d.took {
-		d.log.Error().Err(err).Msg("configuration not loaded: what was bound before goes on")
+		d.log.Error().Err(err).Msg("configuration not loaded; everything that was bound stays bound")
 		if d.configErr == nil {
 			d.broker.ConfigureEach(listeners)
 		}
@@ -187,7 +192,7 @@ func (d *daemon) configure() error {
 func (d *daemon) disown(sockets []server.Passed) {
 	for _, p := range sockets {
 		if err := d.server.Store.Forget(p.Name); err != nil {
-			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper goes on holding a socket that it was passed: it is not closed by unbind")
+			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper keeps a socket that it was passed: unbind will not close it")
 		}
 	}
 }
@@ -211,7 +216,7 @@ func (d *daemon) serve(stop context.Context, control *server.Control) error {
 	helpers.Go(func() { d.manager.feedWatchdog(ctx, control.Path()) })
 	helpers.Go(func() {
 		if lost := awaitKeeper(ctx, d.passed.keeper); lost {
-			d.log.Error().Msg("the keeper has ended: this process becomes the keeper")
+			d.log.Error().Msg("the keeper died; this process becomes the keeper")
 			cancel(server.ErrKeeperLost)
 		}
 	})
@@ -246,7 +251,7 @@ func (d *daemon) awaitReady(ctx context.Context, control *server.Control) error 
 	case err != nil && !d.took:
 		return err
 	case err != nil:
-		d.log.Error().Err(err).Msg("what was bound before goes on without the rest")
+		d.log.Error().Err(err).Msg("everything that was bound stays bound, without what could not be bound")
 	case ctx.Err() != nil:
 		return nil
 	}
@@ -265,7 +270,7 @@ func (d *daemon) goOn(cause error) error {
 	}
 	err := d.execute(d.self.path, d.passed.keeper)
 	log := logging.Plain(os.Stderr, d.level, d.format) // d.log is closed
-	log.Error().Err(err).Msg("the new program cannot be executed: the old one goes on")
+	log.Error().Err(err).Msg("cannot execute the new program; the old one continues")
 	d.broker.NotUpgraded()
 	return d.execute(ownProgram, d.passed.keeper)
 }

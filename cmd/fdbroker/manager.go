@@ -30,14 +30,14 @@ func newManager(log zerolog.Logger, keeper *os.File) *manager {
 	case keeper != nil: // which has logged err
 		m = notify.Over(keeper, m)
 	case err != nil:
-		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+		log.Warn().Err(err).Msg("the service manager asks for something that is not supported")
 	}
 	return &manager{Manager: m, log: log}
 }
 
 func (m *manager) tell(states ...string) {
 	if err := m.Tell(states...); err != nil {
-		m.log.Warn().Err(err).Msg("the service manager was not told")
+		m.log.Warn().Err(err).Msg("cannot notify the service manager")
 	}
 }
 

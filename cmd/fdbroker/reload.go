@@ -27,7 +27,7 @@ type reloader struct {
 }
 
 // errStops says that the broker no longer reads its configuration.
-var errStops = errors.New("the broker stops")
+var errStops = errors.New("the broker is stopping")
 
 // onSignals reloads for each of signals until ctx is done. It is called once, also without
 // --config, because an unhandled SIGHUP would end a broker whose terminal is closed.
@@ -54,7 +54,7 @@ func (r *reloader) reload(o server.ReloadOptions) (server.Changes, error) {
 	defer r.mu.Unlock()
 	r.manager.tell(notify.Reloading())
 	if r.config == "" {
-		r.log.Info().Msg("nothing to reload: there is no --config")
+		r.log.Info().Msg("nothing to reload without --config")
 		r.manager.tell(notify.Ready)
 		return server.Changes{}, &protocol.ReloadFailedError{Reasons: []string{"nothing to reload: the broker was started without --config"}}
 	}

@@ -23,7 +23,7 @@ const layoutEnv = "FDBROKER_STATE_LAYOUT"
 // checkLayout returns an error if this program cannot read the state that it is to go on with.
 func checkLayout() error {
 	if layout := os.Getenv(layoutEnv); layout != "" && !server.ReadsLayout(layout) {
-		return fmt.Errorf("cannot go on with the state of the running broker, which is %s and not %s: listeners that were bound at run time, and all grants, would be lost; stop that broker and start this one", layout, server.StateLayout())
+		return fmt.Errorf("cannot continue with the state of the running broker, which is %s and not %s: listeners that were bound at run time, and all grants, would be lost; stop that broker and start this one", layout, server.StateLayout())
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ var (
 /run/app.sock: what was really bound, where the spec left something open.
 `,
 		act:   addr,
-		takes: arguments{1, 1, "give one name"},
+		takes: arguments{1, 1, "addr takes exactly one name"},
 		words: otherNames,
 	}
 	bindVerb = verb{
@@ -40,7 +40,7 @@ that has them. Only root and the user that the broker runs as may do this. 'fdbr
   fdclient bind web=:9000 adm=127.0.0.1:9001,backlog=16
 `,
 		act:   bind,
-		takes: arguments{1, many, "no listener: give NAME=ADDRESS"},
+		takes: arguments{1, many, "name at least one listener, as NAME=ADDRESS"},
 	}
 	unbindVerb = verb{
 		usage: "unbind NAME...",
@@ -50,7 +50,7 @@ socket, also those that got it from their parent. Only root and the user that th
 broker runs as may do this.
 `,
 		act:   unbind,
-		takes: arguments{1, many, "no name"},
+		takes: arguments{1, many, "name at least one listener"},
 		words: otherNames,
 	}
 )

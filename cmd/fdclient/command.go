@@ -262,7 +262,7 @@ func inTime[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 	defer cancel()
 	reply, err := ask(within)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = fmt.Errorf("no answer for %v from the broker that listens at the control socket: it is stopped or hangs", replyTime)
+		err = fmt.Errorf("no answer for %v from the broker that listens at the control socket: it is suspended or hung", replyTime)
 	}
 	return reply, err
 }

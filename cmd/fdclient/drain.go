@@ -31,7 +31,7 @@ Users other than root and the broker's own drain their own processes only.
   fdclient drain web --wait 30s
 `,
 	define: defineDrain,
-	takes:  arguments{1, many, "no name"},
+	takes:  arguments{1, many, "name at least one listener"},
 	words:  otherNames,
 }
 
@@ -92,7 +92,7 @@ func drainAndWait(ctx context.Context, c command, before int64, limit time.Durat
 	}
 	switch {
 	case drained >= 0 && errors.Is(err, broker.ErrLost):
-		return fmt.Errorf("%w: the drain was begun; run the same again to wait for the rest, with --before to spare newer holders", err)
+		return fmt.Errorf("%w: the drain has begun; run the same command again to wait for the others, with --before to spare newer holders", err)
 	case !timedOut:
 		return err
 	}

@@ -25,7 +25,8 @@ var getVerb = verb{
 	help: `Becomes CMD, with the sockets of the named listeners open from descriptor 3 up,
 in that order, and LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES set as systemd does.
 In CMD's words and in --env, {fd:NAME}, {addr:NAME}, {port:NAME} and {path:NAME}
-are replaced; without :NAME they mean the first one.
+are replaced; without :NAME they mean the first one. A name that was not asked for is
+an error.
 CMD keeps the pid of fdclient: the broker knows by it who holds the sockets.
 
   fdclient get web -- ./server
@@ -37,7 +38,7 @@ Exit status: 125 fdclient itself failed (wrong usage included), 126 CMD cannot b
 run, 127 CMD is not found, else CMD's own.
 `,
 	define: defineGet,
-	takes:  arguments{1, many, "no name"},
+	takes:  arguments{1, many, "name at least one listener"},
 	status: exitGet,
 	runs:   true,
 	words:  otherNames,
@@ -64,7 +65,7 @@ func defineLaunch(fs *pflag.FlagSet) *launchFlags {
 // options returns the options of the call, or an error in the command line.
 func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	if len(c.dashed) == 0 {
-		return o, usagef("no command: put -- and the command behind the names")
+		return o, usagef("nothing to run: put it after --, as in: fdclient get web -- ./server")
 	}
 	if l.config.Stdin && len(c.args) > 1 {
 		return o, usagef("--stdin is for one socket, and there are %d names", len(c.args))
@@ -72,6 +73,11 @@ func (l *launchFlags) options(c command) (o broker.GetOptions, err error) {
 	for i, name := range c.args {
 		if slices.Contains(c.args[:i], name) {
 			return o, usagef("%q is given twice", name)
+		}
+	}
+	if len(c.args) > 0 { // else run starts CMD as it is
+		if err := launch.CheckNames(c.args, append(slices.Clone(c.dashed), l.config.Env...)...); err != nil {
+			return o, usageError{err}
 		}
 	}
 	if o.DrainSignal, err = signalName("--drain-signal", l.drainSignal); err != nil {

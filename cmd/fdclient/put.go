@@ -32,7 +32,7 @@ O_NONBLOCK stay as they are where no option says otherwise. With CMD, it then be
 Exit status with CMD: that of 'fdclient get'.
 `,
 	define: definePut,
-	takes:  arguments{1, 1, "give one name"},
+	takes:  arguments{1, 1, "put takes exactly one name"},
 	runs:   true,
 }
 
@@ -45,7 +45,7 @@ func definePut(fs *pflag.FlagSet) action {
 			return usagef("--fd %d: use the number of an open descriptor", *number)
 		}
 		if c.dashed != nil && len(c.dashed) == 0 {
-			return usagef("no command behind --")
+			return usagef("nothing to run after --")
 		}
 		name, options, err := nameAndOptions(c.args[0])
 		if err != nil {
@@ -129,15 +129,15 @@ var adoptVerb = verb{
 	help: `Moves a server that runs onto the broker, without a restart: takes a duplicate of
 the socket that it listens on, which it does not notice, and puts it, as 'fdclient
 put' does. The server is its first holder; others may get it from now on, and once
-they do, the server may be stopped. Takes the right to trace the process, as its own
-user or root has, and what put takes.
+they do, the server may be stopped. Needs permission to trace the process (its own user
+or root), and to put.
 
   fdclient adopt web --pid 812
   fdclient adopt web,allow=group:www --pid 812 --address :80
   fdclient get --wait web -- ./server &        # and then: kill 812
 `,
 	define: defineAdopt,
-	takes:  arguments{1, 1, "give one name"},
+	takes:  arguments{1, 1, "adopt takes exactly one name"},
 }
 
 func defineAdopt(fs *pflag.FlagSet) action {
@@ -146,7 +146,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 	drain := fs.String("drain-signal", "TERM", "what asks the server to leave, when a newer one takes over: `SIGNAL`, or none")
 	return func(ctx context.Context, c command) error {
 		if *pid <= 0 {
-			return usagef("say which process: --pid PID")
+			return usagef("name the process with --pid PID")
 		}
 		signal, err := signalName("--drain-signal", *drain)
 		if err != nil {
@@ -175,7 +175,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 // nameAndOptions splits NAME[,OPTION[=VALUE]]...
 func nameAndOptions(word string) (name, options string, err error) {
 	if name, options, _ = strings.Cut(word, ","); name == "" {
-		return "", "", usagef("%q begins with no name", word)
+		return "", "", usagef("%q does not begin with a name", word)
 	}
 	return name, options, nil
 }

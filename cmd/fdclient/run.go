@@ -96,7 +96,7 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 	}
 	f.drainSignal, f.config.DrainSignal = options.DrainSignal, unix.SignalNum("SIG"+options.DrainSignal)
 	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
-		return usagef("%s is for the sockets of names, and there is no name", words[0])
+		return usagef("%s needs the name of a listener", words[0])
 	}
 	switch s := &f.config; {
 	case s.Workers < 1:
@@ -134,7 +134,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	defer lines.Close()
 	manager, err := notify.FromEnvironment()
 	if err != nil {
-		log.Warn().Err(err).Msg("the service manager asks for what is not supported")
+		log.Warn().Err(err).Msg("the service manager asks for something that is not supported")
 	}
 	f.config.Logger, f.config.Requests = log, supervisor.RequestAddress(os.Getpid())
 	if manager != nil {
@@ -224,7 +224,7 @@ func tellLater(m *notify.Manager, log zerolog.Logger) (tell func(states ...strin
 		defer close(sent)
 		for states := range waiting {
 			if err := m.Tell(states...); err != nil {
-				log.Warn().Err(err).Msg("the service manager was not told")
+				log.Warn().Err(err).Msg("cannot notify the service manager")
 			}
 		}
 	}()

@@ -49,10 +49,10 @@ func missing(file string, err error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return notRunnable(file, err, errors.Unwrap(err).Error()) // without the path
 	}
-	text := "there is no file " + file + " to run"
+	text := "cannot run " + file + ": no such file"
 	if !strings.HasPrefix(file, "/") {
 		if dir, err := os.Getwd(); err == nil {
-			text += " (in " + dir + ")"
+			text += " in " + dir
 		}
 	}
 	return &commandError{text: text, kind: ErrNotFound, cause: err}

@@ -2,8 +2,10 @@ package launch
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // expander replaces placeholders.
@@ -104,4 +106,30 @@ func (x expander) settings(templates []string) ([]string, error) {
 		set = append(set, key+"="+value)
 	}
 	return set, nil
+}
+
+// CheckNames returns an error if a text has a placeholder with a name that is not among those that are asked for. The
+// program would be given the braces.
+func CheckNames(names []string, texts ...string) error {
+	for _, text := range texts {
+		for i := range text {
+			if text[i] != '{' || i > 0 && text[i-1] == '$' {
+				continue
+			}
+			inside, _, closed := strings.Cut(text[i+1:], "}")
+			kind, name, named := strings.Cut(inside, ":")
+			if !closed || !named || !slices.Contains(placeholderKinds[:], kind) || !isName(name) || slices.Contains(names, name) {
+				continue
+			}
+			return fmt.Errorf("{%s}: %q was not asked for (asked: %s)", inside, name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// isName reports whether text could be a listener's name.
+func isName(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-", r)
+	})
 }

@@ -141,3 +141,22 @@ func FuzzExpand(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckNames(t *testing.T) {
+	names := []string{"web", "adm"}
+	for text, want := range map[string]string{
+		"{fd:wbe}":                 `{fd:wbe}: "wbe" was not asked for (asked: web, adm)`,
+		"x{fd:web}{port:ad}y":      `{port:ad}: "ad" was not asked for (asked: web, adm)`,
+		"{{addr:é.1-2_3}}":         `{addr:é.1-2_3}: "é.1-2_3" was not asked for (asked: web, adm)`,
+		"{path:web2}":              `{path:web2}: "web2" was not asked for (asked: web, adm)`,
+		"{fd:web} {addr:adm} {fd}": "", "${fd:wbe}": "", "{fd:}": "", "{fd:wbe": "", "{x:wbe}": "", `{"fd":"wbe"}`: "", "{fd: wbe}": "", "{fd:a,b}": "",
+	} {
+		got := ""
+		if err := launch.CheckNames(names, "plain", text); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}

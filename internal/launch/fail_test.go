@@ -58,7 +58,7 @@ func TestExecFailures(t *testing.T) {
 		{"busy", []string{busy.Name()}, 126, "/busy: it is being written to"},
 		{"too long", []string{"/bin/sh", "-c", strings.Repeat("{addr}", 15_000)}, 126,
 			"cannot run /bin/sh: its words and environment are too long together, or one of them is (execve(2)); pass fewer, or use a file"},
-		{"not found", []string{dir + "/none"}, 127, "/none to run"},
+		{"not found", []string{dir + "/none"}, 127, "/none: no such file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -98,7 +98,7 @@ func lookup(name string, environ []string) (string, error) {
 		return "", unusable
 	}
 	return "", &commandError{
-		text:  fmt.Sprintf("no command is called %q in PATH (%s); a command elsewhere needs its path, as in ./%s", name, path, name),
+		text:  fmt.Sprintf("there is no command %q in PATH (%s); a command elsewhere needs its path, as in ./%s", name, path, name),
 		kind:  ErrNotFound,
 		cause: fs.ErrNotExist,
 	}

@@ -37,7 +37,7 @@ func TestDirect(t *testing.T) {
 		{"lost", `/lost: the interpreter that its first line names, "/no/such/sh", does not exist`, 126},
 		{"dos", "the line ends in CR LF, and the CR counts as part of it", 126},
 		{"plain", `cannot run /etc/passwd: it is not executable; "chmod +x" makes it so, unless its file system is mounted noexec`, 126},
-		{"none", "/none to run", 127},
+		{"none", "/none: no such file", 127},
 	} {
 		path, argv, err := launch.Direct([]string{filepath.Join(dir, c.name), "a b"}, nil)
 		switch {

@@ -75,7 +75,7 @@ func (l *Lines) run(w io.Writer, direct zerolog.Logger) {
 	defer close(l.written)
 	for line := range l.waiting {
 		if n := l.dropped.Swap(0); n > 0 {
-			direct.Warn().Int64("count", n).Msg("log lines dropped: nobody reads them")
+			direct.Warn().Int64("count", n).Msg("log lines dropped, because nobody reads the log")
 		}
 		_, _ = w.Write(line)
 	}

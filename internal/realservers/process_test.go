@@ -130,7 +130,7 @@ func startBroker(t *testing.T, name, options string) *testBroker {
 	t.Helper()
 	dir := fdtest.SocketDir(t)
 	b := &testBroker{name: name, env: append(os.Environ(), "FDBROKER_SOCKET="+filepath.Join(dir, "control"))}
-	b.process = start(t, dir, b.env, filepath.Join(programs, "fdbroker"), "--bind", name+"=127.0.0.1:0"+options)
+	b.process = start(t, dir, b.env, filepath.Join(programs, "fdbroker"), "--log-level", "debug", "--bind", name+"=127.0.0.1:0"+options)
 	fdtest.Eventually(t, "the broker answers", func() bool {
 		b.check()
 		out, err := b.fdclient("addr", name).Output()

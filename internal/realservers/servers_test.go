@@ -118,8 +118,7 @@ func testEffects(t *testing.T, r row, path string) {
 // server sets, if any.
 func checkHealed(t *testing.T, r row, b *testBroker, limit int64) {
 	t.Helper()
-	const incident = "healed what a worker has done"
-	all := strings.Count(b.said(), incident)
+	all := strings.Count(b.said(), "repaired the socket") + strings.Count(b.said(), "restored the queue limit")
 	want := 0
 	if r.backlog != 0 {
 		want = strings.Count(b.said(), fmt.Sprintf("backlog %d instead of %d", r.backlog, limit))

@@ -88,7 +88,7 @@ func runGivesBack(t *testing.T, broker, workers *syscall.Credential, filter stri
 		if is := r.listener("web"); is.Cookie != was.Cookie || is.Spec != was.Spec {
 			t.Errorf("got %+v, want %+v", is, was)
 		}
-		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back by the process that has started its holders"`) {
+		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"handed back by the process that has started its holders"`) {
 			t.Errorf("the log does not say so:\n%s", text)
 		}
 		if holders := r.list().Holders; len(holders) != 2 || !held(holders[0]) || !held(holders[1]) {

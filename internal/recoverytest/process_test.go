@@ -143,7 +143,7 @@ func (r *rig) awaitReady(p *process) {
 	}
 }
 
-// exited reports whether the process has ended, without waiting for it.
+// exited reports whether the process has exited, without waiting for it.
 func (p *process) exited() bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
 	return err != nil || bytes.Contains(b, []byte(") Z "))

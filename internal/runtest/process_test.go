@@ -153,7 +153,7 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
-// ends waits until the process has ended, with that status.
+// ends waits until the process has exited, with that status.
 func (p *process) ends(status int) {
 	p.t.Helper()
 	select {

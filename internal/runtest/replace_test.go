@@ -87,7 +87,7 @@ func TestRollFails(t *testing.T) {
 	l.waitFor("a", 10)
 	p.signal(syscall.SIGHUP)
 	m.hears("RELOADING=1")
-	m.hears("STATUS=1 of 1 workers ready; deploy failed: new worker has not said READY=1 in time; old workers keep running")
+	m.hears("STATUS=1 of 1 workers ready; deploy failed: new worker did not say READY=1 in time; old workers keep running")
 	r.holders(protocol.StateActive, 1)
 	if now := r.running(); !slices.Equal(now, old) {
 		t.Errorf("%d serve, want %d", now, old)
@@ -125,7 +125,7 @@ func TestDeploys(t *testing.T) {
 			newest.says("asked the workers of older deploys to leave")
 			for _, p := range all[:len(all)-1] {
 				p.ends(0)
-				p.says("asked to leave, by a newer deploy or a drain")
+				p.says("told to leave by a newer deploy, or by 'fdclient drain'")
 			}
 			if n := len(r.holders(protocol.StateActive, 2)); n != 2 {
 				t.Errorf("%d workers", n)
@@ -162,7 +162,7 @@ func TestDeploysAtOnce(t *testing.T) {
 				}
 				for _, p := range []*process{before, gone} {
 					p.ends(0)
-					p.says("asked to leave, by a newer deploy or a drain")
+					p.says("told to leave by a newer deploy, or by 'fdclient drain'")
 				}
 				left.says("asked the workers of older deploys to leave")
 				newest := r.generation(2)

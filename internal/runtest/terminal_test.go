@@ -115,7 +115,7 @@ func TestWatchdog(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	m.hears("STOPPING=1")
 	p.ends(0)
-	if strings.Contains(p.output(), "worker ended") {
+	if strings.Contains(p.output(), "worker exited") {
 		t.Error("a worker has found what is not for it")
 	}
 }

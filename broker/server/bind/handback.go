@@ -55,7 +55,7 @@ func (p *plan) cannotRecover(h *handBack, r socket.Recovered) {
 	h.failure = failureOf(h.spec, err)
 	own := slices.ContainsFunc(h.failure.Processes, func(p protocol.Process) bool { return p.PID == os.Getpid() })
 	if r.Why != "" && !own {
-		h.failure.Message += " (not taken back: " + r.Why + ")"
+		h.failure.Message += " (not recovered: " + r.Why + ")"
 	}
 	if !r.MayHandBack || !p.waits || !slices.Contains(p.own, h.spec.Name) {
 		p.fail(h.failure)
@@ -74,7 +74,7 @@ func (p *plan) reportRecovered() {
 			// They were seen to hold it, a moment ago.
 			known := p.binder.cfg.Registry.Discover(h.PID, name, 0, func(*socket.Socket) bool { return true })
 			p.binder.cfg.Log.Warn().Str("name", name).Str("address", sock.Address()).Int("pid", h.PID).
-				Str("command", h.Command).Bool("holder", known).Msg("taken back from a process that an earlier broker gave it to")
+				Str("command", h.Command).Bool("holder", known).Msg("recovered the socket from a worker of the previous broker")
 		}
 	}
 }

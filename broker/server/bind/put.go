@@ -55,7 +55,7 @@ func (b *Binder) Put(d Donation) error {
 		if why := kernel.Explain(procfs.DescriptorsError(d.PID)); why != "" {
 			l = l.Str("why", why)
 		}
-		l.Msg("cannot see that this process has the socket: it is not known as a holder")
+		l.Msg("cannot see whether this process has the socket, so list does not show it as a holder")
 		if err == nil && (d.Elsewhere || procfs.HidesDescriptors(d.PID)) {
 			b.cfg.Registry.LoseSight(d.Name)
 		}

@@ -89,7 +89,7 @@ func (b *Binder) openJournal(stored []Passed) (was journal.Contents, store func(
 		}
 		next, contents, err := journal.Open(p.FD)
 		if err != nil {
-			b.cfg.Log.Error().Err(err).Str("stored", p.Name).Msg("the state of the broker before is damaged")
+			b.cfg.Log.Error().Err(err).Str("stored", p.Name).Msg("the state of the previous broker is damaged")
 		}
 		switch j = next; {
 		case j != nil:
@@ -174,7 +174,7 @@ func (b *Binder) restoreListener(v *journal.Listener, fd *scmrights.FD) bool {
 			return true
 		}
 	}
-	b.cfg.Log.Error().Err(err).Str("name", name).Str("spec", v.Spec).Msg("a socket cannot be this listener's again")
+	b.cfg.Log.Error().Err(err).Str("name", name).Str("spec", v.Spec).Msg("cannot use the stored socket for this listener")
 	if returns {
 		b.orphans = append(b.orphans, Passed{storedSocket(v.Token), fd})
 		return false
@@ -196,7 +196,7 @@ func (b *Binder) reopen(text string) {
 		err = b.apply([]*socket.Socket{sock}, registry.Change{})
 	}
 	if err != nil {
-		b.cfg.Log.Error().Err(err).Str("spec", text).Msg("a listener is lost: its socket was not kept")
+		b.cfg.Log.Error().Err(err).Str("spec", text).Msg("a listener was lost, because its socket was not stored")
 	}
 }
 
@@ -211,10 +211,10 @@ func (b *Binder) adoptOrphan(s spec.Spec) *socket.Socket {
 		b.unkeep(p.Name) // it will have another name there
 		sock, err := socket.Adopt(s, p.FD, socket.Ours)
 		if err != nil {
-			b.cfg.Log.Warn().Err(err).Str("name", s.Name).Msg("a socket of the broker before is of no use")
+			b.cfg.Log.Warn().Err(err).Str("name", s.Name).Msg("cannot use a socket of the previous broker")
 			return nil
 		}
-		b.cfg.Log.Warn().Str("name", s.Name).Str("address", sock.Address()).Msg("known again by its address")
+		b.cfg.Log.Warn().Str("name", s.Name).Str("address", sock.Address()).Msg("recognized by its address")
 		return sock
 	}
 	return nil
@@ -223,7 +223,7 @@ func (b *Binder) adoptOrphan(s spec.Spec) *socket.Socket {
 // dropOrphans closes the sockets that the configuration does not name.
 func (b *Binder) dropOrphans() {
 	for _, p := range b.orphans {
-		b.cfg.Log.Warn().Str("stored", p.Name).Msg("a socket of the broker before is no listener's: closed")
+		b.cfg.Log.Warn().Str("stored", p.Name).Msg("closed a socket of the previous broker that belongs to no listener")
 		_ = p.FD.Close()
 		b.unkeep(p.Name)
 	}

@@ -50,7 +50,7 @@ func (b *Binder) keep(name string, fd *scmrights.FD) error {
 	}
 	err := b.cfg.Store.Keep(name, fd)
 	if err != nil {
-		b.cfg.Log.Error().Err(err).Str("stored", name).Msg("cannot be stored: it would not outlive this broker")
+		b.cfg.Log.Error().Err(err).Str("stored", name).Msg("cannot store it, so it will not outlive this broker")
 	}
 	return err
 }
@@ -166,6 +166,6 @@ func (b *Binder) unkeep(name string) {
 		return
 	}
 	if err := b.cfg.Store.Forget(name); err != nil {
-		b.cfg.Log.Warn().Err(err).Str("stored", name).Msg("cannot be taken out of the store")
+		b.cfg.Log.Warn().Err(err).Str("stored", name).Msg("cannot remove it from the store")
 	}
 }

@@ -13,7 +13,7 @@ import (
 // goroutine does, one per connection, and the connection counts as a client until it is done. That bounds them.
 
 const (
-	stopTime  = time.Second            // for calls under way when the broker stops, and again once they were cut off
+	stopTime  = time.Second            // for calls under way when the broker is stopping, and again once they were cut off
 	closeTime = 100 * time.Millisecond // for closes that may block, at the end
 )
 

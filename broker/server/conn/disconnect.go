@@ -12,7 +12,7 @@ import (
 	"github.com/fdbroker/fdbroker/protocol"
 )
 
-// errStopping ends a connection because the broker stops.
+// errStopping ends a connection because the broker is stopping.
 var errStopping = registry.ErrStopping
 
 // errUninvited ends a connection whose peer has sent descriptors that were not asked for.
@@ -26,7 +26,7 @@ func (e *sendError) Error() string { return "reply: " + e.err.Error() }
 func (e *sendError) Unwrap() error { return e.err }
 
 // errUnread is a reply that the peer has left unread. The kernel says so when the broker next reads or writes.
-var errUnread = &sendError{fmt.Errorf("the client has gone before it had read it: %w", unix.ECONNRESET)}
+var errUnread = &sendError{fmt.Errorf("the client disconnected before reading it: %w", unix.ECONNRESET)}
 
 // isGone reports whether err only says that the peer has closed the connection.
 func isGone(err error) bool {
@@ -45,7 +45,7 @@ func (c *Conn) blame(err error) error {
 	case unsent:
 		return errUnread
 	case isGone(err) && len(c.in) > 0:
-		return &protocol.MalformedError{Reason: "the message ends in the middle"}
+		return &protocol.MalformedError{Reason: "the message is cut short"}
 	case errors.Is(err, unix.ECONNRESET) && c.replyUnread:
 		return errUnread
 	case isGone(err):
@@ -69,7 +69,7 @@ func (c *Conn) end(err error) {
 	c.close()
 }
 
-// Ends reports whether err ends a connection, instead of being the answer to a call: the broker stops, or a
+// Ends reports whether err ends a connection, instead of being the answer to a call: the broker is stopping, or a
 // reply could not be sent.
 func Ends(err error) bool {
 	_, unsent := errors.AsType[*sendError](err)

@@ -34,7 +34,7 @@ type Handler interface {
 	Call(c *Conn, message []byte, fds []*scmrights.FD) error
 	// Refused is told why a connection is refused or ended, if the peer is to blame.
 	Refused(c *Conn, err error)
-	// Closed is told that the connection has ended; stopping says that the broker stops.
+	// Closed is told that the connection has ended; stopping says that the broker is stopping.
 	Closed(c *Conn, stopping bool)
 	// Paused is told that no connection can be accepted for a while.
 	Paused(err error, wait time.Duration)
@@ -151,7 +151,7 @@ func (l *Loop) turn(patience int) error {
 		case l.is(l.queue.eventfd, ev.Fd):
 			l.queue.reset()
 		case l.is(l.listener, ev.Fd) && ev.Events&^unix.EPOLLIN != 0:
-			return errors.New("the control socket does not listen any more")
+			return errors.New("the control socket no longer listens")
 		default:
 			arrivals = true
 		}

@@ -131,7 +131,7 @@ func (l *Loop) expire() {
 			}
 			c.end(l.tooSlow("seconds to complete a call in"))
 		case deadlineUnread:
-			c.end(l.tooSlow("seconds to read descriptors in, when another call stands behind theirs,"))
+			c.end(l.tooSlow("seconds to read descriptors while another call waits after them"))
 		}
 	}
 }

@@ -93,7 +93,7 @@ func makeDir(path string) error {
 	if err := os.Mkdir(dir, 0o755); err == nil {
 		_ = os.Chmod(dir, 0o755) // whatever the umask
 	} else if !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("cannot make the directory of the control socket: %w", err)
+		return fmt.Errorf("cannot create the directory of the control socket: %w", err)
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ func checkPath(path string) error {
 	const most = len(unix.RawSockaddrUnix{}.Path) - 1
 	switch {
 	case path == "" || path[0] == '@':
-		return fmt.Errorf("%q is no path for the control socket", path)
+		return fmt.Errorf("%q is not a path for the control socket", path)
 	case len(path) > most:
 		return fmt.Errorf("the control socket's path has %d bytes, and a socket's has at most %d: %s", len(path), most, path)
 	}
@@ -134,9 +134,9 @@ func lockPath(path string) (*sockfile.Lock, error) {
 func clearPath(path string) error {
 	switch err := sockfile.Clear(path, sockfile.ClearConfig{Type: unix.SOCK_STREAM, SkipHolders: true}); {
 	case errors.Is(err, sockfile.ErrNotSocket):
-		return fmt.Errorf("%s exists and is no socket; remove it, or name another path with --socket", path)
+		return fmt.Errorf("%s exists and is not a socket; remove it, or name another path with --socket", path)
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("somebody answers at %s already; %s", path, advice)
+		return fmt.Errorf("another program answers at %s already; %s", path, advice)
 	case err != nil:
 		return fmt.Errorf("cannot tell whether %s is in use: %w", path, err)
 	}

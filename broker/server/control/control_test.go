@@ -197,7 +197,7 @@ func TestStaleAndForeignSockets(t *testing.T) {
 		t.Errorf("another program's file: %q, %v", b, err)
 	}
 	_, err = control.Listen(control.Config{Path: path})
-	if err == nil || !strings.Contains(err.Error(), "no socket") {
+	if err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if b, err := os.ReadFile(path); string(b) != "mine" {

@@ -75,7 +75,7 @@ func TestGuard(t *testing.T) {
 		{"all removed, and made again", func(t *testing.T, g *guarded, path string) {
 			above := filepath.Dir(filepath.Dir(path))
 			do(t, os.RemoveAll(above))
-			g.says("gone: cannot make the directory")
+			g.says("gone: cannot create the directory")
 			do(t, os.Mkdir(above, 0o755))
 			g.says("removed")
 		}},
@@ -89,7 +89,7 @@ func TestGuard(t *testing.T) {
 		{"replaced by a file, which is removed later", func(t *testing.T, g *guarded, path string) {
 			do(t, os.WriteFile(path+".new", nil, 0o600))
 			do(t, os.Rename(path+".new", path))
-			g.says("gone: " + path + " exists and is no socket")
+			g.says("gone: " + path + " exists and is not a socket")
 			do(t, os.Remove(path))
 			g.says("removed")
 		}},
@@ -98,7 +98,7 @@ func TestGuard(t *testing.T) {
 			do(t, err)
 			ln.SetUnlinkOnClose(false)
 			do(t, os.Rename(path+".new", path))
-			g.says("gone: somebody answers")
+			g.says("gone: another program answers")
 			_ = ln.Close()
 			g.says("replaced")
 		}},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fdbroker/fdbroker/broker/socket"
@@ -207,9 +208,17 @@ func (m *Monitor) reportFault(s *socket.Socket, f Fault) {
 	})
 }
 
+// OfLimit reports whether an incident is only that a worker had set the queue's limit, as most servers do when they start.
+func OfLimit(what string) bool {
+	return strings.HasPrefix(what, "backlog ") && strings.Contains(what, " instead of ")
+}
+
 // count counts an incident, and adds it to notes unless there were too many.
 func (t *target) count(notes []string, what string, now time.Duration) []string {
 	t.repaired++
+	if OfLimit(what) {
+		t.limits++
+	}
 	if now-t.minute >= time.Minute {
 		t.minute, t.notes = now, 0
 	}

@@ -84,9 +84,10 @@ type target struct {
 	due     time.Duration // the next look; 0: now, because the kernel has reported something
 
 	repaired int           // how often
+	limits   int32         // so many of them restored the queue's limit only
+	notes    int32         // so many incidents were reported in that minute
+	untold   int32         // incidents since the last that was
 	minute   time.Duration // the one in which
-	notes    int           // so many incidents were reported
-	untold   int           // incidents since the last that was
 	fault    string        // the present one, or ""
 	attempts int           // to repair a fault that may pass
 	since    time.Duration // the first of them
@@ -205,6 +206,7 @@ func (m *Monitor) SetMode(s *socket.Socket, blocking bool) (changed bool, err er
 // Status is what a monitor says of a socket.
 type Status struct {
 	Repaired int       // how often
+	Limits   int       // so many of them restored the queue's limit only
 	Fault    string    // the present one, or ""
 	Stalled  time.Time // since when; zero: it is not
 }
@@ -212,7 +214,7 @@ type Status struct {
 // Status returns the status of s.
 func (m *Monitor) Status(s *socket.Socket) (status Status) {
 	m.with(s, func(t *target) {
-		status = Status{Repaired: t.repaired, Fault: t.fault}
+		status = Status{Repaired: t.repaired, Limits: int(t.limits), Fault: t.fault}
 		if q := m.queues[t]; q != nil && q.stalled {
 			status.Stalled = time.Now().Add(q.since - m.now())
 		}

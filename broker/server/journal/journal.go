@@ -30,7 +30,7 @@ type Journal struct {
 
 // Errors of Open.
 var (
-	ErrNotJournal = errors.New("it is no journal of a broker, or has an unknown layout")
+	ErrNotJournal = errors.New("it is not a broker's journal, or has an unknown layout")
 	ErrDamaged    = errors.New("the journal is damaged")
 )
 

@@ -15,12 +15,12 @@ import (
 
 var (
 	// ErrExited is the error for a process that has ended.
-	ErrExited = errors.New("the process has ended")
+	ErrExited = errors.New("the process has exited")
 	// ErrUnfollowed is the error if this process may not have a pidfd of another one: the kernel has none, or a seccomp
 	// filter forbids it. It comes with that of the system call.
 	ErrUnfollowed = errors.New("the process cannot be followed")
 	// ErrNotAllowed refuses a signal to a process that its first user may not signal.
-	ErrNotAllowed = errors.New("the process has become another user's")
+	ErrNotAllowed = errors.New("the process now belongs to another user")
 )
 
 // Process is a process by its pidfd, which refers to it also after its pid is reused.
@@ -46,7 +46,7 @@ func (id ID) Continues(was ID) bool {
 }
 
 // OfConn returns the process that made a connection, of which cred are the credentials; the caller must close its FD.
-// The error is [ErrExited] if the process has ended, and may be an [ErrUnfollowed]. Since Linux 6.16 the kernel gives a pidfd also then.
+// The error is [ErrExited] if the process has exited, and may be an [ErrUnfollowed]. Since Linux 6.16 the kernel gives a pidfd also then.
 func OfConn(c Conn, cred Credentials) (Process, error) {
 	n, err := -1, error(nil) // SO_PEERPIDFD: Linux 6.5
 	cerr := c.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
@@ -156,7 +156,7 @@ func ready(c Conn, events int16) bool {
 
 // Signal sends sig to the process of a pidfd, which it borrows. The process may have chosen the signal, and may have
 // executed a set-user-ID program since, so the error is [ErrNotAllowed] if the user of cred could not send it. It is
-// [ErrExited] if the process has ended.
+// [ErrExited] if the process has exited.
 func Signal(pidfd *scmrights.FD, cred Credentials, sig unix.Signal) error {
 	err := cred.mayKill()
 	if Exited(pidfd) {

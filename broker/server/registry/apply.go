@@ -83,7 +83,7 @@ func (r *Registry) checkRemoval(names []string) error {
 }
 
 func (r *Registry) add(e Listener) {
-	l := &listener{Listener: e, blocking: e.Socket.Spec().Options.Blocking}
+	l := &listener{Listener: e, blocking: e.Socket.Spec().Options.Blocking, used: e.Socket.Taken()}
 	if is, err := e.Socket.Blocking(); err == nil {
 		l.blocking = is // a socket that others hold keeps their mode
 	}

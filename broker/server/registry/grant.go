@@ -83,7 +83,7 @@ func (r *Registry) newGrant(q *Request) (*Grant, error) {
 // hold makes g one of the holders of l.
 func (r *Registry) hold(g *Grant, l *listener) {
 	g.listeners = append(g.listeners, l)
-	l.holders = append(l.holders, g)
+	l.holders, l.used = append(l.holders, g), true
 	r.cfg.Health.Held(l.Socket)
 }
 

@@ -12,9 +12,10 @@ type Snapshot struct {
 	Socket   *socket.Socket
 	Blocking bool // how the broker has left O_NONBLOCK
 	Holders  int
-	Unseen   int // grants that have ended, while the process may go on with the socket
-	Waiting  int // requests
-	Stale    int // holders of old sockets
+	Unseen   int  // grants that have ended, while the process may go on with the socket
+	Waiting  int  // requests
+	Stale    int  // holders of old sockets
+	Used     bool // a process may have the socket: somebody holds it, or did, or has opened it
 }
 
 // InUse reports whether a process may use the socket, as far as the broker knows.
@@ -51,7 +52,7 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 }
 
 func (l *listener) snapshot(waiting int) Snapshot {
-	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.uses(), Waiting: waiting}
+	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.uses(), Waiting: waiting, Used: l.used}
 	for _, old := range l.old {
 		s.Stale += len(old.holders)
 	}

@@ -18,7 +18,7 @@ var (
 	// ErrClosed refuses to change the set of listeners of a broker that has stopped.
 	ErrClosed = errors.New("server: closed")
 	// ErrStopping refuses what the next broker would not know of.
-	ErrStopping = errors.New("the broker stops")
+	ErrStopping = errors.New("the broker is stopping")
 )
 
 // Registry is the books of one broker. Its methods may be called concurrently.
@@ -99,6 +99,7 @@ type listener struct {
 	unbound  bool        // the socket belongs to its holders only
 	stale    bool        // another listener has followed it: see stale.go
 	old      []*listener // the stale ones that it has followed
+	used     bool        // a process may have the socket: somebody holds it, or did, or has opened it
 	holders  []*Grant
 	unseen   int32 // grants that ended with a connection, while the process may have gone on: see unseen.go
 	away     int32 // grants of the broker before whose client cannot be followed and may come back
@@ -203,7 +204,7 @@ const (
 	EventRestored = "restored"
 	EventUnasked  = "unasked" // a drain signal could not be sent
 	EventFaulty   = "sick"    // a fault of a socket that lasts
-	EventLost     = "lost"    // grants of the broker before are not restored
+	EventLost     = "lost"    // grants of the previous broker were not restored
 	// EventUnwritten: something could not be written to the journal; this is said once.
 	EventUnwritten = "unwritten"
 )

@@ -43,7 +43,7 @@ func (r *Registry) Journal(use func(*journal.Journal)) {
 // RestoreListener makes sock, which it takes, the socket of the listener that v was.
 func (r *Registry) RestoreListener(v *journal.Listener, sock *socket.Socket) {
 	r.do(func() {
-		l := &listener{Listener: Listener{sock, v.Token, v.Configured, v.Unstored}, blocking: v.Blocking, unseen: int32(v.Unseen), fence: fence{v.Fence.All, v.Fence.Of}}
+		l := &listener{Listener: Listener{sock, v.Token, v.Configured, v.Unstored}, blocking: v.Blocking, used: true, unseen: int32(v.Unseen), fence: fence{v.Fence.All, v.Fence.Of}}
 		r.enroll(l)
 		if l.inUnseenUse() {
 			r.cfg.Health.Held(l.Socket)
@@ -92,8 +92,8 @@ func (r *Registry) RestoreGrants(saved map[int64]*journal.Grant) (restored int) 
 var (
 	errUnseen  = errors.New("the process is in another pid namespace")
 	errNoName  = errors.New("its listeners are not restored")
-	errTwice   = errors.New("another grant is the process's")
-	errNoStart = errors.New("when the process was started cannot be read")
+	errTwice   = errors.New("the process has another grant")
+	errNoStart = errors.New("cannot read when the process started")
 )
 
 // restoreGrant makes v a grant again, if its process lives.
@@ -143,7 +143,7 @@ func (r *Registry) restoreGrant(v *journal.Grant, byToken map[uint32]*listener) 
 
 // processOf returns the process of a saved grant. If the grant lasts as long as a connection, the same user's process
 // with that pid has to do, and if /proc hides it, any: a client that reclaims the grant proves that it is the user's. The
-// caller must close its FD. The error is [peer.ErrExited] if the process has ended; any other says that the process
+// caller must close its FD. The error is [peer.ErrExited] if the process has exited; any other says that the process
 // cannot be followed.
 func processOf(v *journal.Grant) (proc peer.Process, err error) {
 	if v.Peer.PID == 0 {

@@ -56,7 +56,7 @@ func FromProcess(pid int, address string) (*scmrights.FD, error) {
 	case len(chosen) == 0:
 		return nil, fmt.Errorf("%s does not listen at %s; it does at %s", process, address, strings.Join(there, ", "))
 	}
-	return nil, fmt.Errorf("%s listens at %s: say which of them is meant by its address",
+	return nil, fmt.Errorf("%s listens at %s; choose one with --address",
 		process, strings.Join(there, ", "))
 }
 

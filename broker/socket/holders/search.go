@@ -104,7 +104,7 @@ func Unseen() string {
 	case is.Hides && !is.MayTrace:
 		return "its process cannot be seen from here: /proc is mounted with hidepid"
 	case !is.MayTrace:
-		return "its process cannot be seen from here: another user's (that takes CAP_SYS_PTRACE), or in another pid namespace"
+		return "its process cannot be seen from here: another user's (which needs CAP_SYS_PTRACE), or in another pid namespace"
 	}
 	return "its process cannot be seen from here: in another pid namespace"
 }

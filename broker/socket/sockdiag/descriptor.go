@@ -30,7 +30,7 @@ func Identify(fd int) (is Identity, err error) {
 	for i, number := range []int{unix.SO_DOMAIN, unix.SO_TYPE, unix.SO_PROTOCOL, unix.SO_ACCEPTCONN} {
 		value[i], err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, number)
 		if err == unix.ENOTSOCK {
-			return is, spec.Problemf(err, "the descriptor that was passed is no socket")
+			return is, spec.Problemf(err, "the descriptor that was passed is not a socket")
 		}
 		if err != nil {
 			return is, os.NewSyscallError("getsockopt", err)
