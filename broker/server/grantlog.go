@@ -26,12 +26,12 @@ type grantLog struct {
 	done  chan struct{} // closed once the goroutine has ended; nil if none runs
 }
 
-// grantEvents returns how many events of grants a second a log of that level takes; a negative number: all.
-func grantEvents(level zerolog.Level) int {
-	switch {
-	case level <= zerolog.DebugLevel:
+// grantEvents returns how many events of grants a second log takes; a negative number: all.
+func grantEvents(log zerolog.Logger) int {
+	switch { // the level of a silent log says nothing
+	case log.Debug().Enabled():
 		return -1
-	case level == zerolog.InfoLevel:
+	case log.Info().Enabled():
 		return grantLinesMost
 	}
 	return 0

@@ -45,7 +45,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.registry = registry.New(registry.Config{
 		Exits: s.exits, Health: s.monitor, MaxGrantsPerUID: cfg.MaxGrantsPerUID, Descriptors: &s.descriptors,
-		Report: s.report, GrantEvents: grantEvents(cfg.Logger.GetLevel()),
+		Report: s.report, GrantEvents: grantEvents(cfg.Logger),
 	})
 	s.Binder = bind.New(bind.Config{
 		Registry: s.registry, Store: cfg.Store, StoreRoom: cfg.StoreRoom, MaxNames: cfg.MaxNames, NoRecover: cfg.NoRecover,

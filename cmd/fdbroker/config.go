@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -68,8 +67,10 @@ func (c *collection) add(text, from string) {
 	c.errs = append(c.errs, err)
 }
 
-// trailing is a comment behind something else.
-var trailing = regexp.MustCompile(`\s#`)
+// hasComment reports whether a comment follows something else on the line.
+func hasComment(line string) bool {
+	return strings.Contains(line, " #") || strings.Contains(line, "\t#")
+}
 
 // addFile adds the specs of a configuration file, one a line.
 func (c *collection) addFile(path string, text []byte) (doubt server.Doubt) {
@@ -98,7 +99,7 @@ func (c *collection) addFile(path string, text []byte) (doubt server.Doubt) {
 		switch {
 		case len(line) > maxLine:
 			c.errs = append(c.errs, fmt.Errorf("%s: the line has more than %d bytes: give each spec a line of its own", from, maxLine))
-		case trailing.MatchString(line):
+		case hasComment(line):
 			c.errs = append(c.errs, fmt.Errorf("%s: spec %s: a comment must be on a line of its own", from, spec.Quote(line)))
 		default:
 			c.add(line, from)

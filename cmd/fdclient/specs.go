@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -22,8 +21,10 @@ func printSpecs(w io.Writer, listeners []protocol.Listener) (err error) {
 	return err
 }
 
-// unwritable is what a configuration file does not have in a spec: a comment behind it, and spaces around it.
-var unwritable = regexp.MustCompile(`\s#|^\s|\s$`)
+// writable reports whether a configuration file can have the spec: it takes " #" for a comment, and trims spaces.
+func writable(spec string) bool {
+	return !strings.Contains(spec, " #") && !strings.Contains(spec, "\t#") && strings.TrimSpace(spec) == spec
+}
 
 // specLine returns the line of a listener in a configuration file: a comment if it cannot be in one.
 func specLine(l protocol.Listener) string {
@@ -31,7 +32,7 @@ func specLine(l protocol.Listener) string {
 		return fmt.Sprintf("# %s is a descriptor that was put with --any: it cannot be in a configuration", l.Name)
 	}
 	spec := boundSpec(l)
-	if unwritable.MatchString(spec) {
+	if !writable(spec) {
 		return fmt.Sprintf("# %s cannot be in a configuration, because of its path: %q", l.Name, spec)
 	}
 	return spec

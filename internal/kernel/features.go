@@ -14,9 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// since says in which version of Linux a system call came.
-var since = map[string]string{
-	"pidfd_send_signal": "5.1", "pidfd_open": "5.3", "pidfd_getfd": "5.6", "close_range": "5.9", "memfd_create": "3.17",
+// since returns in which version of Linux a system call came, or "".
+func since(call string) string {
+	switch call {
+	case "memfd_create":
+		return "3.17"
+	case "pidfd_send_signal":
+		return "5.1"
+	case "pidfd_open":
+		return "5.3"
+	case "pidfd_getfd":
+		return "5.6"
+	case "close_range":
+		return "5.9"
+	}
+	return ""
 }
 
 // Missing returns the features that fdbroker uses and this kernel does not have, or a seccomp filter hides: the oldest

@@ -102,13 +102,13 @@ func (s Settings) Explain(err error) string {
 		return ""
 	case strings.HasSuffix(call.Syscall, "_diag"):
 		return explainDiag(call.Syscall, errno)
-	case since[call.Syscall] == "":
+	case since(call.Syscall) == "":
 		return ""
 	case errno == unix.ENOSYS && s.Filtered:
 		return fmt.Sprintf("a seccomp filter hides it, or it needs Linux %s and this is %s: the container's profile or "+
-			"SystemCallFilter= can allow it", since[call.Syscall], s.Release)
+			"SystemCallFilter= can allow it", since(call.Syscall), s.Release)
 	case errno == unix.ENOSYS:
-		return fmt.Sprintf("it needs Linux %s, and this is %s", since[call.Syscall], s.Release)
+		return fmt.Sprintf("it needs Linux %s, and this is %s", since(call.Syscall), s.Release)
 	case errno != unix.EPERM:
 		return ""
 	case call.Syscall == "pidfd_getfd" && s.Refuses(call.Syscall) == nil:

@@ -193,12 +193,16 @@ func parseCongestion(name string) (string, error) {
 	return name, nil
 }
 
-// tosNames are those of systemd's IPTOS=.
-var tosNames = map[string]uint8{"low-delay": 0x10, "throughput": 0x08, "reliability": 0x04, "low-cost": 0x02}
-
 func parseTOS(value string) (uint8, error) {
-	if n, ok := tosNames[value]; ok {
-		return n, nil
+	switch value { // the names of systemd's IPTOS=
+	case "low-delay":
+		return 0x10, nil
+	case "throughput":
+		return 0x08, nil
+	case "reliability":
+		return 0x04, nil
+	case "low-cost":
+		return 0x02, nil
 	}
 	n, err := strconv.ParseUint(value, 0, 8)
 	if err != nil {
