@@ -2,6 +2,7 @@ package bind
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -188,9 +189,7 @@ func (p *plan) open(s spec.Spec) {
 // changes returns what was done.
 func (p *plan) changes() Changes {
 	c := Changes{Unbound: p.toClose, Changed: slices.Clone(p.replaced), Renewed: make(map[string]registry.Left)}
-	for name, left := range p.left {
-		c.Renewed[name] = left
-	}
+	maps.Copy(c.Renewed, p.left)
 	for _, s := range p.toOpen {
 		if !slices.Contains(p.replaced, s.Name) {
 			c.Bound = append(c.Bound, s.Name)

@@ -113,7 +113,12 @@ func (g *Grant) holds(l *listener) bool { return g != nil && slices.Contains(g.l
 
 // holdsAny reports whether g holds l or an old socket of it, and so needs no other place.
 func (g *Grant) holdsAny(l *listener) bool {
-	return g.holds(l) || slices.ContainsFunc(l.old, g.holds)
+	for ; l != nil; l = l.old {
+		if g.holds(l) {
+			return true
+		}
+	}
+	return false
 }
 
 // end ends g, and frees its places. Ending a grant again does nothing.

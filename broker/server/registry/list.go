@@ -53,7 +53,7 @@ func (r *Registry) Snapshots(names []string) (shots []Snapshot) {
 
 func (l *listener) snapshot(waiting int) Snapshot {
 	s := Snapshot{Socket: l.Socket, Blocking: l.blocking, Holders: len(l.holders), Unseen: l.uses(), Waiting: waiting, Used: l.used}
-	for _, old := range l.old {
+	for old := l.old; old != nil; old = old.old {
 		s.Stale += len(old.holders)
 	}
 	return s

@@ -95,11 +95,11 @@ const (
 // listener is a name with its socket.
 type listener struct {
 	Listener
-	blocking bool        // how the broker has left O_NONBLOCK
-	unbound  bool        // the socket belongs to its holders only
-	stale    bool        // another listener has followed it: see stale.go
-	old      []*listener // the stale ones that it has followed
-	used     bool        // a process may have the socket: somebody holds it, or did, or has opened it
+	blocking bool      // how the broker has left O_NONBLOCK
+	unbound  bool      // the socket belongs to its holders only
+	stale    bool      // another listener has followed it: see stale.go
+	old      *listener // the stale one that it has followed, if any
+	used     bool      // a process may have the socket: somebody holds it, or did, or has opened it
 	holders  []*Grant
 	unseen   int32 // grants that ended with a connection, while the process may have gone on: see unseen.go
 	away     int32 // grants of the broker before whose client cannot be followed and may come back

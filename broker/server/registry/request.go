@@ -63,7 +63,7 @@ func (r *Registry) ask(q *Request, wait bool) {
 	for _, name := range q.Names {
 		if l := r.listeners[name]; l != nil && l.full() {
 			r.reap(l)
-			for _, old := range l.old {
+			for old := l.old; old != nil; old = old.old {
 				r.reap(old)
 			}
 		}

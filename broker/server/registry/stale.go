@@ -22,9 +22,8 @@ func (r *Registry) supersede(l, next *listener) {
 	r.sorted = nil
 	l.unbound, l.stale = true, true
 	if next != nil {
-		next.old, next.fence = append(l.old, l), l.fence
+		next.old, next.fence = l, l.fence
 	}
-	l.old = nil
 	r.stale = append(r.stale, l)
 	for _, g := range slices.Clone(l.holders) {
 		if g.more { // its client asks for the new socket once it hears of this
@@ -67,8 +66,10 @@ func (r *Registry) DropStale(sock *socket.Socket) {
 		}
 		r.stale = without(r.stale, l)
 		r.cfg.Descriptors.Add(-1)
-		if now := r.listeners[sock.Name()]; now != nil {
-			now.old = without(now.old, l)
+		for at := r.listeners[sock.Name()]; at != nil; at = at.old {
+			if at.old == l {
+				at.old = l.old
+			}
 		}
 		r.journal.RemoveListener(l.Token)
 		r.freed = true
@@ -217,7 +218,7 @@ func (r *Registry) RestoreStale(v *journal.Listener, sock *socket.Socket) {
 	r.stale = append(r.stale, l)
 	r.cfg.Descriptors.Add(1)
 	if now := r.listeners[sock.Name()]; now != nil {
-		now.old = append(now.old, l)
+		l.old, now.old = now.old, l
 	}
 }
 
@@ -231,11 +232,11 @@ func StaleSpec(text string) (spec string, stale bool) {
 
 // allHolders returns the holders of l, and those of its old sockets.
 func (l *listener) allHolders() []*Grant {
-	if len(l.old) == 0 {
+	if l.old == nil {
 		return l.holders
 	}
 	all := slices.Clone(l.holders)
-	for _, old := range l.old {
+	for old := l.old; old != nil; old = old.old {
 		for _, g := range old.holders {
 			if !slices.Contains(all, g) {
 				all = append(all, g)
