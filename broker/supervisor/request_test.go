@@ -137,10 +137,10 @@ func TestRequestOfNoUse(t *testing.T) {
 	d <- supervisor.DeployEvent{Generation: 7}
 	r.waitFor("1 of 1 workers ready")
 	var asking sync.WaitGroup
-	asking.Go(func() { refused("it is ending: asked to leave") }) // its old worker does not stop
+	asking.Go(func() { refused("it is ending: told to leave") }) // its old worker does not stop
 	fdtest.Eventually(t, "it was asked", func() bool { return r.logged("asked for a roll") == 1 })
 	d <- supervisor.DeployEvent{Replaced: true}
 	asking.Wait()
-	refused("it is ending: asked to leave")
+	refused("it is ending: told to leave")
 	ends(r)
 }

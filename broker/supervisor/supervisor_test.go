@@ -138,7 +138,7 @@ func TestNeverReadyNorGone(t *testing.T) {
 
 	late := make(chan struct{}, 1)
 	c.Logger = zerolog.New(nil).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
-		if strings.HasPrefix(message, "worker stopped: it has not said READY=1") {
+		if strings.HasPrefix(message, "worker stopped: it did not say READY=1") {
 			select {
 			case late <- struct{}{}:
 			default:

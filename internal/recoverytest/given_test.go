@@ -30,7 +30,7 @@ func TestGivenBack(t *testing.T) {
 			t.Errorf("got %+v, want %+v", is, was)
 		}
 		fdtest.Eventually(t, "the worker is its holder again", holds)
-		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `"given back`) ||
+		if text := b.out.String(); !strings.Contains(text, `"waiting for a worker`) || !strings.Contains(text, `handed its socket back`) ||
 			!strings.Contains(text, fmt.Sprintf(`"pid":%d`, w.pid())) {
 			t.Errorf("the log does not say so:\n%s", text)
 		}
@@ -51,7 +51,7 @@ func TestGivenBack(t *testing.T) {
 	})
 	b.kill()
 	if said := r.fails("--bind", spec); !strings.Contains(said, "cannot bind "+spec+": address already in use by a socket of uid 1234") ||
-		!strings.Contains(said, "not taken back") || strings.Contains(said, `"ready"`) {
+		!strings.Contains(said, "not recovered") || strings.Contains(said, `"ready"`) {
 		t.Error(said)
 	}
 }

@@ -85,14 +85,14 @@ func TestLibraryWorker(t *testing.T) {
 		more []string
 		said string
 	}{
-		"taken":             {nil, nil, "taken back"},
-		"taken from hidden": {nil, []string{"hidden"}, "taken back"}, // by root
-		"taken, not root":   {&syscall.Credential{Uid: 1234, Gid: 1234}, nil, "taken back"},
-		"given, not root":   {&syscall.Credential{Uid: 1234, Gid: 1234}, []string{"hidden"}, "given back"},
+		"taken":             {nil, nil, "recovered the socket"},
+		"taken from hidden": {nil, []string{"hidden"}, "recovered the socket"}, // by root
+		"taken, not root":   {&syscall.Credential{Uid: 1234, Gid: 1234}, nil, "recovered the socket"},
+		"given, not root":   {&syscall.Credential{Uid: 1234, Gid: 1234}, []string{"hidden"}, "handed its socket back"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, c.cred)
-			if c.said == "taken back" {
+			if c.said == "recovered the socket" {
 				r.mayTrace()
 			}
 			spec := "web=" + freePort(t) + ",max=1"

@@ -61,7 +61,7 @@ func takenBack(t *testing.T, r *rig) {
 				if h := r.holder(first.pid()); h == nil || h.Connection {
 					t.Errorf("its holder is %+v", h)
 				}
-				if text := b.out.String(); !strings.Contains(text, "taken back") || !strings.Contains(text, fmt.Sprintf(`"pid":%d`, first.pid())) {
+				if text := b.out.String(); !strings.Contains(text, "recovered the socket") || !strings.Contains(text, fmt.Sprintf(`"pid":%d`, first.pid())) {
 					t.Errorf("the log does not say so:\n%s", text)
 				}
 			}
@@ -114,7 +114,7 @@ func TestNotTakenBack(t *testing.T) {
 		r.mayTrace()
 		address := freePort(t)
 		listen(t, address)
-		if said := r.fails("--bind", "web="+address); !strings.Contains(said, "address already in use by pid") || strings.Contains(said, "taken back") {
+		if said := r.fails("--bind", "web="+address); !strings.Contains(said, "address already in use by pid") || strings.Contains(said, "recovered the socket") {
 			t.Error(said)
 		}
 	})
@@ -125,7 +125,7 @@ func TestNotTakenBack(t *testing.T) {
 			b := r.start("fdbroker", "--store="+store, "--bind", "web="+address)
 			fdtest.Eventually(t, "the broker is ready", func() bool { return strings.Contains(b.out.String(), `"ready"`) })
 			said := r.fails("--bind", "web="+address, "--socket", r.path("second"))
-			if !strings.Contains(said, "is a broker that runs") || strings.Contains(said, `"taken back`) {
+			if !strings.Contains(said, "is a broker that runs") || strings.Contains(said, `"recovered the socket`) {
 				t.Error(said)
 			}
 			_ = b.Process.Signal(syscall.SIGTERM)
@@ -150,7 +150,7 @@ func TestNotTakenBack(t *testing.T) {
 		fdtest.Eventually(t, "it has become its command", func() bool { return strings.HasPrefix(procfs.Name(w.pid()), "python3") })
 		b.kill()
 		want := fmt.Sprintf("address already in use by pid %d (python3", w.pid())
-		if said := r.fails("--bind", "web="+address, "--no-recover"); !strings.Contains(said, want) || strings.Contains(said, "taken back") {
+		if said := r.fails("--bind", "web="+address, "--no-recover"); !strings.Contains(said, want) || strings.Contains(said, "recovered the socket") {
 			t.Error(said)
 		}
 		// Another address, though the same port.
