@@ -15,17 +15,6 @@ import (
 // If sock_diag cannot be asked, because its modules are missing or netlink is forbidden, /proc/net tells less: no
 // cookie, no IPV6_V6ONLY and no interface, and of Unix sockets neither the file nor the user.
 
-// moduleOf returns the kernel module that tells of the sockets of n.
-func moduleOf(n *spec.Network) string {
-	switch {
-	case n.In(spec.UDP):
-		return "udp_diag"
-	case n.In(spec.Inet):
-		return "tcp_diag"
-	}
-	return "unix_diag"
-}
-
 // Missing returns why sock_diag does not tell of the sockets of n; nil if it does. Then [Conflicts] and [Receivers] go
 // by /proc/net, as does [Unix], which then returns all that it finds as byName.
 func Missing(n *spec.Network) error {
