@@ -140,6 +140,7 @@ func wrongUsage(w io.Writer, command string, err error) int {
 // complain prints an error, with advice if there is any.
 func complain(w io.Writer, err error) {
 	cli.Complain(w, "fdclient", withUserName(err))
+	adviseAdopt(w, err)
 	switch {
 	case errors.Is(err, broker.ErrNoBroker) && errors.Is(err, fs.ErrPermission):
 		fmt.Fprintf(w, "Ask its owner about --socket-group and --socket-mode, or start a broker of your own: %s\n", ownBroker())
@@ -149,6 +150,20 @@ func complain(w io.Writer, err error) {
 		fmt.Fprintf(w, "Start one of your own with: %s      (name its socket with --socket or FDBROKER_SOCKET)\n", ownBroker())
 	case errors.Is(err, broker.ErrNoBroker):
 		fmt.Fprintf(w, "Start one with: fdbroker %s--bind web=:9000      (or name its socket with --socket or FDBROKER_SOCKET)\n", socketFlag(err))
+	}
+}
+
+// adviseAdopt says how to take over an address that one other process has in use.
+func adviseAdopt(w io.Writer, err error) {
+	failed, ok := errors.AsType[*protocol.BindFailedError](err)
+	if !ok {
+		return
+	}
+	for _, f := range failed.Failures {
+		name, _, isSpec := strings.Cut(f.Spec, "=")
+		if isSpec && len(f.Processes) == 1 && strings.Contains(f.Message, "by pid") {
+			fmt.Fprintf(w, "To take it over while it runs: fdclient adopt %s --pid %d\n", protocol.Printable(name), f.Processes[0].PID)
+		}
 	}
 }
 
