@@ -124,7 +124,7 @@ func printList(w io.Writer, list protocol.ListReply, now time.Time) error {
 	grants := [][]string{{"GRANT", "NAMES", "PID", "USER", "STATE", "SINCE", "COMMAND"}}
 	for _, h := range list.Holders {
 		grants = append(grants, []string{strconv.FormatInt(h.Grant, 10), strings.Join(h.Names, ","), pidText(h.PID),
-			userName(h.UID), stateText(h), age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-")})
+			userName(h.UID), stateText(h, list.Listeners), age(now.Sub(time.UnixMicro(h.Since))), cmp.Or(h.Command, "-")})
 	}
 	return printTable(w, grants, func(int) bool { return false })
 }
@@ -193,10 +193,19 @@ func straysText(strays []protocol.Process) string {
 	return " (pids " + strings.Join(texts, ", ") + " have it)"
 }
 
-// stateText is the column STATE.
-func stateText(h protocol.Holder) string {
+// stateText is the column STATE, with the names that are waited for and not bound.
+func stateText(h protocol.Holder, bound []protocol.Listener) string {
 	if len(h.Stale) > 0 {
 		return h.State + ", old socket"
+	}
+	var missing []string
+	for _, name := range h.Names {
+		if h.State == protocol.StateWaiting && !slices.ContainsFunc(bound, func(l protocol.Listener) bool { return l.Name == name }) {
+			missing = append(missing, strconv.Quote(name))
+		}
+	}
+	if missing != nil {
+		return h.State + " for " + strings.Join(missing, ", ")
 	}
 	return h.State
 }

@@ -59,6 +59,18 @@ func TestPrintList(t *testing.T) {
 	}
 }
 
+func TestStateText(t *testing.T) {
+	bound := []protocol.Listener{{Name: "web"}}
+	for want, h := range map[string]protocol.Holder{
+		"active": {State: "active", Names: []string{"grpc"}}, "waiting": {State: "waiting", Names: []string{"web"}},
+		`waiting for "grpc", "x"`: {State: "waiting", Names: []string{"grpc", "web", "x"}},
+	} {
+		if got := stateText(h, bound); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 // TestPrintListNotes: if a socket was repaired, or cannot be, there is a column for that.
 func TestPrintListNotes(t *testing.T) {
 	list := protocol.ListReply{Listeners: []protocol.Listener{
