@@ -44,7 +44,7 @@ func TestGrantsAreLogged(t *testing.T) {
 	}
 	pid := w.pid()
 	lines := func(words ...string) []string {
-		return b.logs.lines(append(words, `"level":"info"`, `"grant":1,"names":["a","b"]`, fmt.Sprintf(`"pid":%d,"uid":0,"gid":0`, pid))...)
+		return b.logs.lines(append(words, `"level":"info"`, `"grant":1,"names":["a","b"]`, fmt.Sprintf(`"pid":%d,"uid":%d,"gid":%d`, pid, os.Geteuid(), os.Getegid()))...)
 	}
 	fdtest.Eventually(t, "the grant is logged", func() bool { return len(lines(`"message":"granted"`, `"command":"`+os.Args[0])) == 1 })
 	w.kill()
