@@ -46,7 +46,11 @@ func TestGrantsAreLogged(t *testing.T) {
 	lines := func(words ...string) []string {
 		return b.logs.lines(append(words, `"level":"info"`, `"grant":1,"names":["a","b"]`, fmt.Sprintf(`"pid":%d,"uid":%d,"gid":%d`, pid, os.Geteuid(), os.Getegid()))...)
 	}
-	fdtest.Eventually(t, "the grant is logged", func() bool { return len(lines(`"message":"granted"`, `"command":"`+os.Args[0])) == 1 })
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fdtest.Eventually(t, "the grant is logged", func() bool { return len(lines(`"message":"granted"`, `"command":"`+exe)) == 1 })
 	w.kill()
 	fdtest.Eventually(t, "its end is logged", func() bool { return len(lines(`"message":"ended"`, `"why":"exited"`)) == 1 })
 
