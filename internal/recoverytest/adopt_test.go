@@ -87,7 +87,7 @@ func TestAdoptRefused(t *testing.T) {
 	fails("there is no such signal", "web", "--pid", pids[0], "--drain-signal", "BANG")
 	fails("has no listening socket", "web", "--pid", pids[1])
 	fails("there is no such process", "web", "--pid", "999999999")
-	fails("say which process", "web")
+	fails("name the process with --pid PID", "web")
 	fails("there is no option", "web,frob", "--pid", pids[0], "--address", one)
 	_, port, _ := net.SplitHostPort(two)
 	if out := r.run("fdclient", "adopt", "two", "--pid", pids[0], "--address", port); out != "two tcp "+two+"\n" {

@@ -73,7 +73,7 @@ func TestBeforeBroker(t *testing.T) {
 		t.Run(w.how, func(t *testing.T) {
 			r := &rig{t: t, dir: fdtest.SocketDir(t)}
 			p := r.run(append(w.name, "-n", "2", "--ready", "notify", "--", "worker", "a", w.how)...)
-			p.says("lost the broker")
+			p.says("waiting for the broker")
 			r.broker("127.0.0.1:0")
 			p.says(`"message":"ready"`)
 			l := startLoad(t, r.address)
