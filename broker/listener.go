@@ -49,6 +49,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 				l.accepted.Store(true)
 			}
 			return c, nil
+		case old && timedOut(err) && readable(ln): // the time passed before it was looked at
 		case old && !isExhausted(err):
 			l.forget(ln)
 		case old:

@@ -42,6 +42,7 @@ func (h *handle) receive(f func(netSocket) error) error {
 		switch {
 		case err == nil:
 			return nil
+		case old && timedOut(err) && readable(s): // the time passed before it was looked at
 		case old:
 			h.forget(s)
 		case brief && timedOut(err) && !h.expired():
