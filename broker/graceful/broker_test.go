@@ -4,6 +4,7 @@ package graceful_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -89,6 +90,43 @@ func TestDrained(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	_ = c.Close()
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReplaceWrapped: the listener of a broker is found in those that wrap it.
+func TestReplaceWrapped(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	d := startBroker(t, "web=127.0.0.1:0")
+	old, err := d.Dial(context.Background(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	ln, err := d.Dial(context.Background(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificates, _ := certificate(t)
+	wrapped := struct{ net.Listener }{tls.NewListener(ln, &tls.Config{Certificates: certificates})}
+	s := run(t, graceful.Config{Replace: true}, graceful.HTTP(&http.Server{}, wrapped))
+	left := make(chan error, 1)
+	go func() {
+		_, err := old.Accept()
+		left <- err
+	}()
+	select {
+	case err := <-left:
+		if !errors.Is(err, broker.ErrDrained) {
+			t.Error(err)
+		}
+	case <-time.After(fdtest.Long(5 * time.Second)):
+		t.Error("the older holder was not asked to leave")
+		_ = old.Close()
+		<-left
+	}
 	s.stop()
 	if err := s.wait(); err != nil {
 		t.Error(err)

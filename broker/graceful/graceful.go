@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"reflect"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ type Config struct {
 	OnDrain func()
 	// Replace makes the process ask the older holders of its listeners to leave, once it is ready: see
 	// [broker.Listener.Replace]. It asks again if the broker is away. Without it, that is for who deploys to do, such
-	// as "fdclient run --replace".
+	// as "fdclient run --replace". It finds the listener in one that embeds it, such as that of [crypto/tls.NewListener].
 	Replace bool
 }
 
@@ -89,6 +90,7 @@ func Run(ctx context.Context, c Config, servers ...Server) error {
 	case err := <-served:
 		first = []error{failure(err)}
 	}
+	replaceErr := replaced() // a process that leaves makes no other leave
 	for _, s := range servers {
 		_ = s.Close()
 	}
@@ -103,7 +105,7 @@ func Run(ctx context.Context, c Config, servers ...Server) error {
 		case <-grace.Done():
 		}
 	}
-	return errors.Join(append(errs, replaced(), cut)...)
+	return errors.Join(append(errs, replaceErr, cut)...)
 }
 
 // failure returns err, unless it is that of a listener which was closed or asked to leave.
@@ -197,8 +199,23 @@ type socket struct{ value any }
 
 // Replace implements replacer.
 func (s socket) Replace(ctx context.Context) (drained int, err error) {
-	if r, ok := s.value.(replacer); ok {
-		return r.Replace(ctx)
+	for value := s.value; value != nil; value = embedded(value) {
+		if r, ok := value.(replacer); ok {
+			return r.Replace(ctx)
+		}
 	}
 	return 0, nil
+}
+
+// embedded returns the listener that another one wraps in an embedded field, as those of crypto/tls and of
+// golang.org/x/net/netutil do; nil: it does not.
+func embedded(ln any) any {
+	v := reflect.Indirect(reflect.ValueOf(ln))
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	if f, ok := v.Type().FieldByName("Listener"); !ok || !f.Anonymous || len(f.Index) > 1 || f.Type.Kind() != reflect.Interface {
+		return nil
+	}
+	return v.FieldByName("Listener").Interface()
 }

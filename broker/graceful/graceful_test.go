@@ -384,6 +384,40 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// slowReplacer is a stub whose Replace lasts as long as it may, and whose connections last until then.
+type slowReplacer struct {
+	*stub
+	begun, ended chan struct{}
+}
+
+func (s *slowReplacer) Replace(ctx context.Context) (int, error) {
+	close(s.begun)
+	<-ctx.Done()
+	close(s.ended)
+	return 0, ctx.Err()
+}
+
+func (s *slowReplacer) Drain(ctx context.Context) (cut int) {
+	select {
+	case <-s.ended:
+		return 0
+	case <-ctx.Done():
+		return 1
+	}
+}
+
+// TestReplaceEnds: a process that was asked to leave makes no others leave.
+func TestReplaceEnds(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := &slowReplacer{newStub(), make(chan struct{}), make(chan struct{})}
+	s := run(t, graceful.Config{Replace: true, Grace: 2 * time.Second}, r)
+	<-r.begun
+	_ = r.Close() // as a drain does
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // grpcStub is a server of connections that last until stopped is closed.
 type grpcStub struct {
 	accepted chan net.Conn
