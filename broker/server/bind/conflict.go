@@ -75,7 +75,7 @@ func (p *plan) dropConflicts() {
 }
 
 func takenBy(name string) error {
-	return spec.Problemf(unix.EADDRINUSE, "address already in use: already bound by this broker as %q", name)
+	return spec.Problemf(unix.EADDRINUSE, "already bound by this broker as %q", name)
 }
 
 func bindError(s spec.Spec, err error) error { return socket.NewBindError(s, err) }

@@ -95,7 +95,7 @@ func of(n *spec.Network, socks []sockdiag.Socket) *InUseError {
 	}
 	e.Problem = &spec.Problem{Text: e.Who, Err: unix.EADDRINUSE}
 	if slices.Contains(pids, os.Getpid()) {
-		e.Text = inUse + " by this broker itself, under another name"
+		e.Text = "already bound by this broker under another name"
 	}
 	return e
 }
