@@ -19,11 +19,11 @@ import (
 	"github.com/spf13/pflag"
 )
 
-const usage = `fdbroker owns listening sockets and hands duplicates of them to any process that
-asks by name, so that no worker's crash, restart or deploy closes a port.
+const usage = `fdbroker owns listening sockets and gives duplicates of them to processes that ask by
+name, so that no port closes when a server crashes, restarts or is replaced.
 
 Usage:
-  fdbroker --bind NAME=ADDRESS[,OPTION[=VALUE]]... [--bind ...] [flags]
+  fdbroker [--config FILE] [--bind NAME=ADDRESS[,OPTION[=VALUE]]...]... [flags]
 
 Addresses:
   :9000  host:9000  [::1]:9000  9000  NETWORK://ADDRESS
@@ -43,15 +43,16 @@ Flags:
 The control socket is --socket, else $FDBROKER_SOCKET, else
 /run/fdbroker/control for root, else $XDG_RUNTIME_DIR/fdbroker/control.
 
-SIGHUP, or 'fdclient reload', reads --config again: what is the same there keeps its
-socket. A service manager may pass sockets (LISTEN_FDS): one by the name of a
-listener is used instead of binding, any other becomes a listener of its name.
+SIGHUP, or 'fdclient reload', reads --config again; listeners that are unchanged there
+keep their sockets. A service manager may pass sockets (LISTEN_FDS). A socket with the
+name of a listener is used instead of binding; any other becomes a new listener.
 
-What is bound outlives the broker: a parent process, the keeper, or systemd's store
-has it too, and the next broker goes on with it. SIGTERM and SIGINT end both for good.
-SIGUSR2, or 'fdclient upgrade', makes the program that is now in its place take over.
+The sockets outlive a crash of the broker: a parent process, the keeper, or systemd's
+store has them too, and the next broker continues with them. SIGTERM and SIGINT stop
+the broker and its keeper. SIGUSR2, or 'fdclient upgrade', replaces the running broker
+with the program now on disk.
 
-Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or go on, 2 wrong
+Exit status: 0 stopped by SIGTERM or SIGINT, 1 could not start or continue, 2 wrong
 usage or configuration.
 `
 
@@ -79,22 +80,22 @@ var errDone = errors.New("done")
 func (o *options) define() *pflag.FlagSet {
 	fs := cli.Flags("fdbroker")
 	fs.StringArrayVar(&o.binds, "bind", nil, "bind the listener of `SPEC`, which is NAME=ADDRESS[,OPTION[=VALUE]]...; may be given many times")
-	fs.StringVar(&o.config, "config", "", "read specs from `FILE`, a regular one, one a line; lines that begin with # are comments")
+	fs.StringVar(&o.config, "config", "", "read specs from the regular file `FILE`, one a line; lines that begin with # are comments")
 	fs.StringVar(&o.socket, "socket", "", "`PATH` of the control socket")
 	fs.StringVar(&o.mode, "socket-mode", "", "`MODE` of the control socket (default 0600, or 0660 with --socket-group)")
 	fs.StringVar(&o.group, "socket-group", "", "`GROUP` of the control socket, by name or number")
 	fs.IntVar(&o.server.MaxClients, "max-clients", server.DefaultMaxClients, "serve at most `N` connections at a time")
-	fs.IntVar(&o.server.MaxClientsPerUID, "max-clients-per-uid", server.DefaultMaxClientsPerUID, "and `N` of one user other than root and the broker's")
-	fs.IntVar(&o.server.MaxGrantsPerUID, "max-grants-per-uid", server.DefaultMaxGrantsPerUID, "let at most `N` processes of such a user hold listeners")
+	fs.IntVar(&o.server.MaxClientsPerUID, "max-clients-per-uid", server.DefaultMaxClientsPerUID, "serve at most `N` connections from any one other user than root and the broker's own")
+	fs.IntVar(&o.server.MaxGrantsPerUID, "max-grants-per-uid", server.DefaultMaxGrantsPerUID, "let at most `N` processes of any one such user hold listeners")
 	fs.IntVar(&o.server.MaxNames, "max-names", server.DefaultMaxNames, "bind at most `N` listeners")
 	fs.IntVar(&o.server.MaxNamesInCall, "max-names-per-call", protocol.MaxNamesInCall, "hand out at most `N` sockets in one call")
-	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "take calls of at most `BYTES`")
-	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "give a client `DURATION` to complete a call")
-	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "do not take back, at the start, what an earlier broker's workers still hold")
-	fs.StringVar(&o.logLevel, "log-level", "info", "log from `LEVEL` up: debug, info, warn, error or disabled")
-	fs.StringVar(&o.format, "log-format", "auto", "log as `FORMAT`: console, json, or auto for console on a terminal")
-	fs.StringVar(&o.store, "store", storeAuto, "keep what is to outlive the broker in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's where it offers one, else a keeper")
-	fs.BoolVar(&o.check, "check", false, "check flags and configuration, say what would be bound and what this machine would refuse, and exit")
+	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "accept calls of at most `BYTES`")
+	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "disconnect a client that has not completed a call after `DURATION`")
+	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "when starting, do not recover sockets from the workers of a previous broker")
+	fs.StringVar(&o.logLevel, "log-level", "info", "log messages of `LEVEL` and above: debug, info, warn, error or disabled")
+	fs.StringVar(&o.format, "log-format", "auto", "log in `FORMAT`: console, json, or auto for console on a terminal and json elsewhere")
+	fs.StringVar(&o.store, "store", storeAuto, "keep a copy of each socket outside the broker, in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's if it offers one, else a keeper")
+	fs.BoolVar(&o.check, "check", false, "check flags and configuration, print what would be bound and what this machine would refuse, and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
 	return fs
 }

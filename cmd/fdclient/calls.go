@@ -12,18 +12,18 @@ import (
 var (
 	pingVerb = verb{
 		usage: "ping",
-		help:  "Says which broker answers, with exit status 0, or that none does within 5 s, with 1.\n",
+		help:  "Prints which broker answers. If none does within 5 s, the exit status is 1.\n",
 		act:   ping,
 	}
 	versionVerb = verb{
 		usage: "version",
-		help:  "Prints the version of fdclient; 'fdclient ping' tells the broker's.\n",
+		help:  "Prints the version of fdclient; 'fdclient ping' prints the broker's.\n",
 		act:   showVersion,
 	}
 	addrVerb = verb{
 		usage: "addr NAME",
 		help: `Prints the address that a listener is bound to, such as 127.0.0.1:9000 or
-/run/app.sock: what was really bound, where the spec left something open.
+/run/app.sock. It is the address in use: for port 0, it has the port that was chosen.
 `,
 		act:   addr,
 		takes: arguments{1, 1, "addr takes exactly one name"},
@@ -31,11 +31,11 @@ var (
 	}
 	bindVerb = verb{
 		usage: "bind NAME=ADDRESS[,OPTION[=VALUE]]...",
-		help: `Binds listeners, all or none, and prints each with what was really bound. A name
-that is bound already with the same spec is left as it is. They are bound until the
-broker is stopped, and are not in its configuration: 'fdclient list --specs' prints one
-that has them. Only root and the user that the broker runs as may do this. 'fdbroker
---help' shows addresses and options.
+		help: `Binds listeners, all or none, and prints each with its address. A name that is already
+bound with the same spec is left as it is. The listeners stay until the broker is
+stopped. They are not in its configuration file: 'fdclient list --specs' prints a
+configuration that includes them. Only root and the user that the broker runs as may do
+this. 'fdbroker --help' shows addresses and options.
 
   fdclient bind web=:9000 adm=127.0.0.1:9001,backlog=16
 `,
@@ -44,10 +44,10 @@ that has them. Only root and the user that the broker runs as may do this. 'fdbr
 	}
 	unbindVerb = verb{
 		usage: "unbind NAME...",
-		help: `Closes listeners, all or none. Processes that hold one keep accepting on it, and its
-address is free once the last one exits: unbind says which processes still have the
-socket, also those that got it from their parent. Only root and the user that the
-broker runs as may do this.
+		help: `Closes listeners, all or none. Processes that hold one keep accepting on it. The
+address is free once the last one exits; unbind lists the processes that still have the
+socket, including those that inherited it. Only root and the user that the broker runs
+as may do this.
 `,
 		act:   unbind,
 		takes: arguments{1, many, "name at least one listener"},

@@ -56,7 +56,7 @@ func (v *verb) answer(socket string, before []string, word string) complete.Answ
 		a = line.Flags(fs, word, nil)
 	}
 	if v.runs && len(line.Args) > 0 && a.Kind == complete.Words && a.Skip == 0 {
-		a.Words = append(a.Words, complete.Word{Text: "--", Help: "the command is behind it"})
+		a.Words = append(a.Words, complete.Word{Text: "--", Help: "the command follows"})
 	}
 	return a.Filter(word[a.Skip:])
 }

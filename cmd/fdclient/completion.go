@@ -16,12 +16,12 @@ var scripts embed.FS
 
 var completionVerb = verb{
 	usage: "completion bash|zsh|fish",
-	help: `Prints a script that makes the shell complete the words of fdclient and fdbroker:
-verbs, flags, and the names that the running broker has. Put it where the shell
-looks for such scripts, or have it read when the shell starts:
+	help: `Prints a script that makes the shell complete commands of fdclient and fdbroker: verbs,
+flags, and the names of the running broker's listeners. Put it into the shell's
+directory for such scripts, or read it when the shell starts:
 
   source <(fdclient completion bash)          # in ~/.bashrc
-  source <(fdclient completion zsh)           # in ~/.zshrc, behind compinit
+  source <(fdclient completion zsh)           # in ~/.zshrc, after compinit
   fdclient completion fish | source           # in ~/.config/fish/config.fish
 `,
 	act:   completion,

@@ -16,17 +16,20 @@ import (
 var drainVerb = verb{
 	usage: "drain NAME... [--before GRANT] [--wait DURATION]",
 	help: `Asks the holders of these listeners to stop accepting, finish what they have, and
-leave: a process that 'fdclient get' became gets its --drain-signal, a Go worker is
-told by its listener. Queued connections wait for the next holder; if there is no
-other one, a warning says so. Prints how many were asked and, with --wait, how many of
-them left in time; if some did not, it says which, and the exit status is 1. It is 1
-too if the broker may not signal one of them. Processes of the same age that are still
-waiting are refused. A 'fdclient run' of such workers does not start them again, but
-exits once they have left; its --replace starts the new ones first. If the broker is
-upgraded or crashes meanwhile, --wait ends: the drain has begun, and the same command
-waits for the others.
-Processes in a pid namespace that the broker cannot see are not asked; it says so.
-Users other than root and the broker's own drain their own processes only.
+leave. A process started with 'fdclient get' gets its --drain-signal; the listener of
+a Go worker tells it. Queued connections wait for the next holder; if no other process
+holds the listener, a warning says so. Processes of the same age that are still waiting
+are refused.
+
+Prints how many holders were asked and, with --wait, how many of them left in time. The
+exit status is 1 if some did not, which are listed, or if the broker may not signal one
+of them. If the broker is upgraded or crashes meanwhile, --wait stops: the drain has
+begun, and the same command waits for the others.
+
+A 'fdclient run' whose workers are drained does not restart them, and exits once they
+have left. To start new workers first, use 'fdclient run --replace' instead. Processes
+in a pid namespace that the broker cannot see are not asked; a warning says so. Users
+other than root and the broker's own can only drain their own processes.
 
   fdclient drain web --wait 30s
 `,
@@ -36,8 +39,8 @@ Users other than root and the broker's own drain their own processes only.
 }
 
 func defineDrain(fs *pflag.FlagSet) action {
-	before := fs.Int64("before", 0, "only those that are older than `GRANT`, as 'fdclient list' shows it")
-	wait := fs.Duration("wait", 0, "wait until they have left, at most `DURATION`")
+	before := fs.Int64("before", 0, "ask only holders whose grant is older than `GRANT`, a number in 'fdclient list'")
+	wait := fs.Duration("wait", 0, "wait at most `DURATION` until they have left")
 	return func(ctx context.Context, c command) error {
 		switch {
 		case fs.Changed("before") && *before < 1:
@@ -98,9 +101,9 @@ func drainAndWait(ctx context.Context, c command, before int64, limit time.Durat
 	}
 	who, err := staying(c)
 	if err != nil {
-		return fmt.Errorf("after %v it is not known who is still there: %w", limit, err)
+		return fmt.Errorf("cannot tell which holders are left after %v: %w", limit, err)
 	}
-	return fmt.Errorf("after %v there are still: %s; wait longer, or stop them yourself", limit, who)
+	return fmt.Errorf("not left after %v: %s; wait longer, or stop them yourself", limit, who)
 }
 
 // warnUnserved says that a drain is an outage, as far as the broker knows.
@@ -129,7 +132,7 @@ func staying(c command) (string, error) {
 		}
 	}
 	if holders == nil {
-		return "none by now", nil
+		return "none any more", nil
 	}
 	return strings.Join(holders, ", "), nil
 }

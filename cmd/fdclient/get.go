@@ -22,12 +22,13 @@ const exitGet = 125
 
 var getVerb = verb{
 	usage: "get NAME... [flags] -- CMD [ARG...]",
-	help: `Becomes CMD, with the sockets of the named listeners open from descriptor 3 up,
-in that order, and LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES set as systemd does.
-In CMD's words and in --env, {fd:NAME}, {addr:NAME}, {port:NAME} and {path:NAME}
-are replaced; without :NAME they mean the first one. A name that was not asked for is
-an error.
-CMD keeps the pid of fdclient: the broker knows by it who holds the sockets.
+	help: `Becomes CMD, with the sockets of the named listeners open as descriptors 3, 4 and so
+on, in that order, and sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES as systemd does.
+CMD must accept an inherited socket: a program that binds its own port does not use it.
+In CMD's words and in --env, {fd:NAME}, {addr:NAME}, {port:NAME} and {path:NAME} are
+replaced; without :NAME they mean the first listener. A NAME that is not among those
+of the command line is an error. CMD keeps the pid of fdclient, by which the broker
+knows which process holds the sockets.
 
   fdclient get web -- ./server
   fdclient get web -- uvicorn --fd {fd} app:app
@@ -57,8 +58,8 @@ func defineLaunch(fs *pflag.FlagSet) *launchFlags {
 	fs.BoolVar(&l.config.Stdin, "stdin", false, "give CMD the one socket as standard input, and set no LISTEN_*")
 	fs.BoolVar(&l.config.NoListenEnv, "no-listen-env", false, "set no LISTEN_*")
 	fs.StringArrayVar(&l.config.Env, "env", nil, "set an environment variable of CMD: `K=TEMPLATE`; may be given many times")
-	fs.BoolVar(&l.blocks, "blocking", false, "CMD needs blocking sockets (implied by --stdin; --blocking=false: non-blocking ones)")
-	fs.StringVar(&l.drainSignal, "drain-signal", "TERM", "`SIGNAL` that asks CMD to stop accepting and leave, or none")
+	fs.BoolVar(&l.blocks, "blocking", false, "give CMD blocking sockets (the default with --stdin), or with --blocking=false non-blocking ones")
+	fs.StringVar(&l.drainSignal, "drain-signal", "TERM", "ask CMD with `SIGNAL` to stop accepting and leave; none for no signal")
 	return l
 }
 
@@ -122,7 +123,7 @@ func signalName(flag, text string) (string, error) {
 
 func defineGet(fs *pflag.FlagSet) action {
 	l := defineLaunch(fs)
-	wait := fs.String("wait", "", "wait for a broker, the names and a place: at most `DURATION`, as in --wait=30s")
+	wait := fs.String("wait", "", "wait until a broker answers, has the names, and has room for another holder: at most `DURATION`, as in --wait=30s")
 	fs.Lookup("wait").NoOptDefVal = "forever"
 	return func(ctx context.Context, c command) error {
 		options, err := l.options(c)

@@ -21,21 +21,22 @@ import (
 
 var listVerb = verb{
 	usage: "list [NAME...] [--json] [--specs]",
-	help: `Shows the listeners, or those of these names: each with its address, how many hold
-it, how many connections are queued of how many that may be, and how many found the
-queue full; then each grant with the process behind it. Bytes instead of connections
-for datagrams. Of processes in another pid namespace the broker only knows how many
+	help: `Shows all listeners, or the named ones, with their addresses, the number of holders,
+queue length and limit, and how many connections were dropped because the queue was
+full. For datagrams it counts bytes instead of connections. Then it shows each grant
+and its process. Of processes in another pid namespace the broker only knows how many
 got the listener (unseen).
-A listener with a queue and nobody to serve it stands out on a terminal. So does one
-whose holders do not accept, or too slowly: its queue has not been empty for 5 seconds.
-If nobody holds a listener, root and the broker's user see which processes have its
-socket all the same, such as the child of a worker that has exited. A note says that
-nobody accepts, how often the broker has undone what a worker did to the shared socket,
-and what it cannot undo at the moment.
 
-With --specs, it prints a configuration for 'fdbroker --config' of what is bound, also
-at run time. Write it to a file beside the old one first, because the broker may read
-that one at any time:
+A terminal highlights a listener that has connections queued and no holder. It also
+highlights one whose holders do not accept, or accept too slowly: its queue has not
+been empty for 5 seconds. If nobody holds a listener, root and the broker's user see
+which processes still have its socket open, such as the child of a worker that exited.
+A note says that nobody accepts, how often the broker has repaired the socket after a
+worker changed it, and what it cannot repair at the moment.
+
+With --specs, it prints a configuration for 'fdbroker --config': all that is bound,
+including what was bound at run time. Write it to a new file first and then rename it,
+because the broker may read the old one at any time:
 
   fdclient list --specs >/etc/fdbroker.conf.new &&
     mv /etc/fdbroker.conf.new /etc/fdbroker.conf

@@ -18,12 +18,12 @@ import (
 
 var putVerb = verb{
 	usage: "put NAME[,OPTION[=VALUE]]... [--fd N] [--any] [-- CMD [ARG...]]",
-	help: `Stores a listening socket that something else has opened: the broker makes it the
-listener NAME, as if it had bound it, and prints its address. It is descriptor N or,
-without --fd, the socket that a service manager has passed (LISTEN_FDS): the one
-called NAME, or the only one. Options are those of a spec; a queue's length and
-O_NONBLOCK stay as they are where no option says otherwise. With CMD, it then becomes
-'fdclient get NAME -- CMD'. Only root and the user that the broker runs as may do this.
+	help: `Stores a listening socket that another program opened, and prints its address. The
+socket becomes the listener NAME, as if the broker had bound it. It is descriptor N or,
+without --fd, a socket passed by a service manager (LISTEN_FDS): the one called NAME,
+or the only one. The options are those of a spec; without them, the queue limit and
+O_NONBLOCK stay as they are. With CMD, it then becomes 'fdclient get NAME -- CMD'. Only
+root and the user that the broker runs as may do this.
 
   fdclient put web,allow=group:www --fd 3
   fdclient put web -- ./server             # in the service of a systemd .socket
@@ -126,11 +126,11 @@ func choose(name string, passed []activation.Passed) (int, error) {
 
 var adoptVerb = verb{
 	usage: "adopt NAME[,OPTION[=VALUE]]... --pid PID [--address ADDRESS] [--drain-signal SIGNAL]",
-	help: `Moves a server that runs onto the broker, without a restart: takes a duplicate of
-the socket that it listens on, which it does not notice, and puts it, as 'fdclient
-put' does. The server is its first holder; others may get it from now on, and once
-they do, the server may be stopped. Needs permission to trace the process (its own user
-or root), and to put.
+	help: `Takes over the port of a running server, without a restart. It duplicates the socket
+that the server listens on and stores it, as 'fdclient put' does; the server does not
+notice. The server becomes its first holder. Other processes can get the listener from
+now on, and once one has it, the server may be stopped. Needs permission to trace the
+process (its own user or root), and to put.
 
   fdclient adopt web --pid 812
   fdclient adopt web,allow=group:www --pid 812 --address :80
@@ -141,9 +141,9 @@ or root), and to put.
 }
 
 func defineAdopt(fs *pflag.FlagSet) action {
-	pid := fs.Int("pid", 0, "the process that listens: `PID`")
-	address := fs.String("address", "", "where it listens, if at more than one: `ADDRESS` as in a spec, such as :80 or unix:///run/app.sock")
-	drain := fs.String("drain-signal", "TERM", "what asks the server to leave, when a newer one takes over: `SIGNAL`, or none")
+	pid := fs.Int("pid", 0, "take the socket of process `PID`")
+	address := fs.String("address", "", "if the process listens at more than one address, take `ADDRESS`, written as in a spec, such as :80 or unix:///run/app.sock")
+	drain := fs.String("drain-signal", "TERM", "ask the server with `SIGNAL` to leave when a newer one takes over; none for no signal")
 	return func(ctx context.Context, c command) error {
 		if *pid <= 0 {
 			return usagef("name the process with --pid PID")
@@ -166,7 +166,7 @@ func defineAdopt(fs *pflag.FlagSet) action {
 			return err
 		}
 		if l.Holders == 0 {
-			fmt.Fprintf(c.err, "fdclient: the broker may not look into pid %d: list does not show it as a holder, and the log of the broker says why\n", *pid)
+			fmt.Fprintf(c.err, "fdclient: the broker may not inspect pid %d, so list does not show it as a holder; the log of the broker says why\n", *pid)
 		}
 		return c.printBound(l)
 	}

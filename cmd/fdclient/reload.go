@@ -15,20 +15,21 @@ import (
 
 var reloadVerb = verb{
 	usage: "reload [--force] [--rebind]",
-	help: `Makes the broker read its --config file again, and prints what that has changed: a
-line for each listener that was bound, unbound or changed. If one of the specs
-is wrong or cannot be bound, nothing changes. Neither does anything if a listener
-would be unbound that is in use: that a process holds, or has open, or that has
-connections in its queue. The same goes for a file without any listener, and for
-one without a newline at its end that would unbind listeners: an editor on a full
-disk leaves such files behind. What was bound with 'fdclient bind' stays. Only root
-and the user that the broker runs as may do this.
+	help: `Makes the broker read its --config file again, and prints a line for each listener
+that was bound, unbound or changed. What was bound with 'fdclient bind' stays. Only
+root and the user that the broker runs as may do this.
 
-Options change on the living socket. Another address needs a new socket: Go programs
+Nothing changes if a spec is wrong or cannot be bound. Without --force, nothing changes
+either if that would unbind a listener in use: one that a process holds or has open, or
+that has connections in its queue. The same is true for a file without any listener,
+and for a file that would unbind listeners and lacks the newline at its end, because an
+editor on a full disk leaves such files.
+
+Most options change on the open socket. Another address needs a new socket: Go programs
 get it by themselves, and 'fdclient run' replaces its workers. If other processes have
-the old one, nothing changes without --rebind. With it, they get their drain signal,
-and reload waits for them, and names those that still have the old socket. Connections
-that wait there are still served, and nothing new comes there. --rebind also replaces a
+the old socket, nothing changes without --rebind. With it, they get their drain signal;
+reload waits for them, and lists those that still have the old socket. Connections that
+wait there are still served, and no new ones arrive there. --rebind also replaces a
 socket that cannot be repaired.
 `,
 	define: defineReload,
@@ -36,9 +37,9 @@ socket that cannot be repaired.
 
 func defineReload(fs *pflag.FlagSet) action {
 	var o broker.ReloadOptions
-	fs.BoolVar(&o.Force, "force", false, "unbind listeners that are in use, too, and load a file that may be cut short")
-	fs.BoolVar(&o.Rebind, "rebind", false, "ask processes to leave that would be left on an old socket")
-	wait := fs.Duration("wait", 30*time.Second, "with --rebind, wait for them for at most `DURATION`")
+	fs.BoolVar(&o.Force, "force", false, "unbind listeners even if they are in use, and load a file even if it looks truncated")
+	fs.BoolVar(&o.Rebind, "rebind", false, "bind new sockets even if processes have the old ones, and ask those processes to leave")
+	wait := fs.Duration("wait", 30*time.Second, "with --rebind, wait at most `DURATION` until they have left")
 	return func(ctx context.Context, c command) error {
 		if *wait < 0 {
 			return usagef("--wait %v: use a duration such as 30s", *wait)

@@ -32,8 +32,8 @@ of 'fdclient run' may ask.
 }
 
 func defineRoll(fs *pflag.FlagSet) action {
-	pid := fs.Int("pid", 0, "of the 'fdclient run' with this `PID`")
-	limit := fs.Duration("timeout", 0, "wait at most `DURATION`; the roll continues")
+	pid := fs.Int("pid", 0, "ask the 'fdclient run' with this `PID`")
+	limit := fs.Duration("timeout", 0, "stop waiting after `DURATION`; the roll continues")
 	return func(ctx context.Context, c command) error {
 		switch {
 		case fs.Changed("pid") && *pid < 1:

@@ -27,17 +27,17 @@ import (
 
 var runVerb = verb{
 	usage: "run [NAME...] [flags] -- CMD [ARG...]",
-	help: `Keeps workers alive: processes that 'fdclient get --wait NAME... -- CMD' became or,
-without names, that run CMD, which gets its sockets by itself. One that ends is
-started again: at once, and if it does not live long, after a delay that doubles.
+	help: `Keeps workers running. A worker is 'fdclient get --wait NAME... -- CMD' or, without
+names, CMD itself, which then asks the broker for its sockets. A worker that exits is
+restarted at once; if it keeps failing, after a delay that doubles.
 
   SIGHUP            replaces all workers: each is stopped once a new one is ready;
                     'fdclient roll' does this as well, and says how it went
-  SIGTTIN, SIGTTOU  one worker more, one less
-  SIGTERM, SIGINT   stops them and ends; once more: at once
+  SIGTTIN, SIGTTOU  adds a worker, removes one
+  SIGTERM, SIGINT   stops the workers and exits; a second one kills them at once
 
-With --replace, workers that others have started for the same listeners are asked to
-leave once these are ready; 'fdclient run' that has started those ends then.
+With --replace, older workers of the same listeners are asked to leave once all new
+ones are ready. The 'fdclient run' that started the older ones then exits.
 
   fdclient run web -n 4 -- ./server
   fdclient run web --replace --ready notify -- ./server-v2
@@ -68,15 +68,15 @@ func defineRun(fs *pflag.FlagSet) action {
 	var f runFlags
 	c := &f.config
 	fs.IntVarP(&c.Workers, "workers", "n", 1, "keep `N` workers alive")
-	fs.IntVar(&c.Standby, "standby", 0, "and `K` more, which wait for a place (of a listener with max=)")
-	fs.StringVar(&f.ready, "ready", supervisor.DefaultReadyAfter.String(), "`WHEN` a worker is ready: after a duration, or notify: when it says READY=1 (sd_notify)")
-	fs.DurationVar(&c.ReadyTimeout, "ready-timeout", supervisor.DefaultReadyTimeout, "stop a new worker that is not ready by then: `DURATION`")
-	fs.BoolVar(&f.replace, "replace", false, "when all are ready, ask older workers of these listeners to leave")
-	fs.IntVar(&c.Surge, "surge", 1, "start at most `M` new workers before old ones are stopped")
-	fs.DurationVar(&c.RestartDelay, "restart-delay", supervisor.DefaultRestartDelay, "first `DURATION` between two starts of a worker that does not live that long")
-	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "longest `DURATION` between two starts")
+	fs.IntVar(&c.Standby, "standby", 0, "keep `K` more workers started, which wait until a listener with max= has room")
+	fs.StringVar(&f.ready, "ready", supervisor.DefaultReadyAfter.String(), "`WHEN` a worker counts as ready: once it has run for a duration such as 1s, or \"notify\" (sd_notify READY=1)")
+	fs.DurationVar(&c.ReadyTimeout, "ready-timeout", supervisor.DefaultReadyTimeout, "stop a new worker that is not ready after `DURATION`")
+	fs.BoolVar(&f.replace, "replace", false, "when all workers are ready, ask older workers of these listeners to leave")
+	fs.IntVar(&c.Surge, "surge", 1, "when replacing, start at most `M` new workers before old ones are stopped")
+	fs.DurationVar(&c.RestartDelay, "restart-delay", supervisor.DefaultRestartDelay, "wait `DURATION` before the second restart of a worker that keeps failing, then twice as long each time")
+	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "wait at most `DURATION` before a restart")
 	fs.StringVar(&f.stopSignal, "stop-signal", "TERM", "`SIGNAL` that stops a worker")
-	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill workers that have not stopped after `DURATION`")
+	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill a worker that has not stopped after `DURATION`")
 	ofGet := cli.Flags("get")
 	f.launch = defineLaunch(ofGet)
 	fs.AddFlagSet(ofGet)

@@ -11,13 +11,14 @@ import (
 
 var upgradeVerb = verb{
 	usage: "upgrade",
-	help: `Makes the program that is now where the broker was started from take over from it, in
-the same process, with all listeners and grants, and prints its version once it
-answers. Where that program does not accept the broker's flags and configuration
-(fdbroker --check), the broker goes on and the answer says why. Where it ends before
-it is ready, the old one is started again, and the exit status is 1. No connection is
-lost, and holders notice nothing. Only root and the user that the broker runs as may
-do this.
+	help: `Replaces the running broker with the program now on disk, without closing anything,
+and prints the version of the new one once it answers. The process, all listeners and
+all grants stay. No connection is lost, and holders notice nothing.
+
+The new program first checks the broker's flags and configuration (fdbroker --check).
+If it refuses them, the running broker continues, and the error says why. If it exits
+before it is ready, the previous version is started again. Both times the exit status
+is 1. Only root and the user that the broker runs as may do this.
 `,
 	act: upgrade,
 }

@@ -9,26 +9,25 @@ Usage:
 
 Verbs:
   get NAME... -- CMD   run CMD with the sockets of these listeners open
-  run NAME... -- CMD   keep such processes alive, and replace them without a gap
+  run NAME... -- CMD   keep such processes running, and replace them without a gap
   roll NAME            make 'fdclient run' replace its workers, and wait for that
-  list                 show the listeners, their queues and who holds them
+  list                 show the listeners, their queues and their holders
   watch                print what happens, as it happens
   bind SPEC...         bind listeners
   unbind NAME...       close listeners
-  drain NAME...        ask who holds listeners to leave
-  put NAME             store a socket that was made elsewhere
-  adopt NAME --pid N   store the socket of a server that runs
+  drain NAME...        ask the holders of listeners to leave
+  put NAME             store a socket that another program opened
+  adopt NAME --pid N   store the socket of a running server
   reload               make the broker read its configuration file again
-  upgrade              make the broker go on with the program that is now in its place
+  upgrade              replace the running broker with the program now on disk
   addr NAME            print the address that a listener is bound to
-  ping                 see whether a broker answers
-  completion SHELL     print what makes a shell complete both commands
+  ping                 check whether a broker answers
+  completion SHELL     print a script that makes a shell complete both commands
   version              print the version of fdclient
 
 'fdclient VERB --help' tells more. The control socket is --socket, else
-$FDBROKER_SOCKET, else /run/fdbroker/control for root, else
-$XDG_RUNTIME_DIR/fdbroker/control, and /run/fdbroker/control for others than
-root where that does not exist.
+$FDBROKER_SOCKET, else /run/fdbroker/control for root. For other users it is
+$XDG_RUNTIME_DIR/fdbroker/control, or /run/fdbroker/control if that does not exist.
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage; of get and run: 125 fdclient
 itself failed, 126 CMD cannot be run, 127 CMD is not found, else CMD's own (of get).

@@ -16,11 +16,12 @@ import (
 
 var watchVerb = verb{
 	usage: "watch [--json]",
-	help: `Prints what happens at the broker, an event a line, until it is interrupted:
-listeners bound and unbound, grants made, draining and ended and why, calls refused,
-harm to sockets undone, listeners whose holders do not accept. When the broker ends it says "lost", and goes on with the next
-one. Only root and the user that the broker runs as may watch. When more happens than
-can be printed, that is the last event, and the exit status is 1.
+	help: `Prints what happens at the broker, one event a line, until it is interrupted:
+listeners bound and unbound; grants made, draining and ended, with the reason; calls
+refused; sockets repaired; and listeners whose holders do not accept. When the broker
+exits, it prints "lost", and continues once the next broker answers. If it cannot keep
+up, it prints "overflow" and exits with status 1. Only root and the user that the
+broker runs as may watch.
 `,
 	define: defineWatch,
 }
