@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -35,21 +36,21 @@ type Dialer struct {
 // Dial returns the listener of that name, which the caller must close. The grant lasts until
 // then, or until this process exits.
 //
-// The error is, in the sense of [errors.Is], one of [ErrNoBroker], [ErrLost],
-// [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced] and
+// The error says which listener was asked for, and at which control socket. It is, in the sense of [errors.Is], one of
+// [ErrNoBroker], [ErrLost], [ErrMalformed], [ErrUnknownName], [ErrDenied], [ErrFull], [ErrConflict], [ErrReplaced] and
 // [ErrLimitReached], or ctx's. A datagram socket is an error too: see DialPacket.
 func (d *Dialer) Dial(ctx context.Context, name string) (*Listener, error) {
-	all, err := d.DialAll(ctx, name)
+	handles, err := d.dial(ctx, "Dial", []string{name}, false)
 	if err != nil {
 		return nil, err
 	}
-	return all[0], nil
+	return &Listener{handle: handles[0]}, nil
 }
 
 // DialAll returns the listeners of those names, in that order, or an error and none. It asks the broker once. The
 // caller must close each of them. They share one grant, which lasts until the last is closed.
 func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, error) {
-	handles, err := d.dial(ctx, names, false)
+	handles, err := d.dial(ctx, "DialAll", names, false)
 	var all []*Listener
 	for _, h := range handles {
 		all = append(all, &Listener{handle: h})
@@ -59,16 +60,16 @@ func (d *Dialer) DialAll(ctx context.Context, names ...string) ([]*Listener, err
 
 // DialPacket is like Dial, for datagram sockets.
 func (d *Dialer) DialPacket(ctx context.Context, name string) (*PacketConn, error) {
-	all, err := d.DialPackets(ctx, name)
+	handles, err := d.dial(ctx, "DialPacket", []string{name}, true)
 	if err != nil {
 		return nil, err
 	}
-	return all[0], nil
+	return &PacketConn{handles[0]}, nil
 }
 
 // DialPackets is like DialAll, for datagram sockets.
 func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketConn, error) {
-	handles, err := d.dial(ctx, names, true)
+	handles, err := d.dial(ctx, "DialPackets", names, true)
 	var all []*PacketConn
 	for _, h := range handles {
 		all = append(all, &PacketConn{h})
@@ -76,22 +77,33 @@ func (d *Dialer) DialPackets(ctx context.Context, names ...string) ([]*PacketCon
 	return all, err
 }
 
-// dial gets the sockets of names in one grant.
-func (d *Dialer) dial(ctx context.Context, names []string, packet bool) ([]*handle, error) {
+// dial gets the sockets of names in one grant, for the method op.
+func (d *Dialer) dial(ctx context.Context, op string, names []string, packet bool) ([]*handle, error) {
 	if len(names) == 0 {
-		return nil, errors.New("no name to dial")
+		return nil, dialError(op, names, "", errors.New("no name to dial"))
 	}
-	l := &link{path: d.Socket}
+	l, path := &link{path: d.Socket}, ""
 	var sockets []Socket
 	err := retry(ctx, d.Wait, func() (err error) {
 		l.exchange, sockets, err = l.get(ctx, protocol.GetParameters{
 			Names: names, Wait: d.Wait, Generation: protocol.GenerationOf(os.Getenv),
 		})
+		if path = ""; l.exchange != nil {
+			path = l.exchange.path
+		}
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = l.openAll(sockets, packet)
 	}
+	if err != nil {
+		return nil, dialError(op, names, path, err)
+	}
+	return slices.Clone(l.handles), nil
+}
+
+// openAll makes handles of sockets, which it takes. After an error it has closed the link.
+func (l *link) openAll(sockets []Socket, packet bool) error {
 	l.first = l.exchange.grant
 	l.grant.Store(l.first)
 	for i, s := range sockets {
@@ -104,9 +116,24 @@ func (d *Dialer) dial(ctx context.Context, names []string, packet bool) ([]*hand
 				h.shut()
 			}
 			l.close()
-			return nil, fmt.Errorf("%s (%s %s): %w", s.Name, s.Network, s.Address, err)
+			return fmt.Errorf("%s (%s %s): %w", s.Name, s.Network, s.Address, err)
 		}
 		l.handles = append(l.handles, &handle{name: s.Name, packet: packet, link: l, socket: socket})
 	}
-	return slices.Clone(l.handles), nil
+	return nil
+}
+
+// dialError returns err with what was called. The path of the control socket is empty if err names it.
+func dialError(op string, names []string, path string, err error) error {
+	what := "broker." + op
+	for i, name := range names {
+		if i > 0 {
+			what += ","
+		}
+		what += " " + strconv.Quote(name)
+	}
+	if path != "" {
+		what += " at " + path
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }

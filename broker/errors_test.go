@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/broker/server"
@@ -349,4 +350,51 @@ func TestDialPaths(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDialErrors: the error of each method of a Dialer says once what was called, and at which control socket.
+func TestDialErrors(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := startBroker(t, "web=127.0.0.1:0", "ntp=udp://127.0.0.1:0")
+	d, none := b.dialer(), &broker.Dialer{Socket: filepath.Join(t.TempDir(), "none")}
+	ctx := context.Background()
+	late, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	long := &broker.Dialer{Socket: "/" + strings.Repeat("x", 200)}
+	for _, c := range []struct {
+		dial func() error
+		want string // what it begins with
+		is   error
+	}{
+		{func() error { _, err := d.Dial(ctx, "wbe"); return err },
+			`broker.Dial "wbe" at ` + b.path + `: no listener is called "wbe"`, broker.ErrUnknownName},
+		{func() error { _, err := d.DialPacket(ctx, "wbe"); return err },
+			`broker.DialPacket "wbe" at ` + b.path + `: no listener is called "wbe"`, broker.ErrUnknownName},
+		{func() error { _, err := d.DialAll(ctx, "web", "wbe"); return err },
+			`broker.DialAll "web", "wbe" at ` + b.path + `: no listener is called "wbe"`, broker.ErrUnknownName},
+		{func() error { _, err := d.DialPackets(ctx, "web"); return err },
+			`broker.DialPackets "web" at ` + b.path + `: web (tcp 127.0.0.1:`, nil},
+		{func() error { _, err := d.Dial(ctx, "ntp"); return err },
+			`broker.Dial "ntp" at ` + b.path + `: ntp (udp 127.0.0.1:`, nil},
+		{func() error { _, err := d.DialAll(ctx); return err }, `broker.DialAll: no name`, nil},
+		{func() error { _, err := none.Dial(ctx, "web"); return err },
+			`broker.Dial "web": no broker answers at ` + none.Socket + ` (no such file`, broker.ErrNoBroker},
+		{func() error {
+			_, err := (&broker.Dialer{Socket: none.Socket, Wait: true}).Dial(late, "web")
+			return err
+		}, `broker.Dial "web": context deadline exceeded: no broker answers at ` + none.Socket, broker.ErrNoBroker},
+		{func() error { _, err := long.Dial(ctx, "web"); return err }, `broker.Dial "web": connect to the control socket /xx`, unix.EINVAL},
+	} {
+		err := c.dial()
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || c.is != nil && !errors.Is(err, c.is) {
+			t.Errorf("got  %v\nwant %s...", err, c.want)
+		}
+		for _, once := range []string{"broker.", b.path, none.Socket} {
+			if err != nil && strings.Count(err.Error(), once) > 1 {
+				t.Errorf("twice %q: %v", once, err)
+			}
+		}
+	}
+	b.waitHolders("web", 0)
+	b.waitHolders("ntp", 0)
 }

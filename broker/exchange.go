@@ -19,8 +19,9 @@ import (
 // maxPath is how long the path of a Unix socket can be (unix(7)).
 const maxPath = 107
 
-// connect connects to the control socket: to the first that exists, if there is more than one place for it.
-func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
+// connect connects to the control socket: to the first that exists, if there is more than one place for it. It returns
+// the path of that; its errors name the path.
+func connect(ctx context.Context, path string) (*scmrights.Stream, string, error) {
 	paths := []string{path}
 	if path == "" {
 		paths = protocol.DialPaths(os.Geteuid(), os.Getenv)
@@ -31,20 +32,20 @@ func connect(ctx context.Context, path string) (*scmrights.Stream, error) {
 		_, ofPath := errors.AsType[*os.PathError](err)
 		switch {
 		case err == nil:
-			return s, nil
+			return s, p, nil
 		case errors.Is(err, unix.ECONNREFUSED) && isOther(p):
-			return nil, fmt.Errorf("connect to the control socket %s: it is not a socket", p)
+			return nil, "", fmt.Errorf("connect to the control socket %s: it is not a socket", p)
 		case len(p) > maxPath:
-			return nil, fmt.Errorf("connect to the control socket %s: a Unix socket's path has at most %d bytes, and this one %d: %w", p, maxPath, len(p), unix.EINVAL)
+			return nil, "", fmt.Errorf("connect to the control socket %s: a Unix socket's path has at most %d bytes, and this one %d: %w", p, maxPath, len(p), unix.EINVAL)
 		case ctx.Err() == nil && (!ofPath || errors.Is(err, unix.EINVAL)): // of this process, or of an empty path
-			return nil, fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
+			return nil, "", fmt.Errorf("connect to the control socket %s: %w", p, cause(err))
 		}
 		errs = append(errs, err)
 		if !errors.Is(err, fs.ErrNotExist) {
 			break // a socket that is down, or not for this user, is still the one to use
 		}
 	}
-	return nil, &NoBrokerError{Paths: paths[:len(errs)], Errs: errs}
+	return nil, "", &NoBrokerError{Paths: paths[:len(errs)], Errs: errs}
 }
 
 // isOther reports whether path leads to a file that is not a socket.
@@ -76,17 +77,18 @@ func retry(ctx context.Context, waits bool, f func() error) error {
 
 // exchange is one connection to a broker, used by one call at a time.
 type exchange struct {
+	path   string // of the control socket
 	stream *scmrights.Stream
 	conn   *protocol.Conn
 	grant  int64 // of the last get
 }
 
 func newExchange(ctx context.Context, path string) (*exchange, error) {
-	stream, err := connect(ctx, path)
+	stream, at, err := connect(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	return &exchange{stream: stream, conn: protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)}, nil
+	return &exchange{path: at, stream: stream, conn: protocol.NewConn(stream, protocol.MaxReply, protocol.MaxNamesInCall)}, nil
 }
 
 // close ends the connection, and with it a grant that lasts as long.

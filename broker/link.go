@@ -31,7 +31,8 @@ type link struct {
 	closed   bool
 }
 
-// get gets sockets in a grant that lasts as long as the connection that it returns.
+// get gets sockets in a grant that lasts as long as the connection that it returns. It also returns that after an error
+// of the broker, for its path; it is closed then.
 func (l *link) get(ctx context.Context, p protocol.GetParameters) (*exchange, []Socket, error) {
 	x, err := newExchange(ctx, l.path)
 	if err != nil {
@@ -41,9 +42,8 @@ func (l *link) get(ctx context.Context, p protocol.GetParameters) (*exchange, []
 	sockets, err := x.get(ctx, true, p)
 	if err != nil {
 		_ = x.close()
-		return nil, nil, err
 	}
-	return x, sockets, nil
+	return x, sockets, err
 }
 
 // open returns the handles that still receive.
