@@ -34,6 +34,9 @@ func (s *Socket) Retire(by *Socket) error {
 		return nil
 	}
 	return control(s.fd, func(fd int) error {
+		if s.health.reusePort = false; reusePort(false).set(fd) != nil {
+			s.health.reusePort = true
+		}
 		if s.network().In(spec.TCP) {
 			return hide(fd)
 		}
@@ -109,7 +112,8 @@ func addressOf(sa unix.Sockaddr) string {
 	return ""
 }
 
-// RestoreRetired returns a retired socket of the spec with that text, as Restore does with others. It changes nothing.
+// RestoreRetired returns the old socket of the spec with that text, as Restore does with others. It changes nothing: one
+// that the broker before had no time to retire, as [Socket.Retired] says then, goes on to get clients until Retire.
 func RestoreRetired(text string, fd *scmrights.FD, saved Saved) (*Socket, error) {
 	s, err := spec.Parse(text)
 	if err != nil {
@@ -117,11 +121,11 @@ func RestoreRetired(text string, fd *scmrights.FD, saved Saved) (*Socket, error)
 	}
 	sock := &Socket{fd: fd, released: true}
 	sock.setSpec(s)
-	sock.health.retired = true
 	var st unix.Stat_t
 	err = control(fd, func(n int) (err error) {
 		sock.cookie, err = cookieOf(n)
 		sock.v6only = isV6Only(n)
+		sock.health.retired = isRetired(n)
 		if err == nil && saved.Cookie != 0 && sock.cookie != saved.Cookie {
 			err = errors.New("it is another socket")
 		}

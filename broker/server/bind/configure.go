@@ -63,6 +63,7 @@ func (b *Binder) Configure(specs []spec.Spec, passed []Passed, doubt *Doubt) err
 		return err
 	}
 	b.dropOrphans()
+	b.retireLate() // what takes the place of an old socket may have come only now
 	return nil
 }
 

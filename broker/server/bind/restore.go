@@ -144,6 +144,7 @@ func (b *Binder) restore(t *Takeover, was journal.Contents, sockets map[uint32]*
 	for _, restore := range staleOnes { // whose names are there now
 		restore()
 	}
+	b.retireLate()
 	for token, fd := range sockets { // the journal says nothing about it: see adoptOrphan
 		b.orphans = append(b.orphans, Passed{storedSocket(token), fd})
 	}

@@ -37,10 +37,7 @@ func (b *Binder) retire(renewed []string, opened []*socket.Socket) {
 				by = sock
 			}
 		}
-		if err := l.Socket.Retire(by); err != nil {
-			b.cfg.Log.Warn().Err(err).Str("name", l.Socket.Name()).Str("address", l.Socket.Address()).
-				Msg("the old socket goes on to get a part of the clients, as long as a process has it")
-		}
+		b.retireSocket(l.Socket, by)
 	}
 	for _, sock := range opened {
 		sock.Commit()
@@ -51,6 +48,40 @@ func (b *Binder) retire(renewed []string, opened []*socket.Socket) {
 	for _, sock := range opened {
 		b.endSharing(sock, false)
 	}
+}
+
+func (b *Binder) retireSocket(old, by *socket.Socket) {
+	if err := old.Retire(by); err != nil {
+		b.cfg.Log.Warn().Err(err).Str("name", old.Name()).Str("address", old.Address()).
+			Msg("the old socket goes on to get a part of the clients, as long as a process has it")
+	}
+}
+
+// retireLate retires the old sockets that the broker before was killed before it could retire.
+func (b *Binder) retireLate() {
+	for _, l := range b.cfg.Registry.Stale() {
+		if l.Socket.Retired() {
+			continue
+		}
+		if by := b.successor(l.Socket); by != nil {
+			b.retireSocket(l.Socket, by)
+			b.endSharing(by, true)
+		}
+	}
+}
+
+// successor returns the socket that gets the clients of an old one, or nil.
+func (b *Binder) successor(old *socket.Socket) *socket.Socket {
+	if l, bound := b.cfg.Registry.Lookup(old.Name()); bound {
+		return l.Socket
+	}
+	claim := old.Claim()
+	for _, l := range b.cfg.Registry.Listeners() {
+		if !l.Socket.Any() && l.Socket.Claim().Conflicts(claim) {
+			return l.Socket
+		}
+	}
+	return nil
 }
 
 func (b *Binder) endSharing(sock *socket.Socket, again bool) {
