@@ -104,7 +104,8 @@ type DeployOptions struct {
 	// broker asks the workers to leave once it has returned, or after a tenth of a second.
 	Replaced func()
 	// Roll, if it is not nil, is called when the broker asks the deploy to replace each worker by a new one, because
-	// the workers have sockets that its listeners have no more. It must not block for long.
+	// the workers have sockets that its listeners have no more. It must not block for long. Without it, the broker asks
+	// the workers to leave those.
 	Roll func()
 }
 
@@ -114,7 +115,7 @@ type DeployOptions struct {
 //
 // Errors: [ErrReplaced] if that has happened already, [ErrDenied], [ErrLost].
 func (c *Client) Deploy(ctx context.Context, o DeployOptions, names ...string) error {
-	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: o.Generation}
+	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: o.Generation, Rolls: o.Roll != nil}
 	return stream(ctx, c, protocol.MethodDeploy, p, func(reply *protocol.DeployReply) (more bool, err error) {
 		switch reply.Event {
 		case "":

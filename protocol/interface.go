@@ -216,6 +216,7 @@ type DrainReply struct {
 type DeployParameters struct {
 	Names      []string `json:"names"`
 	Generation int64    `json:"generation,omitempty"` // 0: a new one
+	Rolls      bool     `json:"rolls,omitempty"`      // the caller acts on EventRoll; earlier versions do not
 }
 
 // DeployReply is a reply to Deploy: the generation, or an event.

@@ -15,7 +15,7 @@ import (
 )
 
 func deploy(generation int64, names ...string) call {
-	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: generation}
+	p := protocol.DeployParameters{Names: append([]string{}, names...), Generation: generation, Rolls: true}
 	return call{protocol.Call{Method: protocol.MethodDeploy, More: true}, p}
 }
 
@@ -129,14 +129,17 @@ func firstReadable(t *testing.T, clients ...*client) *client {
 	}
 }
 
-// TestDeployIsToldToRoll: a deploy is told to replace its workers if it names the listener, or one of them holds it. The
-// event has the generation, by which clients that do not know of rolls go on.
+// TestDeployIsToldToRoll: a deploy is told to replace its workers if it names the listener, or one of them holds it, and
+// if its client acts on that.
 func TestDeployIsToldToRoll(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "web=127.0.0.1:0", "api=127.0.0.1:0")
 	named, one := b.deploy(t, "web", "later")
 	nameless, two := b.deploy(t)
 	other, _ := b.deploy(t, "api")
+	earlier := b.client(t)
+	earlier.send(call{protocol.Call{Method: protocol.MethodDeploy, More: true}, protocol.DeployParameters{Names: []string{"web"}}})
+	three, _ := earlier.deployed()
 	b.hold(t, protocol.GetParameters{Names: []string{"web"}, Generation: two})
 	rolled := func(c *client, generation int64) {
 		t.Helper()
@@ -158,6 +161,7 @@ func TestDeployIsToldToRoll(t *testing.T) {
 	b.client(t).drain(all("web")) // a deploy that was replaced starts nothing any more
 	named.replaced(one)
 	nameless.replaced(two)
+	earlier.replaced(three.Generation)
 	if n := b.Roll("web"); n != 0 {
 		t.Errorf("%d deploys are to roll, want none", n)
 	}

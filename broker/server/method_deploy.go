@@ -25,7 +25,7 @@ func (k *call) deploy() error {
 			return err
 		}
 	}
-	d, err := k.registry.Enroll(&k.conn.Caller, k.conn, p.Names, p.Generation)
+	d, err := k.registry.Enroll(&k.conn.Caller, k.conn, p.Names, p.Generation, p.Rolls)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (k *call) deploy() error {
 			case k.registry.Replaced(d):
 				k.awaitAck(leave)
 				return k.reply(protocol.DeployReply{Generation: d.ID(), Event: protocol.EventDrain}, false)
-			case k.registry.TakeRoll(d): // clients that do not know of rolls read the generation that they have
+			case k.registry.TakeRoll(d):
 				return k.reply(protocol.DeployReply{Generation: d.ID(), Event: protocol.EventRoll}, true)
 			}
 			return nil

@@ -1,15 +1,18 @@
 package runtest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/fdbroker/fdbroker/broker"
 	"github.com/fdbroker/fdbroker/internal/fdtest"
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -160,6 +163,36 @@ func TestRebindPlain(t *testing.T) {
 	get("b")
 	l.waitFor("b", 20)
 	l.done(0)
+}
+
+// TestRebindEarlierRun: workers of a run that does not know how to replace them when the broker asks for it count as
+// processes that would be left behind.
+func TestRebindEarlierRun(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newReloadable(t, "")
+	ctx, cancel := context.WithCancel(context.Background())
+	generation, over := make(chan int64, 1), make(chan struct{})
+	go func() {
+		defer close(over)
+		c := broker.Client{Socket: r.dir + "/c"}
+		defer c.Close()
+		_ = c.Deploy(ctx, broker.DeployOptions{Joined: func(g int64) { generation <- g }}, "web")
+	}()
+	defer func() {
+		cancel()
+		<-over
+	}()
+	t.Setenv(broker.GenerationEnv, strconv.FormatInt(<-generation, 10))
+	p := r.start("fdclient", "get", "web", "--", "worker", "a", "fd")
+	p.says("serving")
+	left := fmt.Sprintf("pid %d (worker)", p.Process.Pid)
+	if out := r.reload(1, []string{"web=:" + r.port}); !strings.Contains(out, "leave behind "+left) {
+		t.Errorf("got %q", out)
+	}
+	if out := r.reload(0, []string{"web=:" + r.port}, "--rebind"); out != "changed web: new socket; asked "+left+" to leave the old one\n" {
+		t.Errorf("got %q", out)
+	}
+	p.ends(0)
 }
 
 // TestRebindStuck: a worker that does not leave is named until it ends, also by the next broker, and it serves what was

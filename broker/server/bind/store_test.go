@@ -179,7 +179,7 @@ func newBinder(t testing.TB, s Store) *Binder {
 // nextID returns the id that the registry gives next.
 func nextID(t testing.TB, b *Binder) int64 {
 	t.Helper()
-	d, err := b.cfg.Registry.Enroll(&registry.Caller{Privileged: true}, nil, nil, 0)
+	d, err := b.cfg.Registry.Enroll(&registry.Caller{Privileged: true}, nil, nil, 0, true)
 	if err != nil {
 		t.Fatal(err)
 	}

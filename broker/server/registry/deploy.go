@@ -9,9 +9,11 @@ import (
 
 // Enroll makes a deploy of c known, whose workers are of that generation: 0 begins a new one. Link is
 // woken when a newer deploy has replaced it. The error is a [*protocol.ReplacedError] if that has
-// happened already.
-func (r *Registry) Enroll(c *Caller, link Link, names []string, generation int64) (d *Deploy, err error) {
-	r.do(func() { d, err = r.enrollDeploy(&Deploy{generation: generation, names: names, caller: c, link: link}) })
+// happened already. Rolls says that its client replaces its workers if asked.
+func (r *Registry) Enroll(c *Caller, link Link, names []string, generation int64, rolls bool) (d *Deploy, err error) {
+	r.do(func() {
+		d, err = r.enrollDeploy(&Deploy{generation: generation, names: names, caller: c, link: link, rolls: rolls})
+	})
 	return d, err
 }
 
@@ -74,7 +76,7 @@ func (r *Registry) Roll(names ...string) (asked int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for d := range r.deploys {
-		if d.replaced || !slices.ContainsFunc(names, func(name string) bool { return r.serves(d, name) }) {
+		if d.replaced || !d.rolls || !slices.ContainsFunc(names, func(name string) bool { return r.serves(d, name) }) {
 			continue
 		}
 		d.roll = true

@@ -192,7 +192,7 @@ func TestClaimedGenerations(t *testing.T) {
 	b.lastID = 100
 	enroll := func(uid uint32, generation int64) *Deploy {
 		t.Helper()
-		d, err := b.Enroll(user(uid), new(link), []string{"web"}, generation)
+		d, err := b.Enroll(user(uid), new(link), []string{"web"}, generation, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +226,7 @@ func TestClaimedGenerations(t *testing.T) {
 	if !b.Replaced(d) {
 		t.Error("a drain of the same user has not replaced the deploy")
 	}
-	if _, err := b.Enroll(user(alice), new(link), []string{"web"}, 40); !errors.Is(err, protocol.ErrReplaced) {
+	if _, err := b.Enroll(user(alice), new(link), []string{"web"}, 40, false); !errors.Is(err, protocol.ErrReplaced) {
 		t.Errorf("the deploy comes again after the drain: %v", err)
 	}
 	if d := enroll(root, 40); d.ID() != 40 { // root may say that it is anybody's

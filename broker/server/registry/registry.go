@@ -176,6 +176,7 @@ type Deploy struct {
 	caller     *Caller
 	link       Link
 	replaced   bool
+	rolls      bool     // it replaces its workers if asked
 	roll       bool     // it is to replace its workers, and has not been told
 	drains     []*Drain // that wait until it has acted on that
 }

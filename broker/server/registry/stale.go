@@ -165,7 +165,7 @@ func (r *Registry) leftOn(l *listener) (left Left) {
 // deployOf returns the deploy that has started g and replaces it if asked, or nil.
 func (r *Registry) deployOf(g *Grant) *Deploy {
 	for d := range r.deploys {
-		if !d.replaced && d.has(g) {
+		if !d.replaced && d.rolls && d.has(g) {
 			return d
 		}
 	}
@@ -198,6 +198,9 @@ func (r *Registry) LeaveStale(sock *socket.Socket, others bool) (deploys, asked 
 
 // rollStale makes d, which has come back, replace workers that have an old socket.
 func (r *Registry) rollStale(d *Deploy) {
+	if !d.rolls {
+		return
+	}
 	for _, l := range r.stale {
 		if slices.ContainsFunc(l.holders, func(g *Grant) bool { return !g.draining && d.has(g) }) {
 			d.roll = true
