@@ -25,7 +25,7 @@ func (e *RollError) Error() string { return e.Reason }
 // until that is over, and returns how many were replaced. If another roll is under way, one more follows, and Roll waits
 // for that. Ctx ends the wait, and not the roll.
 //
-// If the workers were not all replaced, the error is a *[RollError].
+// If the supervisor answers that it has not replaced all workers, the error is a *[RollError].
 func Roll(ctx context.Context, pid int) (replaced int, err error) {
 	a, err := newAsker(pid)
 	if err != nil {
@@ -39,7 +39,7 @@ func Roll(ctx context.Context, pid int) (replaced int, err error) {
 	defer cancel()
 	text, err := a.receive(first)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return 0, fmt.Errorf("no answer for %v from process %d: it is suspended or hung", answerTime, pid)
+		return 0, fmt.Errorf("no answer for %v from process %d: it is suspended or hung, or its log says that it cannot be asked", answerTime, pid)
 	}
 	for err == nil {
 		kind, rest, _ := strings.Cut(text, " ")
@@ -139,7 +139,7 @@ func (a *asker) receive(ctx context.Context) (text string, err error) {
 			if text, ok := a.take(); ok {
 				return text, nil
 			}
-			return "", &RollError{fmt.Sprintf("process %d has exited meanwhile", a.pid)}
+			return "", fmt.Errorf("process %d has exited meanwhile", a.pid)
 		}
 	}
 }

@@ -67,17 +67,24 @@ func (s *supervisor) readRequests() {
 		switch {
 		case string(d.text) != requestRoll || d.from == "":
 		case !mayControl(d.peer.Uid):
-			s.requests.answer(d.from, fmt.Sprintf("%s only root and uid %d may ask for it", answerFailed, os.Geteuid()))
+			s.requests.answer(d.from, answerFailed+" "+whoMayAsk())
 		case s.ending:
-			s.requests.answer(d.from, answerFailed+" it is ending: "+s.why)
+			s.requests.answer(d.from, answerFailed+" 'fdclient run' is ending: "+s.why)
 		case !s.open:
-			s.requests.answer(d.from, answerFailed+" it waits for the broker, and has no workers yet")
+			s.requests.answer(d.from, answerFailed+" 'fdclient run' waits for the broker, and has no workers yet")
 		case len(s.asking) >= maxRequests:
 			s.requests.answer(d.from, fmt.Sprintf("%s %d others wait for a roll already", answerFailed, maxRequests))
 		default:
 			s.requested(d)
 		}
 	})
+}
+
+func whoMayAsk() string {
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Sprintf("only root and uid %d may ask for it", uid)
+	}
+	return "only root may ask for it"
 }
 
 // requested begins a roll, or another one that follows the one under way.
@@ -111,7 +118,7 @@ func (s *supervisor) answerRoll(r *roll) {
 // refuseAll tells all who wait for a roll that it does not end.
 func (s *supervisor) refuseAll() {
 	for _, q := range s.asking {
-		s.requests.answer(q.from, answerFailed+" it is ending: "+s.why)
+		s.requests.answer(q.from, answerFailed+" 'fdclient run' is ending: "+s.why)
 	}
 	s.asking = nil
 }

@@ -117,7 +117,7 @@ func TestRequestOfNoUse(t *testing.T) {
 		_, err := roll(t)
 		return !strings.Contains(err.Error(), "takes no requests")
 	})
-	refused("it waits for the broker")
+	refused("'fdclient run' waits for the broker")
 	other := h.keep(supervisor.Config{Workers: 1, Requests: requests()})
 	fdtest.Eventually(t, "it says that it cannot be asked", func() bool { return other.logged("cannot be asked") == 1 })
 	ends := func(r *running) {
@@ -137,10 +137,10 @@ func TestRequestOfNoUse(t *testing.T) {
 	d <- supervisor.DeployEvent{Generation: 7}
 	r.waitFor("1 of 1 workers ready")
 	var asking sync.WaitGroup
-	asking.Go(func() { refused("it is ending: told to leave") }) // its old worker does not stop
+	asking.Go(func() { refused("'fdclient run' is ending: told to leave") }) // its old worker does not stop
 	fdtest.Eventually(t, "it was asked", func() bool { return r.logged("asked for a roll") == 1 })
 	d <- supervisor.DeployEvent{Replaced: true}
 	asking.Wait()
-	refused("it is ending: told to leave")
+	refused("'fdclient run' is ending: told to leave")
 	ends(r)
 }

@@ -75,7 +75,9 @@ func rollNames(ctx context.Context, c command) error {
 	}
 	for i, pid := range pids {
 		if err := roll(ctx, c, pid); err != nil {
-			err = fmt.Errorf("pid %d: %w", pid, err)
+			if _, answered := errors.AsType[*supervisor.RollError](err); answered || ctx.Err() != nil {
+				err = fmt.Errorf("pid %d: %w", pid, err)
+			} // else it says of which process it is
 			if rest := pids[i+1:]; len(rest) > 0 {
 				err = fmt.Errorf("%w; not asked then: %s", err, strings.Trim(fmt.Sprint(rest), "[]"))
 			}
@@ -108,6 +110,10 @@ func runsOf(list protocol.ListReply, name string) (pids []int, err error) {
 			unknown.Names = append(unknown.Names, l.Name)
 		}
 		return nil, &unknown
+	case os.Geteuid() == 0 && slices.ContainsFunc(list.Holders, func(h protocol.Holder) bool {
+		return h.Generation != h.Grant && slices.Contains(h.Names, name)
+	}): // one has started workers, and has ended; or the broker is of a version that does not say
+		return nil, fmt.Errorf("the broker knows no 'fdclient run' that keeps workers of %q alive: if there is one, use --pid", name)
 	case os.Geteuid() == 0:
 		return nil, fmt.Errorf("no 'fdclient run' keeps workers of %q alive", name)
 	}

@@ -185,6 +185,9 @@ func TestRebindEarlierRun(t *testing.T) {
 	t.Setenv(broker.GenerationEnv, strconv.FormatInt(<-generation, 10))
 	p := r.start("fdclient", "get", "web", "--", "worker", "a", "fd")
 	p.says("serving")
+	if got, want := r.roll(1, "web"), fmt.Sprintf("fdclient: process %d takes no requests: ", os.Getpid()); !strings.HasPrefix(got, want) {
+		t.Errorf("got %q, want %q...", got, want)
+	}
 	left := fmt.Sprintf("pid %d (worker)", p.Process.Pid)
 	if out := r.reload(1, []string{"web=:" + r.port}); !strings.Contains(out, "leave behind "+left) {
 		t.Errorf("got %q", out)

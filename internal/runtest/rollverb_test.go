@@ -112,7 +112,7 @@ func TestRollVerbWaits(t *testing.T) {
 	p.saysTimes("asked for a roll", 3)
 	p.signal(syscall.SIGKILL)
 	waits.ends(1)
-	if got, want := waits.output(), "fdclient: pid "+p.pid()+": process "+p.pid()+" has exited meanwhile\n"; got != want {
+	if got, want := waits.output(), "fdclient: process "+p.pid()+" has exited meanwhile\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
