@@ -48,7 +48,7 @@ func (s *supervisor) readable(r ready, now time.Time) {
 		s.readReadiness(w)
 		w.close()
 		delete(s.workers, w.id)
-		s.exited(w, describe(how), now)
+		s.exited(w, how, now)
 	}
 }
 
@@ -124,7 +124,7 @@ func (s *supervisor) overdue(w *worker, now time.Time) {
 }
 
 // exited handles a worker that was reaped.
-func (s *supervisor) exited(w *worker, how string, now time.Time) {
+func (s *supervisor) exited(w *worker, how unix.WaitStatus, now time.Time) {
 	if w.prestarted {
 		s.prestartedExited(w, now)
 		return
@@ -132,7 +132,7 @@ func (s *supervisor) exited(w *worker, how string, now time.Time) {
 	s.works(w, false)
 	switch {
 	case w.slot == nil, s.ending:
-		s.log.Info().Int("pid", w.pid).Str("how", how).Msg("worker stopped")
+		exitOf(s.log.Info(), w, how).Msg("worker stopped")
 		for _, sl := range s.slots {
 			if sl.late == w {
 				sl.late = nil
@@ -148,7 +148,7 @@ func (s *supervisor) exited(w *worker, how string, now time.Time) {
 	if !w.usable() {
 		when = " before it was ready"
 	}
-	s.failRoll(w, fmt.Sprintf("new worker exited%s (%s)", when, how), now)
+	s.failRoll(w, fmt.Sprintf("new worker exited%s (%s)", when, describe(how)), now)
 }
 
 // failRoll stops the roll if it has started w.

@@ -157,20 +157,20 @@ func (p *pool) becomeReady(w *worker) {
 
 // restart starts another worker in the slot of w, which has exited: at once, or later, or
 // not at all if there is another one already.
-func (p *pool) restart(w *worker, how string, now time.Time) {
+func (p *pool) restart(w *worker, how unix.WaitStatus, now time.Time) {
 	sl := w.slot
 	if sl.next == w {
 		if sl.next = nil; sl.current == nil {
 			p.postpone(sl, now)
 		}
-		p.log.Error().Int("pid", w.pid).Str("how", how).Msg("new worker exited")
+		exitOf(p.log.Error(), w, how).Msg("new worker exited")
 		return
 	}
 	sl.current = nil
 	if p.goodRun(w, now) {
 		sl.failures = 0
 	}
-	e := p.log.Warn().Int("pid", w.pid).Str("how", how)
+	e := exitOf(p.log.Warn(), w, how)
 	if sl.next != nil {
 		sl.current, sl.next = sl.next, nil
 	} else if wait := p.postpone(sl, now); wait > 0 {

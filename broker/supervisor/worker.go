@@ -10,6 +10,7 @@ import (
 
 	"github.com/fdbroker/fdbroker/internal/closer"
 	"github.com/fdbroker/fdbroker/scmrights"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -206,6 +207,15 @@ func (w *worker) close() {
 			_ = fd.Close()
 		}
 	}
+}
+
+// exitOf adds to e how w has exited.
+func exitOf(e *zerolog.Event, w *worker, how unix.WaitStatus) *zerolog.Event {
+	e = e.Int("pid", w.pid)
+	if how.Signaled() {
+		return e.Str("signal", unix.SignalName(how.Signal()))
+	}
+	return e.Int("status", how.ExitStatus())
 }
 
 // describe says how a process has exited.

@@ -269,7 +269,7 @@ func (d *daemon) goOn(cause error) error {
 		return d.execute(ownProgram, nil)
 	}
 	err := d.execute(d.self.path, d.passed.keeper)
-	log := logging.Plain(os.Stderr, d.level, d.format) // d.log is closed
+	log := logging.Plain(os.Stderr, d.logFlags.Level, d.logFlags.Format) // d.log is closed
 	log.Error().Err(err).Msg("cannot execute the new program; the old one continues")
 	d.broker.NotUpgraded()
 	return d.execute(ownProgram, d.passed.keeper)

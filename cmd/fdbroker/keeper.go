@@ -66,7 +66,7 @@ func (s self) wantsKeeper(args []string) (o options, wants bool) {
 	}
 	o, err := parse(args, io.Discard)
 	if err != nil {
-		o = options{level: zerolog.InfoLevel, format: "auto"}
+		o = options{logFlags: logging.Flags{Level: zerolog.InfoLevel, Format: "auto"}}
 	}
 	switch {
 	case os.Getenv(childEnv) != "": // a keeper that has replaced its program
@@ -83,7 +83,7 @@ func (s self) wantsKeeper(args []string) (o options, wants bool) {
 func keep(s self, o options) int {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
-	log, lines := logging.New(os.Stderr, o.level, o.format)
+	log, lines := logging.New(os.Stderr, o.logFlags.Level, o.logFlags.Format)
 	defer lines.Close()
 	if _, err := os.Stat(ownProgram); err != nil {
 		cli.Complain(os.Stderr, "fdbroker", fmt.Errorf("the keeper needs /proc to start the broker (--store=none needs no keeper): %w", err))

@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, in inputs, stdout, stderr io.Writer
 		cli.Complain(stderr, "fdbroker", err)
 		return cli.Usage
 	}
-	log, lines := logging.New(stderr, o.level, o.format)
+	log, lines := logging.New(stderr, o.logFlags.Level, o.logFlags.Format)
 	warnForeign(log, foreign, owner)
 	d := &daemon{options: o, inputs: in, log: log, passed: passed, configuration: config, configErr: err}
 	err = d.run(ctx)

@@ -13,9 +13,9 @@ import (
 	"github.com/fdbroker/fdbroker/broker/server"
 	"github.com/fdbroker/fdbroker/internal/cli"
 	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/internal/logging"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
-	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 )
 
@@ -58,17 +58,16 @@ usage or configuration.
 
 // options is the parsed command line.
 type options struct {
-	binds   []string
-	config  string
-	control server.ControlConfig
-	server  server.Config
-	level   zerolog.Level
-	format  string
-	check   bool
-	store   string
+	binds    []string
+	config   string
+	control  server.ControlConfig
+	server   server.Config
+	logFlags logging.Flags
+	check    bool
+	store    string
 
-	// As they are written; parse makes control and level of them.
-	socket, mode, group, logLevel string
+	// As they are written; parse makes control of them.
+	socket, mode, group string
 
 	version bool
 }
@@ -92,8 +91,7 @@ func (o *options) define() *pflag.FlagSet {
 	fs.IntVar(&o.server.MaxMessage, "max-message", protocol.MaxMessage, "accept calls of at most `BYTES`")
 	fs.DurationVar(&o.server.CallTimeout, "call-timeout", server.DefaultCallTimeout, "disconnect a client that has not completed a call after `DURATION`")
 	fs.BoolVar(&o.server.NoRecover, "no-recover", false, "when starting, do not recover sockets from the workers of a previous broker")
-	fs.StringVar(&o.logLevel, "log-level", "info", "log messages of `LEVEL` and above: debug, info, warn, error or disabled")
-	fs.StringVar(&o.format, "log-format", "auto", "log in `FORMAT`: console, json, or auto for console on a terminal and json elsewhere")
+	o.logFlags.Define(fs)
 	fs.StringVar(&o.store, "store", storeAuto, "keep a copy of each socket outside the broker, in `STORE`: systemd, keeper (a parent process), none, or auto for systemd's if it offers one, else a keeper")
 	fs.BoolVar(&o.check, "check", false, "check flags and configuration, print what would be bound and what this machine would refuse, and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -105,10 +103,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	o := options{server: server.Config{Version: cli.Version}}
 	fs := o.define()
 	if len(args) > 0 && args[0] == complete.Verb {
-		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], map[string][]string{
-			"log-level": {"debug", "info", "warn", "error", "disabled"}, "log-format": {"console", "json", "auto"},
-			"store": {storeAuto, storeSystemd, storeKeeper, storeNone},
-		}))
+		values := logging.FlagValues()
+		values["store"] = []string{storeAuto, storeSystemd, storeKeeper, storeNone}
+		return o, errors.Join(errDone, complete.Flags(out, fs, args[1:], values))
 	}
 	err := cli.Parse(fs, args, "a number from 1 up")
 	switch {
@@ -123,11 +120,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	case fs.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q (a listener is given with --bind NAME=ADDRESS)", fs.Arg(0))
 	}
-	if o.level, err = zerolog.ParseLevel(o.logLevel); err != nil || o.logLevel == "" {
-		return o, fmt.Errorf("--log-level %q: use debug, info, warn, error or disabled", o.logLevel)
-	}
-	if o.format != "auto" && o.format != "console" && o.format != "json" {
-		return o, fmt.Errorf("--log-format %q: use auto, console or json", o.format)
+	if err := o.logFlags.Check(); err != nil {
+		return o, err
 	}
 	if !slices.Contains([]string{storeAuto, storeSystemd, storeKeeper, storeNone}, o.store) {
 		return o, fmt.Errorf("--store %q: use auto, systemd, keeper or none", o.store)

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/fdbroker/fdbroker/internal/complete"
+	"github.com/fdbroker/fdbroker/internal/logging"
 )
 
 // answer completes the last of the words of a command line, without "fdclient".
@@ -44,7 +45,7 @@ func (v *verb) answer(socket string, before []string, word string) complete.Answ
 	a := complete.Answer{Kind: complete.Words}
 	switch {
 	case line.Value != nil:
-		return complete.Value(line.Value, word, nil)
+		return complete.Value(line.Value, word, logging.FlagValues())
 	case line.Rest >= 0 && v.runs:
 		return complete.Answer{Kind: complete.Command, Skip: line.Rest}
 	case line.Rest >= 0:
@@ -53,7 +54,7 @@ func (v *verb) answer(socket string, before []string, word string) complete.Answ
 		a.Words = v.words(line.Args, socket)
 	}
 	if strings.HasPrefix(word, "-") || len(a.Words) == 0 && len(line.Args) == 0 && word == "" {
-		a = line.Flags(fs, word, nil)
+		a = line.Flags(fs, word, logging.FlagValues())
 	}
 	if v.runs && len(line.Args) > 0 && a.Kind == complete.Words && a.Skip == 0 {
 		a.Words = append(a.Words, complete.Word{Text: "--", Help: "the command follows"})

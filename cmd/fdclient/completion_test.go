@@ -71,6 +71,8 @@ var completions = []struct{ name, typed, want string }{
 	{"flag of another", "fdclient list --js", "fdclient list --json "},
 	{"name behind a short flag", "fdclient run -n 2 ad", "fdclient run -n 2 adm "},
 	{"value of a verb's flag", "fdclient get --blocking=fa", "fdclient get --blocking=false "},
+	{"log level of run", "fdclient run --log-level=disa", "fdclient run --log-level=disabled "},
+	{"log format of run", "fdclient run --log-format js", "fdclient run --log-format json "},
 	{"shell", "fdclient completion fi", "fdclient completion fish "},
 	{"name", "fdclient addr a", "fdclient addr adm "},
 	{"name for unbind", "fdclient unbind web-t", "fdclient unbind web-tls "},

@@ -62,6 +62,7 @@ type runFlags struct {
 	// drainSignal is config.DrainSignal by its name.
 	drainSignal string
 	launch      *launchFlags
+	log         logging.Flags
 }
 
 func defineRun(fs *pflag.FlagSet) action {
@@ -77,6 +78,7 @@ func defineRun(fs *pflag.FlagSet) action {
 	fs.DurationVar(&c.RestartMax, "restart-max", supervisor.DefaultRestartMax, "wait at most `DURATION` before a restart")
 	fs.StringVar(&f.stopSignal, "stop-signal", "TERM", "`SIGNAL` that stops a worker")
 	fs.DurationVar(&c.Grace, "grace", supervisor.DefaultGrace, "kill a worker that has not stopped after `DURATION`")
+	f.log.Define(fs)
 	ofGet := cli.Flags("get")
 	f.launch = defineLaunch(ofGet)
 	fs.AddFlagSet(ofGet)
@@ -97,6 +99,9 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 	f.drainSignal, f.config.DrainSignal = options.DrainSignal, unix.SignalNum("SIG"+options.DrainSignal)
 	if words := f.launch.words(); len(c.args) == 0 && len(words) > 0 {
 		return usagef("%s needs the name of a listener", words[0])
+	}
+	if err := f.log.Check(); err != nil {
+		return usageError{err}
 	}
 	switch s := &f.config; {
 	case s.Workers < 1:
@@ -130,7 +135,7 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 
 // run keeps the workers alive.
 func (f *runFlags) run(ctx context.Context, c command) error {
-	log, lines := logging.New(c.err, zerolog.InfoLevel, "auto")
+	log, lines := logging.New(c.err, f.log.Level, f.log.Format)
 	defer lines.Close()
 	manager, err := notify.FromEnvironment()
 	if err != nil {
