@@ -300,7 +300,8 @@ type ReloadReply struct {
 	Bound   []string `json:"bound"`
 	Unbound []string `json:"unbound"`
 	Changed []string `json:"changed"`
-	// Renewed are those of Changed that have a new socket, and those of Unbound whose address another listener has.
+	// Renewed are those of Changed that have a new socket, and those of Unbound whose address another listener has. With
+	// rebind, it has names with an old socket from before, too.
 	Renewed []Renewed `json:"renewed,omitempty"`
 }
 

@@ -30,7 +30,8 @@ get it by themselves, and 'fdclient run' replaces its workers. If other processe
 the old socket, nothing changes without --rebind. With it, they get their drain signal;
 reload waits for them, and lists those that still have the old socket. Connections that
 wait there are still served, and no new ones arrive there. --rebind also replaces a
-socket that cannot be repaired.
+socket that cannot be repaired, and asks who still has the old socket of an earlier
+reload.
 `,
 	define: defineReload,
 }
@@ -71,6 +72,12 @@ func printChanges(w io.Writer, changes protocol.ReloadReply) (err error) {
 				}
 			}
 			_, err = fmt.Fprintln(w, protocol.Printable(line))
+		}
+	}
+	for _, r := range changes.Renewed { // names that had an old socket before
+		text := renewedText(r, false)
+		if text != "" && !slices.Contains(slices.Concat(changes.Unbound, changes.Changed), r.Name) {
+			_, err = fmt.Fprintln(w, protocol.Printable(r.Name+": "+text))
 		}
 	}
 	return err

@@ -255,6 +255,27 @@ func TestRebindStuck(t *testing.T) {
 	}
 }
 
+// TestRebindLate: a broker that takes over with another configuration does not refuse it, and asks nobody to leave. A
+// reload does that later, although it changes nothing.
+func TestRebindLate(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	r := newReloadable(t, "")
+	p := r.start("fdclient", "get", "web", "--", "worker", "a", "fd")
+	p.says("serving")
+	r.configure("web=:" + r.port)
+	if err := syscall.Kill(r.broker.child(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.broker.says(`"crashed"`)
+	r.stale(1)
+	out := r.reload(0, []string{"web=:" + r.port}, "--rebind")
+	if want := fmt.Sprintf("web: asked pid %d (worker) to leave the old one\n", p.Process.Pid); !strings.HasSuffix(out, want) {
+		t.Errorf("got %q, want it to end with %q", out, want)
+	}
+	p.ends(0)
+	r.stale(0)
+}
+
 // TestRebindStray: a process that has the socket from its parent is named, too.
 func TestRebindStray(t *testing.T) {
 	fdtest.CheckLeaks(t)

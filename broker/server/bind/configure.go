@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fdbroker/fdbroker/broker/server/registry"
@@ -15,7 +16,7 @@ type Changes struct {
 	// Changed have another spec than before, or another socket.
 	Changed []string
 	// Renewed are those of Changed that have a new socket, and of Unbound whose address another name has, by name, and who
-	// had the old one.
+	// had the old one. With Rebind, it has names with an old socket from before, too.
 	Renewed map[string]registry.Left
 }
 
@@ -94,11 +95,22 @@ func (b *Binder) ConfigureEach(specs []spec.Spec) {
 // [*protocol.ReloadFailedError] to give a listener a new one if processes would be left on the old one. A listener that was bound by [Binder.Bind] is left
 // alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind. Without
 // Force, it is a [*protocol.ReloadFailedError] to unbind what is in use.
-func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
+func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (c Changes, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	const attempts = 3
+	for range attempts {
+		if c, err = b.reload(specs, o); !errors.Is(err, registry.ErrMoreLeft) {
+			break
+		}
+	}
+	return c, err
+}
+
+func (b *Binder) reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
+	old := b.cfg.Registry.Stale()
 	p := b.newPlan()
-	p.rebind = o.Rebind
+	p.rebind, p.strict = o.Rebind, !o.Rebind
 	for _, s := range specs {
 		if err := p.add(s, p.configured); err != nil {
 			return Changes{}, err
@@ -121,6 +133,9 @@ func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (Changes, error) {
 	}
 	b.raise()
 	c := p.changes()
+	if o.Rebind {
+		b.askAgain(old, c.Renewed)
+	}
 	b.cfg.Log.Info().Strs("bound", c.Bound).Strs("unbound", c.Unbound).Strs("changed", c.Changed).Msg("configuration loaded")
 	return c, nil
 }

@@ -22,6 +22,7 @@ type plan struct {
 	recovers bool                     // addresses in use may be recovered
 	waits    bool                     // and waited for
 	rebind   bool                     // see ReloadOptions
+	strict   bool                     // nobody may be left on an old socket who was not there at checkLeft
 	seen     map[string]*spec.Spec    // the specs of the next set
 
 	own      []string // names that belong to the configuration
@@ -138,6 +139,9 @@ func (p *plan) execute() error {
 	c := registry.Change{Remove: slices.Concat(p.replaced, p.toClose), Renew: p.renewed(), Own: p.own}
 	for _, a := range altered {
 		c.Altered = append(c.Altered, a.to.Name)
+	}
+	if p.strict {
+		c.Left = p.left
 	}
 	for _, h := range p.pending {
 		c.Pending = append(c.Pending, h.spec.Name)

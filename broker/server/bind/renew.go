@@ -134,16 +134,43 @@ func (p *plan) followRenewed(names []string) {
 		if !slices.Contains(names, name) || b.isFollowed(l.Socket) {
 			continue
 		}
-		left := p.left[name]
-		for _, pid := range left.Strays {
+		for _, pid := range p.left[name].Strays {
 			b.cfg.Registry.DiscoverStale(pid, l.Socket)
 		}
+		left := p.leftNow(l.Socket)
+		p.left[name] = left
 		b.cfg.Registry.NoteRenewed(l.Socket, LeftText(left, p.rebind))
 		if left.Nobody() && len(b.cfg.Registry.StaleHolders(l.Socket)) == 0 {
 			b.dropStale(l)
 			continue
 		}
 		b.follow(l, true, p.rebind)
+	}
+}
+
+// leftNow returns who is left on an old socket, of which some may have got it since checkLeft. Connections have left it.
+func (p *plan) leftNow(old *socket.Socket) registry.Left {
+	before, left := p.left[old.Name()], p.binder.cfg.Registry.LeftOn(old)
+	left.Moving = before.Moving
+	left.Strays = slices.DeleteFunc(slices.Clone(before.Strays), left.Knows)
+	if slices.Contains(p.toClose, old.Name()) {
+		left.Asked, left.Rolling = append(left.Asked, left.Rolling...), nil
+	}
+	return left
+}
+
+// askAgain asks the holders of sockets that were old before a reload to leave, and adds them to renewed. An earlier
+// reload, or a start, may not have asked them.
+func (b *Binder) askAgain(old []registry.Listener, renewed map[string]registry.Left) {
+	for _, l := range old {
+		left := b.cfg.Registry.LeftOn(l.Socket)
+		if left.Nobody() {
+			continue
+		}
+		if _, known := renewed[l.Socket.Name()]; !known {
+			renewed[l.Socket.Name()] = left
+		}
+		b.cfg.Registry.LeaveStale(l.Socket, true)
 	}
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/protocol"
@@ -10,7 +11,9 @@ import (
 type Change struct {
 	// Renew are names of Remove whose listeners in Add follow the old ones: their holders count on, and the registry keeps
 	// the old sockets until DropStale.
-	Renew   []string
+	Renew []string
+	// Left is who may be left on the sockets of Renew; nil: anybody.
+	Left    map[string]Left
 	Remove  []string   // names; one that has no listener is an error
 	Add     []Listener // whose names are free once Remove is done; the registry takes the sockets
 	Own     []string   // names that belong to the configuration from now on
@@ -21,11 +24,11 @@ type Change struct {
 }
 
 // Apply makes the change, or none of it, and returns the removed listeners, whose sockets the caller
-// must close. Other callers see nothing in between. The error is a [*protocol.UnknownNameError] or
+// must close. Other callers see nothing in between. The error is a [*protocol.UnknownNameError], [ErrMoreLeft] or
 // [ErrClosed]. Only the binding room may call it.
 func (r *Registry) Apply(c Change) (removed []Listener, err error) {
 	r.do(func() {
-		if err = r.checkRemoval(c.Remove); err != nil {
+		if err = cmp.Or(r.checkRemoval(c.Remove), r.checkLeft(c.Left)); err != nil {
 			return
 		}
 		for _, name := range c.Remove {

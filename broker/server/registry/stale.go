@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/fdbroker/fdbroker/broker/server/journal"
@@ -138,6 +139,35 @@ func (r *Registry) WouldLeave(name string) (left Left) {
 		left = r.leftOn(l)
 	}
 	return left
+}
+
+// LeftOn returns who has an old socket.
+func (r *Registry) LeftOn(sock *socket.Socket) (left Left) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.staleOf(sock); l != nil {
+		left = r.leftOn(l)
+	}
+	return left
+}
+
+// ErrMoreLeft says that a process has got a socket since WouldLeave, and would be left on it.
+var ErrMoreLeft = errors.New("another process has got the socket meanwhile")
+
+// checkLeft returns an error if others would be left on the sockets of listeners than WouldLeave has said.
+func (r *Registry) checkLeft(expected map[string]Left) error {
+	for name, left := range expected {
+		l := r.listeners[name]
+		if l == nil {
+			continue
+		}
+		now := r.leftOn(l)
+		more := slices.ContainsFunc(slices.Concat(now.Stuck, now.Asked), func(h protocol.Holder) bool { return !left.Knows(h.PID) })
+		if more || now.Unseen > left.Unseen {
+			return ErrMoreLeft
+		}
+	}
+	return nil
 }
 
 func (r *Registry) leftOn(l *listener) (left Left) {
