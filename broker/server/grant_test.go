@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -354,7 +355,7 @@ func TestUnseenProcess(t *testing.T) {
 	}
 	fdtest.CheckLeaks(t)
 	path := filepath.Join(fdtest.SocketDir(t), "c")
-	cmd := fdtest.Helper(t, "broker", path, `["a=127.0.0.1:0,max=1","b=127.0.0.1:0"]`, "0")
+	cmd := fdtest.Helper(t, "broker", path, `["a=127.0.0.1:0,max=1","b=127.0.0.1:0","idle=127.0.0.1:0"]`, "0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	stopHelper := startHelper(t, cmd)
 	c := dialClient(t, path)
@@ -377,5 +378,12 @@ func TestUnseenProcess(t *testing.T) {
 	c.close()
 	other.got()
 	other.close()
+	var reply protocol.UnbindReply
+	if err := dialClient(t, path).call(protocol.MethodUnbind, protocol.UnbindParameters{Names: []string{"idle", "a"}}, &reply); err != nil {
+		t.Error(err)
+	}
+	if !slices.Contains(reply.Remaining, protocol.Remaining{Name: "a"}) { // c may have it still
+		t.Errorf("remaining: %+v", reply.Remaining)
+	}
 	stopHelper()
 }

@@ -58,17 +58,17 @@ func (s *Server) unbindNames(names []string) (reply protocol.UnbindReply, err er
 	if err := s.Unbind(names...); err != nil {
 		return reply, err
 	}
+	shots = slices.DeleteFunc(shots, func(shot registry.Snapshot) bool { return !shot.Used })
 	var sockets []*socket.Socket
 	for _, shot := range shots {
-		if shot.Used {
-			sockets = append(sockets, shot.Socket)
-		}
+		sockets = append(sockets, shot.Socket)
 	}
 	users := s.usersOf(sockets)
-	for i, sock := range sockets {
-		reply.Remaining = append(reply.Remaining, remaining(sock.Name(), granted, users[sock])...)
-		if shots[i].Unseen > 0 {
-			reply.Remaining = append(reply.Remaining, protocol.Remaining{Name: sock.Name()})
+	for _, shot := range shots {
+		name := shot.Socket.Name()
+		reply.Remaining = append(reply.Remaining, remaining(name, granted, users[shot.Socket])...)
+		if shot.Unseen > 0 {
+			reply.Remaining = append(reply.Remaining, protocol.Remaining{Name: name})
 		}
 	}
 	return reply, nil
