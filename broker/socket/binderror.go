@@ -74,7 +74,7 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	case errors.Is(err, unix.EADDRINUSE) && end.Port() == 0:
 		return spec.Problemf(err, "no port is free (net.ipv4.ip_local_port_range says which there are)")
 	case errors.Is(err, unix.EADDRINUSE) && !o.SkipHolders:
-		return holders.OfInet(o.spec, end)
+		return holders.OfInet(o.spec, end, o.beside()...)
 	case errors.Is(err, unix.EACCES) && end.Port() != 0 && int(end.Port()) < firstFreePort():
 		return spec.Problemf(err, "permission denied (ports below %d need CAP_NET_BIND_SERVICE)", firstFreePort())
 	case errors.Is(err, unix.EADDRNOTAVAIL):
@@ -87,6 +87,14 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 		return spec.Problemf(err, "there is no interface %q", ip.Zone())
 	}
 	return err
+}
+
+// beside returns the inodes of the sockets that may stay.
+func (o *opener) beside() (inodes []uint32) {
+	for _, sock := range o.Replacing {
+		inodes = append(inodes, sock.inode)
+	}
+	return inodes
 }
 
 func notLocal(err error, ip netip.Addr) error {

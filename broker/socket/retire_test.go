@@ -121,6 +121,25 @@ func TestRetireUDP(t *testing.T) {
 	}
 }
 
+// TestRetiredIsInTheWay: the error names the old socket that a worker has kept over the loss of the broker, and not the
+// one that is about to be replaced.
+func TestRetiredIsInTheWay(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	old := open(t, "a=:0")
+	sock := renewed(t, old, "a=127.0.0.1:PORT")
+	_, port, _ := net.SplitHostPort(old.Address())
+	for text, replacing := range map[string][]*socket.Socket{"a=:" + port: {sock}, "b=127.0.0.2:" + port: nil} {
+		next, err := socket.Open(parse(t, text), socket.OpenConfig{Replacing: replacing})
+		if err == nil {
+			next.Abort()
+			t.Fatalf("%s was bound beside the old one", text)
+		}
+		if want := "it is the old socket of an earlier broker: stop who has it"; !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: got %q, want it to end with %q", text, err, want)
+		}
+	}
+}
+
 // TestRetireUnix: the old socket's path is gone, or leads to the new one.
 func TestRetireUnix(t *testing.T) {
 	fdtest.CheckLeaks(t)

@@ -37,9 +37,19 @@ type InUseError struct {
 
 func (e *InUseError) Unwrap() error { return e.Problem }
 
-// OfInet returns the holders of an address that keeps a socket of s from being bound to end. It may take seconds.
-func OfInet(s spec.Spec, end spec.Endpoint) *InUseError {
-	return of(spec.NetworkOf(s.Network), sockdiag.Conflicts(s, end))
+// OfInet returns the holders of an address that keeps a socket of s from being bound to end, unless its inode is one of
+// beside. It may take seconds.
+func OfInet(s spec.Spec, end spec.Endpoint, beside ...uint32) *InUseError {
+	all := sockdiag.Conflicts(s, end)
+	others := slices.DeleteFunc(slices.Clone(all), func(d sockdiag.Socket) bool { return slices.Contains(beside, d.Inode) })
+	if len(others) == 0 {
+		others = all // it cannot share its port
+	}
+	e := of(spec.NetworkOf(s.Network), others)
+	if len(others) > 0 && !slices.ContainsFunc(others, func(d sockdiag.Socket) bool { return !d.Retired }) {
+		e.Text += "; it is the old socket of an earlier broker: stop who has it"
+	}
+	return e
 }
 
 // OfUnix returns the holders of a Unix address, abstract or a path that leads to file. It may take seconds.

@@ -25,7 +25,7 @@ type Socket struct {
 	Type   byte   // of a Unix socket: SOCK_STREAM and so on
 	state  byte   // of one of an IP network
 
-	retired bool // see RetiredIndex
+	Retired bool // see RetiredIndex
 }
 
 // attrTypeMask leaves out the two flags of an attribute's type (linux/netlink.h).

@@ -50,7 +50,7 @@ func Receivers(s spec.Spec, end spec.Endpoint) []Socket {
 }
 
 func unretired(all []Socket) []Socket {
-	return slices.DeleteFunc(all, func(d Socket) bool { return d.retired })
+	return slices.DeleteFunc(all, func(d Socket) bool { return d.Retired })
 }
 
 func inState(state byte, all []Socket) []Socket {
@@ -113,7 +113,7 @@ func parseInet(b []byte) (d Socket, at inetAddress, ok bool) {
 	at.local, at.device = netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[4:])), binary.NativeEndian.Uint32(b[40:])
 	d = Socket{
 		Inode: binary.NativeEndian.Uint32(b[68:]), UID: binary.NativeEndian.Uint32(b[64:]), Cookie: cookieOf(b[44:]),
-		state: b[1], retired: at.device == RetiredIndex,
+		state: b[1], Retired: at.device == RetiredIndex,
 	}
 	return d, at, true
 }
