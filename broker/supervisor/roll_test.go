@@ -79,7 +79,7 @@ func TestRollFails(t *testing.T) {
 	for _, mode := range []string{"bad", "mute"} {
 		t.Run(mode, func(t *testing.T) {
 			h := newHub(t, "notify")
-			r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, ReadyTimeout: fdtest.Long(200 * time.Millisecond)})
+			r := h.keep(supervisor.Config{Workers: 2, NotifyReady: true, ReadyTimeout: fdtest.Long(3 * time.Second)})
 			r.waitFor("2 of 2 workers ready")
 			old := h.pids()
 			h.mode(mode)
