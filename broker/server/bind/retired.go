@@ -168,13 +168,15 @@ func (b *Binder) isLeft(sock *socket.Socket) bool {
 	})
 }
 
-// dropStale closes an old socket that no process has any more. The binder's lock is held.
+// dropStale closes an old socket that no process has any more, unless the broker is stopping. The binder's lock is held.
 func (b *Binder) dropStale(l registry.Listener) {
 	f, _ := l.Socket.Figures()
+	if !b.cfg.Registry.DropStale(l.Socket) {
+		return
+	}
 	if text := queueText(l.Socket, f.Queue); text != "" {
 		b.cfg.Log.Warn().Str("name", l.Socket.Name()).Str("address", l.Socket.Address()).Msg("the last process has left the old socket: " + text)
 	}
-	b.cfg.Registry.DropStale(l.Socket)
 	b.closeListeners([]registry.Listener{l}, true)
 	for _, now := range b.cfg.Registry.Listeners() {
 		if now.Socket.Beside(l.Socket) {

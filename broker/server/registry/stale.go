@@ -51,13 +51,16 @@ func (r *Registry) Stale() []Listener {
 	return all
 }
 
-// DropStale forgets a stale listener, which no process has any more. The caller must close its socket.
-func (r *Registry) DropStale(sock *socket.Socket) {
+// DropStale forgets a stale listener, which no process has any more, and reports whether it did: then the caller must
+// close its socket. While the broker is stopping, grants stay in the journal, so their listeners do, too: the next broker
+// forgets both.
+func (r *Registry) DropStale(sock *socket.Socket) (dropped bool) {
 	r.do(func() {
 		l := r.staleOf(sock)
-		if l == nil {
+		if l == nil || r.phase >= Stopping {
 			return
 		}
+		dropped = true
 		for _, g := range slices.Clone(l.holders) {
 			if len(g.listeners) > 1 {
 				r.leave(g, l)
@@ -75,6 +78,7 @@ func (r *Registry) DropStale(sock *socket.Socket) {
 		r.journal.RemoveListener(l.Token)
 		r.freed = true
 	})
+	return dropped
 }
 
 // Left describes who has an old socket.
