@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fdbroker/fdbroker/protocol"
 )
@@ -125,12 +126,13 @@ func (l *link) openAll(sockets []Socket, packet bool) error {
 
 // dialError returns err with what was called. The path of the control socket is empty if err names it.
 func dialError(op string, names []string, path string, err error) error {
-	what := "broker." + op
+	quoted := make([]string, len(names))
 	for i, name := range names {
-		if i > 0 {
-			what += ","
-		}
-		what += " " + strconv.Quote(name)
+		quoted[i] = strconv.Quote(name)
+	}
+	what := "broker." + op
+	if len(names) > 0 {
+		what += " " + strings.Join(quoted, ", ")
 	}
 	if path != "" {
 		what += " at " + path
