@@ -455,7 +455,7 @@ func TestBeyondRepairPath(t *testing.T) {
 	fdtest.Eventually(t, "both links are gone", func() bool {
 		_ = os.Remove(filepath.Dir(path) + "/.s.fdbroker")
 		_ = os.Remove(path)
-		return strings.HasPrefix(b.listener(t, "app").Ailment, "the path of app was removed and cannot be repaired: fdclient unbind app")
+		return strings.HasPrefix(b.listener(t, "app").Ailment, "the path of app was removed and cannot be repaired: fdclient reload --rebind; ")
 	})
 }
 

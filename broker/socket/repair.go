@@ -228,12 +228,16 @@ func (r *repair) deviceAgain() error {
 	return spec.Refused("device", "setsockopt", unix.BindToDevice(r.fd, device))
 }
 
-// beyond returns an [ErrBeyondRepair] that says what has happened and what helps. Other sockets with a UDP port or an
-// abstract name are in the way of a new one, so its workers must close theirs first.
+// beyond returns an [ErrBeyondRepair] that says what has happened and what helps. A reload binds a new socket beside the
+// old one, except at an abstract name. After an unbind, workers with a socket of a UDP port are in the way, too.
 func (r *repair) beyond(what string) error {
-	advice := "fdclient unbind %s, bind it again, and start its workers again"
-	if r.network.In(spec.UDP) || strings.HasPrefix(r.Address(), "@") {
+	const reload = "fdclient reload --rebind; if it is not of the configuration: "
+	advice := reload + "fdclient unbind %s, bind it again, and start its workers again"
+	if abstract := strings.HasPrefix(r.Address(), "@"); abstract || r.network.In(spec.UDP) {
 		advice = "stop its workers, fdclient unbind %s, then bind it again"
+		if !abstract {
+			advice = reload + advice
+		}
 	}
 	name := r.Name()
 	return fmt.Errorf(what+" and %w: "+advice, name, ErrBeyondRepair, name)

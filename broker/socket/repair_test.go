@@ -198,9 +198,13 @@ func TestRepairPackets(t *testing.T) {
 // TestBeyondRepair: the kernel never undoes some shutdowns. The error says what to do.
 func TestBeyondRepair(t *testing.T) {
 	dir := fdtest.SocketDir(t)
-	const stop, begin = "stop its workers, fdclient unbind a, then bind it again", "fdclient unbind a, bind it again, and start its workers again"
+	const (
+		reload = "fdclient reload --rebind; if it is not of the configuration: "
+		stop   = "stop its workers, fdclient unbind a, then bind it again"
+		begin  = reload + "fdclient unbind a, bind it again, and start its workers again"
+	)
 	for text, advice := range map[string]string{
-		"a=udp://127.0.0.1:0": stop, "a=udp://:0": stop, "a=unix://@fdbroker-test-heal-s": stop, "a=unixgram://@fdbroker-test-heal-g": stop,
+		"a=udp://127.0.0.1:0": reload + stop, "a=udp://:0": reload + stop, "a=unix://@fdbroker-test-heal-s": stop, "a=unixgram://@fdbroker-test-heal-g": stop,
 		"a=unixgram://" + dir + "/g": begin, "a=unix://" + dir + "/s": begin, "a=unixpacket://" + dir + "/p,backlog=3,mode=0600": begin,
 	} {
 		t.Run(text, func(t *testing.T) {
@@ -416,7 +420,7 @@ func TestRepairPathElsewhere(t *testing.T) {
 	end()
 	// The other process has removed the backup link, because that belongs to the path.
 	_, err := sock.Repair()
-	checkBeyondRepair(t, err, "the path of a was removed and cannot be repaired: fdclient unbind a, bind it again, and start its workers again")
+	checkBeyondRepair(t, err, "the path of a was removed and cannot be repaired: fdclient reload --rebind; if it is not of the configuration: fdclient unbind a, bind it again, and start its workers again")
 	if err := sock.Close(); err != nil {
 		t.Error(err)
 	}
