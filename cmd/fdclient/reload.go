@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -14,7 +15,7 @@ import (
 )
 
 var reloadVerb = verb{
-	usage: "reload [--force] [--rebind]",
+	usage: "reload [--force] [--rebind [--wait DURATION]]",
 	help: `Makes the broker read its --config file again, and prints a line for each listener
 that was bound, unbound or changed. What was bound with 'fdclient bind' stays. Only
 root and the user that the broker runs as may do this.
@@ -28,10 +29,10 @@ editor on a full disk leaves such files.
 Most options change on the open socket. Another address needs a new socket: Go programs
 get it by themselves, and 'fdclient run' replaces its workers. If other processes have
 the old socket, nothing changes without --rebind. With it, they get their drain signal;
-reload waits for them, and lists those that still have the old socket. Connections that
-wait there are still served, and no new ones arrive there. --rebind also replaces a
-socket that cannot be repaired, and asks who still has the old socket of an earlier
-reload.
+reload waits for them; if some still have the old socket then, it lists them, and the
+exit status is 1, although the configuration is loaded. Connections that wait there are
+still served, and no new ones arrive there. --rebind also replaces a socket that cannot
+be repaired, and asks who still has the old socket of an earlier reload.
 `,
 	define: defineReload,
 }
@@ -110,7 +111,8 @@ func renewedText(r protocol.Renewed, changed bool) string {
 	return strings.Join(texts, "; ")
 }
 
-// awaitOld waits until no process has an old socket of these listeners, and names those that still have one in the end.
+// awaitOld waits until no process has an old socket of these listeners. Its error names those that still have one in the
+// end.
 func awaitOld(ctx context.Context, c command, renewed []protocol.Renewed, most time.Duration) error {
 	const every = 100 * time.Millisecond
 	for deadline := time.Now().Add(most); len(renewed) > 0; {
@@ -130,10 +132,7 @@ func awaitOld(ctx context.Context, c command, renewed []protocol.Renewed, most t
 			return nil
 		}
 		if time.Now().After(deadline) {
-			for _, line := range lines {
-				fmt.Fprintln(c.out, protocol.Printable(line))
-			}
-			return nil
+			return errors.New(strings.Join(lines, "\n"))
 		}
 		select {
 		case <-ctx.Done():

@@ -217,7 +217,7 @@ func TestRebindStuck(t *testing.T) {
 		answer <- result{text, err}
 	}()
 	fdtest.Eventually(t, "a connection waits", func() bool { return *r.list().Listeners[0].Queue == 1 })
-	out := r.reload(0, []string{"web=:" + r.port}, "--rebind", "--wait", "100ms")
+	out := r.reload(1, []string{"web=:" + r.port}, "--rebind", "--wait", "100ms")
 	if want := fmt.Sprintf("web: pid %d (worker a fd) still has the old socket: restart it", pid); !strings.Contains(out, want) {
 		t.Errorf("got %q, want it to have %q", out, want)
 	}
@@ -289,7 +289,7 @@ func TestRebindStray(t *testing.T) {
 	if out := r.reload(1, []string{"web=:" + r.port}); !strings.Contains(out, fmt.Sprintf("pid %d (worker)", child)) {
 		t.Errorf("got %q", out)
 	}
-	out := r.reload(0, []string{"web=:" + r.port}, "--rebind", "--wait", "1ms")
+	out := r.reload(1, []string{"web=:" + r.port}, "--rebind", "--wait", "1ms")
 	if want := fmt.Sprintf("web: pid %d (worker a fd mute) still has the old socket: restart it", child); !strings.Contains(out, want) {
 		t.Errorf("got %q", out)
 	}
