@@ -14,7 +14,7 @@ import (
 )
 
 var rollVerb = verb{
-	usage: "roll [NAME...] [--pid PID]",
+	usage: "roll {NAME... | --pid PID} [--timeout DURATION]",
 	help: `Makes 'fdclient run' replace its workers by new ones, as SIGHUP does, and waits until
 that is over. NAME means every 'fdclient run' whose workers serve that listener, one
 after the other; the broker knows their pids. --pid means the one with that pid, and
@@ -39,7 +39,7 @@ func defineRoll(fs *pflag.FlagSet) action {
 		case fs.Changed("pid") && *pid < 1:
 			return usagef("--pid %d: use the pid of a process", *pid)
 		case fs.Changed("pid") == (len(c.args) > 0):
-			return usagef("give either names or --pid")
+			return usagef("name at least one listener, or give --pid, and not both")
 		case fs.Changed("timeout") && *limit <= 0:
 			return usagef("--timeout %v: use a duration such as 30s", *limit)
 		}

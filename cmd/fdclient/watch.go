@@ -83,7 +83,7 @@ func printEvent(w io.Writer, e protocol.Event) error {
 	}
 	line := strings.TrimRight(strings.Join(words, " "), " ")
 	if e.Why != "" {
-		line += ": " + e.Why
+		line += ": " + strings.ReplaceAll(e.Why, "\n", "; ")
 	}
 	_, err := fmt.Fprintln(w, protocol.Printable(line))
 	return err
