@@ -14,7 +14,7 @@ import (
 )
 
 var rollVerb = verb{
-	usage: "roll {NAME... | --pid PID} [--timeout DURATION]",
+	usage: "roll [NAME...] [--pid PID] [--timeout DURATION]",
 	help: `Makes 'fdclient run' replace its workers by new ones, as SIGHUP does, and waits until
 that is over. NAME means every 'fdclient run' whose workers serve that listener, one
 after the other; the broker knows their pids. --pid means the one with that pid, and
