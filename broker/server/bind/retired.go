@@ -113,8 +113,10 @@ func (b *Binder) follow(l registry.Listener, ask, others bool) {
 	b.following.Go(func() {
 		if ask && b.quiet(l.Socket) {
 			deploys, asked := b.cfg.Registry.LeaveStale(l.Socket, others)
-			b.cfg.Log.Info().Str("name", l.Socket.Name()).Str("address", l.Socket.Address()).Int("deploys", deploys).Int("asked", asked).
-				Msg("the old socket is to be left by its holders")
+			if deploys+asked > 0 {
+				b.cfg.Log.Info().Str("name", l.Socket.Name()).Str("address", l.Socket.Address()).Int("runs", deploys).Int("holders", asked).
+					Msg("asked holders to leave the old socket, and 'fdclient run' to replace its workers there")
+			}
 		}
 		for wait := quietEvery; b.sleep(wait); wait = min(2*wait, followMost) {
 			if !b.cfg.Registry.IsStale(l.Socket) {
