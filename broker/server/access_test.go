@@ -221,6 +221,31 @@ func TestGrantsPerUser(t *testing.T) {
 	}
 }
 
+// TestHiddenIsUnknown: every method answers of a name that is hidden from the caller as of one that is not bound.
+func TestHiddenIsUnknown(t *testing.T) {
+	fdtest.CheckLeaks(t)
+	b := start(t, server.Config{}, "hidden=127.0.0.1:0", "seen=127.0.0.1:0,allow=any")
+	w := b.spawn(t, alice, alice)
+	for what, parameters := range map[string]func(name string) any{
+		protocol.MethodGet:    func(name string) any { return protocol.GetParameters{Names: []string{name}} },
+		protocol.MethodDrain:  func(name string) any { return protocol.DrainParameters{Names: []string{name}} },
+		protocol.MethodAttach: func(name string) any { return protocol.AttachParameters{Name: name} },
+	} {
+		var texts [2]string
+		for i, name := range []string{"hidden", "nobody"} {
+			err := w.call(method(what, parameters(name)))
+			unknown, ok := errors.AsType[*protocol.UnknownNameError](err)
+			if !ok {
+				t.Fatalf("%s: got %v", what, err)
+			}
+			texts[i] = fmt.Sprintf("%v %d", unknown.Names, unknown.UID)
+		}
+		if texts[0] != texts[1] {
+			t.Errorf("%s: %s of a name that is hidden, %s of one that is not bound", what, texts[0], texts[1])
+		}
+	}
+}
+
 // TestWaitForHidden: whoever waits for a name that is hidden waits as for one that is not bound.
 func TestWaitForHidden(t *testing.T) {
 	fdtest.CheckLeaks(t)

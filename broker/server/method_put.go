@@ -1,6 +1,8 @@
 package server
 
 import (
+	"errors"
+
 	"github.com/fdbroker/fdbroker/broker/server/registry"
 	"github.com/fdbroker/fdbroker/protocol"
 	"github.com/fdbroker/fdbroker/scmrights"
@@ -68,7 +70,8 @@ func (k *call) attach() error {
 		return err
 	}
 	s, err := k.Binder.Pending(p.Name)
-	if s.Options != nil && !k.conn.Caller.May(s.Options) {
+	hidden := s.Options != nil && !k.conn.Caller.May(s.Options)
+	if _, unknown := errors.AsType[*protocol.UnknownNameError](err); hidden || unknown { // which are the same to the caller
 		return k.registry.Unknown(&k.conn.Caller, p.Name)
 	}
 	if err != nil {
