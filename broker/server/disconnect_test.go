@@ -44,7 +44,8 @@ func (b *broker) only(t *testing.T) (c *client) {
 
 // wrongs returns the lines about misbehaving clients, except those that were too many.
 func (b *broker) wrongs() (lines []string) {
-	for _, line := range b.logs.lines(`"refused"`, fmt.Sprintf(`"pid":%d,"uid":%d`, os.Getpid(), os.Getuid())) {
+	me := fmt.Sprintf(`"pid":%d,"uid":%d`, os.Getpid(), os.Getuid())
+	for _, line := range append(b.logs.lines(`"refused"`, me), b.logs.lines(`"client disconnected`, me)...) {
 		if !strings.Contains(line, "limit of clients") {
 			lines = append(lines, line)
 		}
@@ -54,7 +55,7 @@ func (b *broker) wrongs() (lines []string) {
 
 // A client that goes in the middle of a call or of a reply has done wrong, and that is logged.
 func TestGoneInTheMiddle(t *testing.T) {
-	const half = `{"method":"io.`
+	const half, unread = `{"method":"io.`, `"message":"client disconnected before reading the reply"`
 	long := method(protocol.MethodGetInterfaceDescription, protocol.InterfaceParameters{Interface: protocol.InterfaceName})
 	info := method(protocol.MethodGetInfo, nil)
 	for _, k := range []struct {
@@ -63,17 +64,17 @@ func TestGoneInTheMiddle(t *testing.T) {
 	}{
 		{"call", "cut short", func(c *client) { c.raw(half) }},
 		{"behind a call", "cut short", func(c *client) { c.raw(string(encode(c.t, get("b"))) + half); c.got() }},
-		{"reply with descriptors", "reply", func(c *client) { c.send(get("b")); c.unread() }},
-		{"reply that goes on", "reply", func(c *client) { c.send(getMore(protocol.GetParameters{Names: []string{"b"}})); c.unread() }},
-		{"reply", "reply", func(c *client) { c.send(info); c.unread() }},
-		{"reply begun", "reply", func(c *client) {
+		{"reply with descriptors", unread, func(c *client) { c.send(get("b")); c.unread() }},
+		{"reply that goes on", unread, func(c *client) { c.send(getMore(protocol.GetParameters{Names: []string{"b"}})); c.unread() }},
+		{"reply", unread, func(c *client) { c.send(info); c.unread() }},
+		{"reply begun", unread, func(c *client) {
 			c.send(info)
 			if _, err := c.uc.Read(make([]byte, 1)); err != nil {
 				c.t.Error(err)
 			}
 			c.unread()
 		}},
-		{"replies that fit nowhere", "reply", func(c *client) {
+		{"replies that fit nowhere", unread, func(c *client) {
 			var calls []call
 			for range 100 {
 				calls = append(calls, long)

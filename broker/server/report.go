@@ -151,7 +151,11 @@ func (e loggedError) Unwrap() error { return e.error }
 func (s *Server) logRefused(c *conn.Conn, method string, err error) {
 	why := cut(err.Error())
 	s.registry.Refused(&c.Caller, cut(method), why)
-	l := s.sampled.Warn()
+	level, msg := zerolog.WarnLevel, "refused"
+	if errors.Is(err, conn.ErrUnread) {
+		level, msg = zerolog.InfoLevel, why
+	}
+	l := s.sampled.WithLevel(level)
 	if _, logged := errors.AsType[loggedError](err); l == nil || logged {
 		return
 	}
@@ -159,7 +163,10 @@ func (s *Server) logRefused(c *conn.Conn, method string, err error) {
 		l = l.Str("method", cut(method))
 	}
 	addPeer(l, c.Caller.Peer)
-	l.Str(zerolog.ErrorFieldName, why).Msg("refused")
+	if level == zerolog.WarnLevel {
+		l = l.Str(zerolog.ErrorFieldName, why)
+	}
+	l.Msg(msg)
 }
 
 // logHandBack logs that a process has handed a socket back. Holders are those that it has started.

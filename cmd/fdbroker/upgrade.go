@@ -38,8 +38,8 @@ func (d *daemon) onUpgradeSignals(ctx context.Context) {
 	})
 }
 
-// upgrade checks the new program, and returns the function that makes it take over. If the check fails, the broker goes
-// on.
+// upgrade checks the new program, and returns the function that makes it take over. If the check fails, the broker
+// continues.
 func (d *daemon) upgrade() (takeOver func(), err error) {
 	d.upgrading.Lock()
 	defer d.upgrading.Unlock()
@@ -69,7 +69,7 @@ func (d *daemon) checkNext() error {
 		return nil
 	}
 	text := strings.TrimSpace(string(out[:min(len(out), 4096)]))
-	reasons := []string{fmt.Sprintf("%s --check: %v", d.self.path, err)}
+	reasons := []string{fmt.Sprintf("%s --check failed (%v); the running broker continues", d.self.path, err)}
 	if text != "" {
 		reasons = append(reasons, strings.Split(text, "\n")...)
 	}

@@ -26,7 +26,10 @@ is 1. Only root and the user that the broker runs as may do this.
 func upgrade(ctx context.Context, c command) error {
 	err := c.client.Upgrade(ctx)
 	_ = c.client.Close() // the next calls are for the next broker
-	if err != nil {
+	switch {
+	case errors.Is(err, broker.ErrUpgradeFailed):
+		return fmt.Errorf("not upgraded: %w", err)
+	case err != nil:
 		return err
 	}
 	info, err := nextInfo(ctx, c.socket)
@@ -39,7 +42,7 @@ func upgrade(ctx context.Context, c command) error {
 	case err != nil:
 		return fmt.Errorf("%s %s answers, and does not say whether it was upgraded: %w", product, version, err)
 	case why != protocol.WhyUpgraded:
-		return fmt.Errorf("not upgraded: the new program was not ready when it ended (the broker says: %s), so %s %s was started again and goes on with everything; the broker's log says more", why, product, version)
+		return fmt.Errorf("not upgraded: the new program exited before it was ready (%s); %s %s was started again and has all listeners and grants; the broker's log says more", why, product, version)
 	}
 	fmt.Fprintln(c.out, "upgraded to", product, version)
 	return nil

@@ -86,7 +86,7 @@ func TestAdoptRefused(t *testing.T) {
 	fails("PORT, :PORT, HOST:PORT", "web", "--pid", pids[0], "--address", "localhost")
 	fails("there is no such signal", "web", "--pid", pids[0], "--drain-signal", "BANG")
 	fails("has no listening socket", "web", "--pid", pids[1])
-	fails("there is no such process", "web", "--pid", "999999999")
+	fails("fdclient: there is no process 999999999\n", "web", "--pid", "999999999")
 	fails("name the process with --pid PID", "web")
 	fails("there is no option", "web,frob", "--pid", pids[0], "--address", one)
 	_, port, _ := net.SplitHostPort(two)

@@ -58,7 +58,7 @@ func TestUpgradeFails(t *testing.T) {
 	old := r.program + ".old"
 	r.copyOf(r.program)(old)
 	r.replace(r.script("echo it is the wrong one; exit 3"))
-	if err := r.client.Upgrade(context.Background()); err == nil || !strings.Contains(err.Error(), "exit status 3\nit is the wrong one") {
+	if err := r.client.Upgrade(context.Background()); err == nil || !strings.Contains(err.Error(), "--check failed (exit status 3); the running broker continues\nit is the wrong one") {
 		t.Errorf("a program that fails the check: %v", err)
 	}
 	if now := r.answers(0); now != pid {

@@ -91,7 +91,7 @@ func (c *Conn) ready(events uint32) {
 	}
 	if c.parked != nil && !c.parked.EndsOnInput && events&over != 0 {
 		if events&unix.EPOLLERR != 0 && c.replyUnread {
-			c.loop.cfg.Handler.Refused(c, errUnread)
+			c.loop.cfg.Handler.Refused(c, ErrUnread)
 		}
 		c.close()
 		return

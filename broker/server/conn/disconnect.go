@@ -2,7 +2,6 @@ package conn
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 
@@ -18,15 +17,16 @@ var errStopping = registry.ErrStopping
 // errUninvited ends a connection whose peer has sent descriptors that were not asked for.
 var errUninvited = &protocol.MalformedError{Reason: "descriptors that nobody asked for"}
 
-// sendError is a reply that could not be sent, or not all of it, or that the peer has left unread.
+// sendError is a reply that could not be sent, or not all of it.
 // Nothing that follows it would be understood.
 type sendError struct{ err error }
 
 func (e *sendError) Error() string { return "reply: " + e.err.Error() }
 func (e *sendError) Unwrap() error { return e.err }
 
-// errUnread is a reply that the peer has left unread. The kernel says so when the broker next reads or writes.
-var errUnread = &sendError{fmt.Errorf("the client disconnected before reading it: %w", unix.ECONNRESET)}
+// ErrUnread is the blame for a reply that the peer has left unread. The kernel says so when the broker next reads or
+// writes.
+var ErrUnread = errors.New("client disconnected before reading the reply")
 
 // isGone reports whether err only says that the peer has closed the connection.
 func isGone(err error) bool {
@@ -43,11 +43,11 @@ func (c *Conn) blame(err error) error {
 	case unsent && c.deferred:
 		return nil
 	case unsent:
-		return errUnread
+		return ErrUnread
 	case isGone(err) && len(c.in) > 0:
 		return &protocol.MalformedError{Reason: "the message is cut short"}
 	case errors.Is(err, unix.ECONNRESET) && c.replyUnread:
-		return errUnread
+		return ErrUnread
 	case isGone(err):
 		return nil
 	}
@@ -62,7 +62,7 @@ func (c *Conn) end(err error) {
 	}
 	if err = c.blame(err); err != nil {
 		c.loop.cfg.Handler.Refused(c, err)
-		if _, unsent := errors.AsType[*sendError](err); !unsent {
+		if _, unsent := errors.AsType[*sendError](err); !unsent && !errors.Is(err, ErrUnread) {
 			c.sendError(err)
 		}
 	}

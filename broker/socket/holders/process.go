@@ -20,7 +20,7 @@ import (
 // FromProcess returns a duplicate of a socket at which a process listens, or receives packets from any peer; the caller
 // must close it. The address chooses one and may be NETWORK://ADDRESS as in a spec. An address without a host means all
 // addresses of the machine or, if the process has no such socket, any socket with that port. The address may be empty
-// if there is only one socket. It takes the right to trace the process (ptrace(2)). The error is one line that names
+// if there is only one socket. The caller needs permission to trace the process (ptrace(2)). The error is one line that names
 // the sockets that there are.
 func FromProcess(pid int, address string) (*scmrights.FD, error) {
 	exact, loose, err := matchersOf(address)
@@ -29,7 +29,10 @@ func FromProcess(pid int, address string) (*scmrights.FD, error) {
 	}
 	process := fmt.Sprintf("pid %d (%s)", pid, procfs.Name(pid))
 	all, err := listeningOf(pid)
-	if err != nil {
+	switch {
+	case errors.Is(err, errGone):
+		return nil, fmt.Errorf("there is no process %d", pid)
+	case err != nil:
 		return nil, fmt.Errorf("%s: %w", process, err)
 	}
 	matches := exact
@@ -133,12 +136,15 @@ func receiver(fd int) (sockdiag.Identity, error) {
 	return is, err
 }
 
+// errGone says that the process does not exist.
+var errGone = errors.New("there is no such process")
+
 // explainTrace says what keeps this process from taking a descriptor of another one.
 func explainTrace(pid int, err error) error {
 	exists := !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 	switch why := kernel.Explain(err); {
 	case errors.Is(err, unix.ESRCH), errors.Is(err, fs.ErrNotExist) && !exists:
-		return errors.New("there is no such process")
+		return errGone
 	case errors.Is(err, fs.ErrPermission):
 		return spec.Problemf(err, "%v: %s", spec.Denied(err, "take a descriptor from it"), why)
 	case why != "":
