@@ -148,7 +148,7 @@ func (s *supervisor) exited(w *worker, how unix.WaitStatus, now time.Time) {
 	if !w.usable() {
 		when = " before it was ready"
 	}
-	s.failRoll(w, fmt.Sprintf("new worker exited%s (%s)", when, describe(how)), now)
+	s.failRoll(w, fmt.Sprintf("new worker exited%s (%s)", when, describe(w, how)), now)
 }
 
 // failRoll stops the roll if it has started w.

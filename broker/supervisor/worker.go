@@ -212,14 +212,20 @@ func (w *worker) close() {
 // exitOf adds to e how w has exited.
 func exitOf(e *zerolog.Event, w *worker, how unix.WaitStatus) *zerolog.Event {
 	e = e.Int("pid", w.pid)
+	if w.failed != nil {
+		e = e.Str(zerolog.ErrorFieldName, w.failed.Reason)
+	}
 	if how.Signaled() {
 		return e.Str("signal", unix.SignalName(how.Signal()))
 	}
 	return e.Int("status", how.ExitStatus())
 }
 
-// describe says how a process has exited.
-func describe(how unix.WaitStatus) string {
+// describe says how w has exited, or why it could not run the command.
+func describe(w *worker, how unix.WaitStatus) string {
+	if w.failed != nil {
+		return w.failed.Reason
+	}
 	if how.Signaled() {
 		return "killed by " + unix.SignalName(how.Signal())
 	}

@@ -65,6 +65,9 @@ type exitError struct {
 
 func (e *exitError) Unwrap() error { return e.error }
 
+// errReported is an error of which somebody else tells the user.
+var errReported = errors.New("reported to fdclient run")
+
 // arguments is how many arguments a verb takes; the zero value: none.
 type arguments struct {
 	least, most int
@@ -125,7 +128,9 @@ func (v *verb) fail(w io.Writer, err error) int {
 	if bad, ok := errors.AsType[usageError](err); ok {
 		return cmp.Or(v.status, wrongUsage(w, "fdclient "+v.name(), bad))
 	}
-	complain(w, err)
+	if !errors.Is(err, errReported) {
+		complain(w, err)
+	}
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.status
 	}

@@ -164,7 +164,9 @@ func get(ctx context.Context, c command, options broker.GetOptions, program *lau
 	if e, ok := errors.AsType[*exitError](err); ok {
 		status = e.status
 	}
-	report.failed(err, status)
+	if report.failed(err, status) {
+		return &exitError{errReported, status}
+	}
 	return err
 }
 

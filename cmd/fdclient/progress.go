@@ -67,23 +67,27 @@ func (p *progress) awaitStart() bool {
 	}
 }
 
-// tell tells run that this step is reached, once. It ignores that run may have ended.
-func (p *progress) tell(step, reason string) {
-	if p == nil || p.last == step {
-		return
+// tell tells run that this step is reached, once. It is false if there is no run that could read it.
+func (p *progress) tell(step, reason string) bool {
+	if p == nil {
+		return false
+	}
+	if p.last == step {
+		return true
 	}
 	p.last = step
 	line := strings.TrimSpace(step + " " + strings.ReplaceAll(reason, "\n", "; "))
-	_, _ = unix.Write(p.fd, []byte(line+"\n"))
+	_, err := unix.Write(p.fd, []byte(line+"\n"))
+	return err == nil
 }
 
-// failed tells run why get has failed, and with which exit status it will end.
-func (p *progress) failed(err error, status int) {
+// failed tells run why get has failed, and with which exit status it will exit. Run prints or logs the reason. It is
+// false if there is no run that could.
+func (p *progress) failed(err error, status int) bool {
 	if errors.Is(err, broker.ErrReplaced) {
-		p.tell(supervisor.ReportReplaced, "")
-		return
+		return p.tell(supervisor.ReportReplaced, "")
 	}
-	p.tell(supervisor.ReportFailed, fmt.Sprint(status, " ", err))
+	return p.tell(supervisor.ReportFailed, fmt.Sprint(status, " ", err))
 }
 
 // get is client.Get. It first asks without waiting, to tell run why it waits.
