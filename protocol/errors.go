@@ -104,7 +104,7 @@ func (e *PendingError) wireName() string     { return InterfaceName + ".Pending"
 func (e *PendingError) Is(target error) bool { return target == ErrUnknownName }
 
 func (e *PendingError) Error() string {
-	return fmt.Sprintf("%q is not bound yet: the broker waits for workers of an earlier one to give it back; wait, or try again in some seconds", e.Name)
+	return fmt.Sprintf("%q is not bound yet: the broker waits for workers of the previous broker to give it back; try again in a few seconds", e.Name)
 }
 
 // DeniedError says that UID may not get Name, and which users may. Only earlier brokers send it: see
@@ -282,7 +282,7 @@ type ExitedError struct {
 func (e *ExitedError) wireName() string { return InterfaceName + ".Exited" }
 
 func (e *ExitedError) Error() string {
-	return fmt.Sprintf("pid %d, which made this connection, has ended: connect anew", e.PID)
+	return fmt.Sprintf("pid %d, which made this connection, has exited: connect again", e.PID)
 }
 
 // MalformedError says why a message is not a call or a reply.

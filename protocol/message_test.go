@@ -124,7 +124,7 @@ func TestErrorsTravel(t *testing.T) {
 		{&protocol.MethodNotFoundError{Method: "io.fdbroker.Fly"}, nil, `the broker has no method io.fdbroker.Fly; it may be older than this client`},
 		{&protocol.InterfaceNotFoundError{Interface: "a.b"}, nil, `there is no interface a.b`},
 		{&protocol.ExpectedMoreError{}, nil, `the method must be called with "more"`},
-		{&protocol.ExitedError{PID: 7}, nil, "pid 7, which made this connection, has ended: connect anew"},
+		{&protocol.ExitedError{PID: 7}, nil, "pid 7, which made this connection, has exited: connect again"},
 		{&protocol.FailedError{Message: "disk on fire"}, nil, "the broker failed: disk on fire"},
 		{&protocol.RemoteError{Name: "com.example.New", Parameters: json.RawMessage(`{"why":"\u001b[2J"}`)}, nil, `the broker answers com.example.New {"why":"\u001b[2J"}`},
 	}

@@ -48,7 +48,7 @@ func (d *Deploy) replaceOlder(ctx context.Context) {
 				log.Warn().Err(err).Msg("older deploys continue until then")
 			}
 		case errors.Is(err, broker.ErrUnasked):
-			log.Warn().Err(err).Int("count", n).Msg("asked the workers of older deploys to leave, but for these: a run that has started them does")
+			log.Warn().Err(err).Int("count", n).Msg("asked the workers of older deploys to leave, except these: the fdclient run that started them asks them")
 			return
 		case !isAway(err):
 			log.Error().Err(err).Msg("older deploys continue, because they could not be asked to leave")
@@ -87,7 +87,7 @@ func (d *Deploy) replaced(ctx context.Context, before bool, each func(supervisor
 		each(supervisor.DeployEvent{Replaced: true})
 	}
 	if asked, all := d.asked(ctx); !all {
-		d.config.Logger.Warn().Msg("the broker has not asked all workers to leave: they are asked from here")
+		d.config.Logger.Warn().Msg("the broker has not asked all workers to leave; asking them directly")
 		each(supervisor.DeployEvent{Unasked: true, Asked: asked})
 	}
 }

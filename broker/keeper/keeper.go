@@ -140,7 +140,7 @@ func (k *keeper) turn() (status int, done bool) {
 func (k *keeper) late() {
 	k.overdue = nil
 	if k.runsOther() {
-		k.Logger.Error().Int64("timeout_ms", k.ReadyTime.Milliseconds()).Msg("killed the new program, which was not ready in time")
+		k.Logger.Error().Int64("timeout_ms", k.ReadyTime.Milliseconds()).Msg("killed the new program: it was not ready in time")
 		k.child.signal(syscall.SIGKILL)
 	}
 }

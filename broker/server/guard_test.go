@@ -16,7 +16,7 @@ import (
 // TestReloadGuards: without force, a configuration does not take away what is in use, and one that may be cut short
 // takes nothing away. Nothing changes then.
 func TestReloadGuards(t *testing.T) {
-	const advice = "nothing changed; to load it all the same: fdclient reload --force"
+	const advice = "nothing changed; to load it anyway: fdclient reload --force"
 	all := []string{"web=127.0.0.1:0", "app=127.0.0.1:0", "log=udp://127.0.0.1:0", "old=127.0.0.1:0", "idle=127.0.0.1:0,backlog=5"}
 	without := func(names ...string) (specs []string) {
 		for _, text := range all {

@@ -35,7 +35,7 @@ func (h handler) Paused(err error, wait time.Duration) {
 	if errors.Is(err, unix.EMFILE) {
 		err = fmt.Errorf("out of file descriptors: control connections wait; raise the limit (ulimit -n, LimitNOFILE=): %w", err)
 	}
-	h.rarely.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept for now")
+	h.rarely.Warn().Err(err).Int64("wait_ms", wait.Milliseconds()).Msg("cannot accept connections for now")
 }
 
 // Call answers one call.

@@ -85,7 +85,7 @@ func (s *Server) reportFault(e registry.Event) {
 		l.Msg("cannot repair the socket, which a worker has changed")
 		return
 	}
-	l.Msg("cannot repair the socket, which a worker has changed: trying again, more and more rarely, and not logging until that changes")
+	l.Msg("cannot repair the socket, which a worker has changed: trying again, less and less often, without logging until that changes")
 }
 
 // report is what the health monitor is given.

@@ -55,7 +55,7 @@ func Adopt(s spec.Spec, fd *scmrights.FD, from Origin) (*Socket, error) {
 // O_NONBLOCK stays, and check must say that the socket is the right one before anything of it is changed.
 func adopt(s spec.Spec, fd *scmrights.FD, check func(sockdiag.Identity, int) error) (*Socket, error) {
 	if spec.NetworkOf(s.Network) == nil {
-		return nil, fmt.Errorf("there is no network %q", s.Network)
+		return nil, fmt.Errorf("unknown network %q", s.Network)
 	}
 	var is sockdiag.Identity
 	backlog := 0
@@ -148,7 +148,7 @@ func reclaim(s spec.Spec, fd *scmrights.FD, inode uint32) (*Socket, error) {
 		case !isMarked(&st):
 			return fmt.Errorf("the socket %s: %w", is, errForeign)
 		case inode != 0 && uint32(st.Ino) != inode:
-			return errors.New("it is another socket by now")
+			return errors.New("it is a different socket now")
 		}
 		file, err = fileAt(is, s, num)
 		return err

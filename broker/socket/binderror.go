@@ -80,7 +80,7 @@ func (o *opener) explainInet(end spec.Endpoint, err error) error {
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return notLocal(err, ip)
 	case errors.Is(err, unix.EAFNOSUPPORT) && ip.Is6():
-		return spec.Problemf(err, "IPv6 is not to be had here (the kernel has none, or this process may not use it)")
+		return spec.Problemf(err, "IPv6 is not available (the kernel lacks it, or this process may not use it)")
 	case errors.Is(err, unix.EINVAL) && ip.Is6() && ip.IsLinkLocalUnicast() && ip.Zone() == "":
 		return spec.Problemf(err, "a link-local address needs its interface: [%s%%INTERFACE]:%d", ip, end.Port())
 	case errors.Is(err, unix.ENODEV) && ip.Zone() != "":
@@ -98,7 +98,7 @@ func (o *opener) beside() (inodes []uint32) {
 }
 
 func notLocal(err error, ip netip.Addr) error {
-	const advice = "the option freebind binds it all the same"
+	const advice = "the option freebind binds it anyway"
 	return spec.Problemf(err, "no interface of this machine has the address %s (%s)", ip, advice)
 }
 

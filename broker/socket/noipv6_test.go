@@ -36,7 +36,7 @@ func TestWithoutIPv6(t *testing.T) {
 	if strings.HasPrefix(string(out), "seccomp:") {
 		t.Skipf("no seccomp here: %s", out)
 	}
-	const none = "IPv6 is not to be had here (the kernel has none, or this process may not use it)"
+	const none = "IPv6 is not available (the kernel lacks it, or this process may not use it)"
 	want := []string{
 		"ok", "ok",
 		fmt.Sprintf("cannot bind c=%s: address already in use by pid %d (%s)", port, os.Getpid(), helperCommand()),

@@ -57,7 +57,7 @@ type opener struct {
 // replace opens the socket after it has made way for it.
 func (o *opener) replace() (*Socket, error) {
 	if o.network == nil {
-		return nil, fmt.Errorf("there is no network %q", o.spec.Network)
+		return nil, fmt.Errorf("unknown network %q", o.spec.Network)
 	}
 	r, err := makeWay(o.spec, o.Replacing)
 	if err != nil {

@@ -264,7 +264,7 @@ func (r *repair) bindAgain() error {
 func (r *repair) checkBound() error {
 	is, err := sockdiag.BoundTo(r.fd)
 	if err != nil || is != r.Address() {
-		return errors.Join(err, r.beyond(fmt.Sprintf("the socket of %%s is bound to %q by now", is)))
+		return errors.Join(err, r.beyond(fmt.Sprintf("the socket of %%s is now bound to %q", is)))
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ func occupant(s spec.Spec) (d sockdiag.Socket, why string) {
 	var there []sockdiag.Socket
 	switch {
 	case n == nil:
-		return d, fmt.Sprintf("there is no network %q", s.Network)
+		return d, fmt.Sprintf("unknown network %q", s.Network)
 	case n.In(spec.Inet):
 		ends, err := s.Endpoints()
 		if err != nil {

@@ -147,7 +147,7 @@ func TestOpenChecksSpec(t *testing.T) {
 	for _, test := range []struct{ network, address, want string }{
 		{"unix", "/tmp/" + strings.Repeat("x", 107), "at most 107 bytes"},
 		{"unix", "@" + strings.Repeat("x", 107), "at most 107 bytes"},
-		{"tcp7", ":1", `there is no network "tcp7"`},
+		{"tcp7", ":1", `unknown network "tcp7"`},
 		{"tcp", "nonsense", "missing port"},
 		{"tcp", ":http", "invalid syntax"},
 	} {

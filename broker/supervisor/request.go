@@ -47,7 +47,7 @@ func (s *supervisor) openRequests() {
 		}
 	}
 	if err != nil {
-		s.log.Warn().Err(err).Str("address", s.config.Requests).Msg("cannot be asked for a roll by 'fdclient roll', only by SIGHUP")
+		s.log.Warn().Err(err).Str("address", s.config.Requests).Msg("'fdclient roll' cannot reach this process; use SIGHUP to replace the workers")
 		return
 	}
 	s.requests = box

@@ -119,7 +119,7 @@ func TestRequestOfNoUse(t *testing.T) {
 	})
 	refused("'fdclient run' waits for the broker")
 	other := h.keep(supervisor.Config{Workers: 1, Requests: requests()})
-	fdtest.Eventually(t, "it says that it cannot be asked", func() bool { return other.logged("cannot be asked") == 1 })
+	fdtest.Eventually(t, "it says that it cannot be asked", func() bool { return other.logged("'fdclient roll' cannot reach this process") == 1 })
 	ends := func(r *running) {
 		t.Helper()
 		fdtest.Eventually(t, "it ends once its workers are killed", func() bool {

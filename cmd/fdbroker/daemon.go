@@ -192,7 +192,7 @@ func (d *daemon) configure() error {
 func (d *daemon) disown(sockets []server.Passed) {
 	for _, p := range sockets {
 		if err := d.server.Store.Forget(p.Name); err != nil {
-			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper keeps a socket that it was passed: unbind will not close it")
+			d.log.Warn().Err(err).Str("name", p.Name).Msg("the keeper holds a socket that was passed to it: unbind will not close it")
 		}
 	}
 }
@@ -251,7 +251,7 @@ func (d *daemon) awaitReady(ctx context.Context, control *server.Control) error 
 	case err != nil && !d.took:
 		return err
 	case err != nil:
-		d.log.Error().Err(err).Msg("everything that was bound stays bound, without what could not be bound")
+		d.log.Error().Err(err).Msg("everything that was bound stays bound; the rest could not be bound")
 	case ctx.Err() != nil:
 		return nil
 	}

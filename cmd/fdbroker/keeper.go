@@ -100,7 +100,7 @@ func keep(s self, o options) int {
 	}
 	manager, err := notify.FromEnvironment()
 	if err != nil {
-		log.Warn().Err(err).Msg("the service manager asks for something that is not supported")
+		log.Warn().Err(err).Msg("the service manager asks for something unsupported")
 	}
 	c := keeper.Config{
 		Program: ownProgram, Args: os.Args, Env: s.env, StoreEnv: activation.StoreEnv,

@@ -12,7 +12,7 @@ import (
 // reportKernel logs what the broker has to do without on this kernel, and warns if that keeps it from following workers.
 func (d *daemon) reportKernel() {
 	if _, err := os.Stat(ownProgram); err != nil {
-		d.log.Warn().Str("why", kernel.Explain(err)).Msg("no process can be looked at: commands are not shown, and holders of an address not named")
+		d.log.Warn().Str("why", kernel.Explain(err)).Msg("cannot inspect other processes: commands are not shown, and the holders of an address are not named")
 	}
 	missing := kernel.Missing()
 	if len(missing) == 0 {

@@ -30,7 +30,7 @@ func newManager(log zerolog.Logger, keeper *os.File) *manager {
 	case keeper != nil: // which has logged err
 		m = notify.Over(keeper, m)
 	case err != nil:
-		log.Warn().Err(err).Msg("the service manager asks for something that is not supported")
+		log.Warn().Err(err).Msg("the service manager asks for something unsupported")
 	}
 	return &manager{Manager: m, log: log}
 }
@@ -67,7 +67,7 @@ func (m *manager) feedWatchdog(ctx context.Context, path string) {
 		if err := alive(ctx, path, interval/4); err == nil {
 			m.tell(notify.Alive)
 		} else if ctx.Err() == nil {
-			m.log.Error().Err(err).Msg("the broker does not answer itself")
+			m.log.Error().Err(err).Msg("the broker cannot connect to its own control socket")
 		}
 		select {
 		case <-ctx.Done():

@@ -62,7 +62,7 @@ func takePassed() (p passed, err error) {
 func warnForeign(log zerolog.Logger, sockets int, pid string) {
 	if sockets > 0 {
 		log.Warn().Str("listen_pid", pid).Int("pid", os.Getpid()).Int("count", sockets).
-			Msg("sockets were passed to another process (LISTEN_PID) and are not used here: start fdbroker directly, or by exec where a shell starts it")
+			Msg("sockets were passed to another process (LISTEN_PID) and are not used: start fdbroker directly, or with exec if a shell starts it")
 	}
 }
 

@@ -121,7 +121,7 @@ func (f *runFlags) check(fs *pflag.FlagSet, c command) error {
 		return err
 	}
 	if signal == "" {
-		return usagef("--stop-signal %s: a worker must be told somehow", f.stopSignal)
+		return usagef("--stop-signal %s: a worker needs a signal to stop", f.stopSignal)
 	}
 	f.config.StopSignal = unix.SignalNum("SIG" + signal)
 	if f.config.NotifyReady = f.ready == "notify"; f.config.NotifyReady {
@@ -139,7 +139,7 @@ func (f *runFlags) run(ctx context.Context, c command) error {
 	defer lines.Close()
 	manager, err := notify.FromEnvironment()
 	if err != nil {
-		log.Warn().Err(err).Msg("the service manager asks for something that is not supported")
+		log.Warn().Err(err).Msg("the service manager asks for something unsupported")
 	}
 	f.config.Logger, f.config.Requests = log, supervisor.RequestAddress(os.Getpid())
 	if manager != nil {

@@ -189,7 +189,7 @@ func TestRebindEarlierRun(t *testing.T) {
 		t.Errorf("got %q, want %q...", got, want)
 	}
 	left := fmt.Sprintf("pid %d (worker)", p.Process.Pid)
-	if out := r.reload(1, []string{"web=:" + r.port}); !strings.Contains(out, "leave behind "+left) {
+	if out := r.reload(1, []string{"web=:" + r.port}); !strings.Contains(out, "would leave these on the old socket: "+left) {
 		t.Errorf("got %q", out)
 	}
 	if out := r.reload(0, []string{"web=:" + r.port}, "--rebind"); out != "changed web: new socket; asked "+left+" to leave the old one\n" {

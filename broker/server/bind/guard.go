@@ -68,7 +68,7 @@ func (p *plan) guard(d Doubt) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	const force = "nothing changed; to load it all the same: fdclient reload --force"
+	const force = "nothing changed; to load it anyway: fdclient reload --force"
 	return &protocol.ReloadFailedError{Reasons: append(reasons, force)}
 }
 

@@ -63,7 +63,7 @@ func (p *plan) cannotRecover(h *handBack, r socket.Recovered) {
 	}
 	p.pending = append(p.pending, h)
 	p.binder.cfg.Log.Warn().Str("name", h.spec.Name).Int64("wait_ms", p.binder.cfg.HandBackTime.Milliseconds()).
-		Str("why", h.failure.Message).Msg("waiting for a worker of an earlier broker to give the socket back")
+		Str("why", h.failure.Message).Msg("waiting for a worker of the previous broker to give the socket back")
 }
 
 // reportRecovered records the holders of what was recovered.

@@ -92,7 +92,7 @@ func (p *plan) checkLeft(rebind bool) error {
 		}
 		p.left[name] = left
 		if text := stuckText(left); text != "" {
-			reasons = append(reasons, fmt.Sprintf("%s, and would leave behind %s", p.renewalText(name), text))
+			reasons = append(reasons, fmt.Sprintf("%s, and would leave these on the old socket: %s", p.renewalText(name), text))
 		} else if queue := queueText(sockets[i], figures[i].Queue); queue != "" && left.Nobody() {
 			reasons = append(reasons, fmt.Sprintf("%s, and nobody would serve what waits at the old one: %s", p.renewalText(name), queue))
 		}
@@ -188,7 +188,7 @@ func LeftText(left registry.Left, rebind bool) string {
 		left.Asked = nil
 	}
 	if text := stuckText(left); text != "" {
-		texts = append(texts, "left behind: "+text)
+		texts = append(texts, "still on the old socket: "+text)
 	}
 	return strings.Join(texts, "; ")
 }

@@ -53,7 +53,7 @@ func (b *Binder) retire(renewed []string, opened []*socket.Socket) {
 func (b *Binder) retireSocket(old, by *socket.Socket) {
 	if err := old.Retire(by); err != nil {
 		b.cfg.Log.Warn().Err(err).Str("name", old.Name()).Str("address", old.Address()).
-			Msg("the old socket goes on to get a part of the clients, as long as a process has it")
+			Msg("the old socket still gets a part of the clients until no process has it")
 	}
 }
 
@@ -88,7 +88,7 @@ func (b *Binder) endSharing(sock *socket.Socket, again bool) {
 	if !sock.EndSharing(again) && !b.toldSharing {
 		b.toldSharing = true
 		b.cfg.Log.Warn().Str("name", sock.Name()).Str("address", sock.Address()).
-			Msg("other processes of this user can join this port with SO_REUSEPORT until it is bound anew: see docs/kernel.md")
+			Msg("other processes of this user can join this port with SO_REUSEPORT until it is bound again: see docs/kernel.md")
 	}
 }
 
@@ -197,7 +197,7 @@ func (b *Binder) stopFollowing() {
 // restoreStale takes fd, the old socket of a name. Its holders were asked to leave.
 func (b *Binder) restoreStale(v *journal.Listener, text string, fd *scmrights.FD) {
 	drop := func(err error) {
-		b.cfg.Log.Warn().Err(err).Str("spec", text).Msg("an old socket is not followed any more")
+		b.cfg.Log.Warn().Err(err).Str("spec", text).Msg("an old socket is no longer tracked")
 		b.cfg.Registry.Journal(func(j *journal.Journal) { j.RemoveListener(v.Token) })
 	}
 	if fd == nil {

@@ -113,7 +113,7 @@ func (c *Control) checkDir() error {
 		return &os.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	if st.Uid != 0 && st.Uid != uint32(os.Geteuid()) && !c.exposed {
-		return fmt.Errorf("%s belongs to uid %d by now: remove it", dir, st.Uid)
+		return fmt.Errorf("%s now belongs to uid %d: remove it", dir, st.Uid)
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func TestGuard(t *testing.T) {
 				do(t, os.RemoveAll(dir))
 				do(t, os.Rename(dir+".link", dir))
 			}
-			g.says("belongs to uid 1001 by now")
+			g.says("now belongs to uid 1001")
 			if made, _ := os.ReadDir(other); len(made) > 0 {
 				t.Errorf("made %v there", made)
 			}

@@ -117,7 +117,7 @@ func checkForeign(name string, err error) error {
 	}
 	return spec.Problemf(err, "its lock file %s belongs to uid %d, which is neither root nor the broker's user: "+
 		"stop that user's broker if there is one, and remove the file, "+
-		"or choose a path in a directory where nobody else may make files", name, st.Uid)
+		"or choose a path in a directory in which nobody else may create files", name, st.Uid)
 }
 
 // WritePID records this process in the lock file, for [LockedError].

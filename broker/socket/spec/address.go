@@ -26,7 +26,7 @@ func ParseAddress(text string) (*Network, string, error) {
 	}
 	n := NetworkOf(word)
 	if n == nil {
-		return nil, "", fmt.Errorf("address %q: there is no network %q; use %s", text, word, NetworkNames(All))
+		return nil, "", fmt.Errorf("address %q: unknown network %q; use %s", text, word, NetworkNames(All))
 	}
 	var err error
 	if n.In(Unix) {

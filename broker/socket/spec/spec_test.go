@@ -122,7 +122,7 @@ func TestParseSpecErrors(t *testing.T) {
 		{"relative path without slashes", "web=unix:run", "a Unix socket's address is written unix://run"},
 		{"space in front of an option", "web=:1, backlog=100", `there is a space at option " backlog": a spec has no spaces`},
 		{"space around =", "web = :1", `name "web ": " " is not allowed there: a spec has no spaces`},
-		{"unknown network", "web=http://x:1", `there is no network "http"; use tcp, tcp4,`},
+		{"unknown network", "web=http://x:1", `unknown network "http"; use tcp, tcp4,`},
 		{"ipv6 on tcp4", "web=tcp4://[::1]:1", "host ::1 is not one of tcp4"},
 		{"ipv4 on udp6", "web=udp6://127.0.0.1:1", "host 127.0.0.1 is not one of udp6"},
 		{"empty path", "web=unix://", "a Unix address is /PATH"},
