@@ -185,7 +185,7 @@ func TestRefusalsWithoutPrivilege(t *testing.T) {
 	}
 	want := []string{
 		"permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)",
-		"address already in use by a socket of uid 0 (its process cannot be seen from here: another user's (which needs CAP_SYS_PTRACE), or in another pid namespace)",
+		"address already in use by a socket of uid 0 (the broker cannot inspect its process: it is another user's (which needs CAP_SYS_PTRACE) or in another pid namespace)",
 		"option mark: operation not permitted (needs CAP_NET_ADMIN)",
 		"option transparent: operation not permitted (needs CAP_NET_ADMIN)",
 		"permission denied (uid 65533 may not create a socket in " + dir + ")",
@@ -193,8 +193,8 @@ func TestRefusalsWithoutPrivilege(t *testing.T) {
 		"permission denied (uid 65533 may not create a socket in " + readable + ")",
 		"option user: operation not permitted (needs CAP_CHOWN)",
 		"option group: operation not permitted (needs CAP_CHOWN)",
-		"address already in use by a socket of uid 0 (its process cannot be seen from here: another user's (which needs CAP_SYS_PTRACE), or in another pid namespace)",
-		"address already in use by a socket of uid 0 (its process cannot be seen from here: another user's (which needs CAP_SYS_PTRACE), or in another pid namespace)",
+		"address already in use by a socket of uid 0 (the broker cannot inspect its process: it is another user's (which needs CAP_SYS_PTRACE) or in another pid namespace)",
+		"address already in use by a socket of uid 0 (the broker cannot inspect its process: it is another user's (which needs CAP_SYS_PTRACE) or in another pid namespace)",
 		"ok",
 		"ok",
 	}

@@ -202,7 +202,7 @@ func recoverFrom(s spec.Spec, inode uint32, seen []holders.Sighting, isBroker fu
 			return Recovered{Why: fmt.Sprintf("pid %d (%s) is a broker that runs, and has it", at.PID, procfs.Name(at.PID))}
 		}
 	}
-	r := Recovered{Why: holders.Unseen(), MayHandBack: true}
+	r := Recovered{Why: "its process was not found: stop the workers first, or give the broker CAP_SYS_PTRACE", MayHandBack: true}
 	for _, at := range seen {
 		fd, err := at.Take()
 		if err != nil {

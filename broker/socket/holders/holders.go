@@ -64,9 +64,9 @@ func OfUnix(address string, file sockdiag.FileID) *InUseError {
 func of(n *spec.Network, socks []sockdiag.Socket) *InUseError {
 	const inUse = "address already in use"
 	if len(socks) == 0 {
-		text := inUse + " (by whom cannot be seen from here)"
+		text := inUse + " (the process cannot be seen from here)"
 		if why := kernel.Explain(sockdiag.Missing(n)); why != "" {
-			text = inUse + " (by whom cannot be seen: " + why + ")"
+			text = inUse + " (the process cannot be seen: " + why + ")"
 		}
 		return &InUseError{spec.Problemf(unix.EADDRINUSE, "%s", text), nil, text}
 	}
@@ -97,7 +97,7 @@ func of(n *spec.Network, socks []sockdiag.Socket) *InUseError {
 	case len(pids) == 0 && late:
 		e.Who = fmt.Sprintf("%s by %s (whose process was not found in %v)", inUse, user, searchTime)
 	case len(pids) == 0:
-		e.Who = fmt.Sprintf("%s by %s (%s)", inUse, user, Unseen())
+		e.Who = fmt.Sprintf("%s by %s (%s)", inUse, user, unseen())
 	case len(pids) == 1:
 		e.Who = inUse + " by pid " + texts[0]
 	case len(pids) > maxNamed:

@@ -96,17 +96,17 @@ func Holds(pid int, inode uint32) bool {
 	return false
 }
 
-// Unseen says, in words, why no process was found that has a socket.
-func Unseen() string {
+// unseen says, in words, why no process was found that has a socket.
+func unseen() string {
 	switch is := kernel.Read(); {
 	case !is.Proc:
 		return "there is no /proc, in which its process could be seen"
 	case is.Hides && !is.MayTrace:
-		return "its process cannot be seen from here: /proc is mounted with hidepid"
+		return "the broker cannot inspect its process: /proc is mounted with hidepid"
 	case !is.MayTrace:
-		return "its process cannot be seen from here: another user's (which needs CAP_SYS_PTRACE), or in another pid namespace"
+		return "the broker cannot inspect its process: it is another user's (which needs CAP_SYS_PTRACE) or in another pid namespace"
 	}
-	return "its process cannot be seen from here: in another pid namespace"
+	return "the broker cannot inspect its process: it is in another pid namespace"
 }
 
 // sockets yields the number and the inode of each of pid's descriptors that is a socket, until the deadline. Those of
