@@ -107,10 +107,10 @@ func renewed(c Changes, asks bool) (all []protocol.Renewed) {
 			if asks {
 				to = &one.Asked
 			}
-			*to = append(*to, protocol.Process{PID: h.PID, Command: procfs.Name(h.PID)})
+			*to = append(*to, protocol.Process{PID: h.PID, Command: h.Command})
 		}
 		for _, h := range left.Stuck {
-			one.Left = append(one.Left, protocol.Process{PID: h.PID, Command: procfs.Name(h.PID)})
+			one.Left = append(one.Left, protocol.Process{PID: h.PID, Command: h.Command})
 		}
 		for _, pid := range left.Strays {
 			one.Left = append(one.Left, protocol.Process{PID: pid, Command: procfs.Name(pid)})

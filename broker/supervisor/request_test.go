@@ -31,7 +31,7 @@ func requests() string { return supervisor.RequestAddress(os.Getpid()) }
 func TestRequest(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	h := newHub(t, "notify")
-	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true, ReadyTimeout: time.Second, Requests: requests()})
+	r := h.keep(supervisor.Config{Workers: 3, NotifyReady: true, ReadyTimeout: fdtest.Long(3 * time.Second), Requests: requests()})
 	r.waitFor("3 of 3 workers ready")
 	for range 3 {
 		old := h.pids()

@@ -71,7 +71,13 @@ func (r *reloader) reload(o server.ReloadOptions) (server.Changes, error) {
 func (r *reloader) load(o server.ReloadOptions) (server.Changes, error) {
 	config, err := unless(r.stopped, func() (configuration, error) { return configure(r.binds, r.config) })
 	if err != nil {
-		return server.Changes{}, &protocol.ReloadFailedError{Reasons: strings.Split(err.Error(), "\n")}
+		reasons := strings.Split(err.Error(), "\n")
+		for i, reason := range reasons {
+			if strings.HasPrefix(reason, "--config: ") { // fdclient, which says it, has no such flag
+				reasons[i] = "the broker's " + reason
+			}
+		}
+		return server.Changes{}, &protocol.ReloadFailedError{Reasons: append(reasons, "nothing changed")}
 	}
 	o.Doubt = *config.doubt
 	return r.server.Reload(config.listeners, o)

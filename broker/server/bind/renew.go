@@ -90,6 +90,7 @@ func (p *plan) checkLeft(rebind bool) error {
 		if slices.Contains(p.toClose, name) { // a new worker could not get it
 			left.Asked, left.Rolling = append(left.Asked, left.Rolling...), nil
 		}
+		addCommands(left)
 		p.left[name] = left
 		if text := stuckText(left); text != "" {
 			reasons = append(reasons, fmt.Sprintf("%s, and would leave these on the old socket: %s", p.renewalText(name), text))
@@ -115,7 +116,7 @@ func (p *plan) renewalText(name string) string {
 func stuckText(left registry.Left) string {
 	var texts []string
 	for _, h := range slices.Concat(left.Asked, left.Stuck) {
-		texts = append(texts, processText(h.PID, procfs.Name(h.PID)))
+		texts = append(texts, processText(h.PID, h.Command))
 	}
 	for _, pid := range left.Strays {
 		texts = append(texts, processText(pid, procfs.Name(pid)))
@@ -156,7 +157,17 @@ func (p *plan) leftNow(old *socket.Socket) registry.Left {
 	if slices.Contains(p.toClose, old.Name()) {
 		left.Asked, left.Rolling = append(left.Asked, left.Rolling...), nil
 	}
+	addCommands(left)
 	return left
+}
+
+// addCommands names the processes before they are asked to leave: soon they have no name any more.
+func addCommands(left registry.Left) {
+	for _, holders := range [][]protocol.Holder{left.Asked, left.Stuck} {
+		for i := range holders {
+			holders[i].Command = procfs.Name(holders[i].PID)
+		}
+	}
 }
 
 // askAgain asks the holders of sockets that were old before a reload to leave, and adds them to renewed. An earlier
@@ -167,6 +178,7 @@ func (b *Binder) askAgain(old []registry.Listener, renewed map[string]registry.L
 		if left.Nobody() {
 			continue
 		}
+		addCommands(left)
 		if _, known := renewed[l.Socket.Name()]; !known {
 			renewed[l.Socket.Name()] = left
 		}
