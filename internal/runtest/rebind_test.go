@@ -1,12 +1,14 @@
 package runtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -207,6 +209,13 @@ func TestRebindStuck(t *testing.T) {
 	p.says("serving")
 	pid := p.Process.Pid
 	p.signal(syscall.SIGSTOP)
+	fdtest.Eventually(t, "its threads are stopped", func() bool { // until then one of them may accept
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return len(tasks) > 0 && !slices.ContainsFunc(tasks, func(task string) bool {
+			stat, _ := os.ReadFile(task)
+			return !bytes.Contains(stat, []byte(") T "))
+		})
+	})
 	type result struct {
 		text string
 		err  error
