@@ -114,8 +114,8 @@ func (c *Client) Reload(ctx context.Context) (changes protocol.ReloadReply, err 
 type ReloadOptions struct {
 	// Force unbinds listeners that are in use, and loads a file that looks as if it had been cut short.
 	Force bool
-	// Rebind binds a new socket for a listener also if processes would be left on the old one that do not follow by
-	// themselves. The broker asks those to leave.
+	// Rebind gives a listener a new socket even if processes hold the old one and do not follow by themselves. The
+	// broker asks those processes to leave.
 	Rebind bool
 }
 
@@ -172,8 +172,8 @@ func (c *Client) Put(ctx context.Context, o PutOptions, name string, fd *scmrigh
 // HandBack is a socket that is handed back.
 type HandBack struct {
 	FD *scmrights.FD
-	// Holders are processes that have the socket open and were started by this one, or by one that it has started, by
-	// pid. The broker makes those of this user holders again, and for root any.
+	// Holders are the pids of processes that have the socket open and descend from the caller. The broker makes them
+	// holders again if they are the caller's user's, or if the caller is root.
 	Holders []int
 	// DrainSignal is the signal that asks them to leave, without "SIG", such as "TERM"; "": none.
 	DrainSignal string

@@ -33,7 +33,7 @@ func (c latePacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 func beLate(by *time.Duration) {
-	time.Sleep(*by)
+	time.Sleep(*by) // as a goroutine that is scheduled late
 	*by = 0
 }
 

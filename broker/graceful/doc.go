@@ -15,7 +15,7 @@
 // connections until the broker asks the process to leave, or ctx is done. Then it accepts no more, and connections get
 // [Config].Grace to finish. [Run] does the same for several servers at once, of HTTP, gRPC or anything else.
 //
-// What becomes of a connection:
+// How each kind of connection ends:
 //
 //   - HTTP/1.1: the next response says "Connection: close". A connection that is idle stays open for half of the grace,
 //     because a request may be on its way, and is then closed unless it has sent something.

@@ -246,7 +246,7 @@ func TestHiddenIsUnknown(t *testing.T) {
 	}
 }
 
-// TestWaitForHidden: whoever waits for a name that is hidden waits as for one that is not bound.
+// TestWaitForHidden: a client that waits for a hidden name waits as for one that is not bound.
 func TestWaitForHidden(t *testing.T) {
 	fdtest.CheckLeaks(t)
 	b := start(t, server.Config{}, "adm=127.0.0.1:0")

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mailbox is a socket for the datagrams of a worker, or of whoever asks for a roll.
+// mailbox is a socket for the datagrams of a worker, or of a client that asks for a roll.
 //
 // Every user of the machine can send to it. Before Linux 6.16 that includes descriptors,
 // whose close may block for as long as the sender likes (SO_LINGER). So the supervisor only

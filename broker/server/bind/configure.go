@@ -89,12 +89,13 @@ func (b *Binder) ConfigureEach(specs []spec.Spec) {
 	}
 }
 
-// Reload makes specs the configuration, all of it or nothing. What was configured and has the same spec is not touched.
-// What is new is bound, what is gone is unbound. What has changed keeps its socket if that can become what the spec
-// says; otherwise a new one is bound. Without Rebind, it is a
-// [*protocol.ReloadFailedError] to give a listener a new one if processes would be left on the old one. A listener that was bound by [Binder.Bind] is left
-// alone: one of its name and spec makes it part of the configuration, another spec is an error, as that of Bind. Without
-// Force, it is a [*protocol.ReloadFailedError] to unbind what is in use.
+// Reload makes specs the configuration, all of it or nothing. It leaves a configured listener alone if its spec is the
+// same, binds new listeners, and unbinds those that specs do not have. A listener whose spec has changed keeps its
+// socket if that can become what the spec says; otherwise Reload binds a new one. A spec of a listener that [Binder.Bind]
+// has bound makes that part of the configuration if it is the same; a different one is an error, as that of Bind.
+//
+// The error is a [*protocol.ReloadFailedError] if processes would be left on an old socket, unless Rebind is set, and if
+// a listener in use would be unbound, unless Force is set.
 func (b *Binder) Reload(specs []spec.Spec, o ReloadOptions) (c Changes, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
